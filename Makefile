@@ -1,0 +1,93 @@
+# Each target works on a fresh clone of a bare Debian 12: it needs python3 (3.11 or newer), pip and
+# the package index. Everything goes into .venv (and .venv-oldest); nothing is installed elsewhere,
+# but for Debian's own python3-venv where it is missing and we are root.
+
+PYTHON ?= python3
+PYTEST_ARGS ?=
+
+BIN := .venv/bin
+UV := $(BIN)/uv
+INSTALL := pip install --quiet --require-hashes
+# What runs against the oldest distributed that we support: all that touches it. The rest
+# (simulator, platforms) does not, or not in another way.
+OLDEST_TESTS = $(wildcard tests/unit tests/scheduler tests/local)
+# Tests mostly wait for processes: more of them at once than the two cores that CI has.
+PYTEST := -m pytest -n 4 --dist loadgroup
+COMPILE := pip compile --quiet pyproject.toml --group dev --all-extras --universal --python-version 3.11 \
+	--generate-hashes --upgrade --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock"
+
+.PHONY: help demo test test-newest test-oldest check format bench lock clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo    the story in a minute: workers come with the work and go with it"
+	@echo "make test    all tests, then those that touch distributed with the oldest one we support"
+	@echo "make check   format, lint, types, layers"
+	@echo "make bench   figures against stock Dask, side by side"
+	@echo "make format  what 'make check' would have changed"
+	@echo "make lock    new versions into requirements/"
+	@echo "make clean   remove what the others made"
+
+demo: .venv/stamp
+	$(BIN)/dask tide demo
+
+test: test-newest test-oldest
+
+test-newest: .venv/stamp
+	$(BIN)/python $(PYTEST) $(PYTEST_ARGS)
+
+test-oldest: .venv-oldest/stamp
+	.venv-oldest/bin/python -c "import distributed; print('With the oldest: distributed', distributed.__version__)"
+	.venv-oldest/bin/python $(PYTEST) $(PYTEST_ARGS) $(OLDEST_TESTS)
+
+check: .venv/stamp
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy src tests
+	$(BIN)/lint-imports --no-logo
+
+format: .venv/stamp
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: .venv/stamp
+	$(BIN)/python -m benchmarks
+
+lock: $(UV)
+	$(UV) $(COMPILE) -o requirements/dev.txt
+	$(UV) $(COMPILE) -c requirements/oldest-constraints.txt -o requirements/oldest.txt
+	echo uv | $(UV) pip compile --quiet - --universal --python-version 3.11 --generate-hashes --upgrade \
+		--no-emit-index-url --no-emit-find-links --no-annotate --custom-compile-command "make lock" \
+		-o requirements/uv.txt
+
+clean:
+	rm -rf .venv .venv-oldest .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis dist build
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Debian's python3 has `venv` but not `ensurepip` until python3-venv is installed; it says so only in the middle
+# of making a venv, so ask before.
+$(UV): requirements/uv.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "dask-tide needs Python 3.11 or newer; '$(PYTHON)' is not. Try: make PYTHON=python3.11 $(MAKECMDGOALS)"; \
+		exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+			apt-get update -qq && apt-get install -qq -y python3-venv; \
+		else \
+			echo "'$(PYTHON)' cannot make virtual environments. On Debian or Ubuntu: sudo apt-get install python3-venv"; \
+			exit 1; \
+		fi; }
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m $(INSTALL) --disable-pip-version-check -r requirements/uv.txt
+	@touch $@
+
+.venv/stamp: $(UV) requirements/dev.txt pyproject.toml
+	$(UV) $(INSTALL) --python $(BIN)/python -r requirements/dev.txt
+	$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@touch $@
+
+.venv-oldest/stamp: $(UV) requirements/oldest.txt pyproject.toml
+	test -x .venv-oldest/bin/python || $(UV) venv --quiet --python $(BIN)/python .venv-oldest
+	$(UV) $(INSTALL) --python .venv-oldest/bin/python -r requirements/oldest.txt
+	$(UV) pip install --quiet --python .venv-oldest/bin/python --no-deps --no-build-isolation --editable .
+	@touch $@
