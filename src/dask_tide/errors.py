@@ -1,0 +1,110 @@
+"""Everything dask-tide raises on purpose.
+
+::
+
+    TideError
+    ├── ConfigError              the configuration is wrong (also a ValueError)
+    ├── DrainRefused             a worker could not be drained and is back at work
+    ├── JournalError             a journal cannot be read
+    └── ProviderError            a provider could not do what it was asked
+        ├── Unavailable          try again in ``retry_after_s``; nothing is known meanwhile
+        ├── CapacityExhausted    the platform has no room for another unit just now
+        ├── QuotaExceeded        the platform forbids another unit
+        ├── Unauthorized         the platform refuses us
+        ├── LaunchRejected       the platform rejects this request; asking again will not help
+        └── UnparseableReply     the platform answered something we cannot read
+
+A provider translates its client library's exceptions into these: none of the
+library's own leave the provider.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "CapacityExhausted",
+    "ConfigError",
+    "DrainRefused",
+    "JournalError",
+    "LaunchRejected",
+    "ProviderError",
+    "QuotaExceeded",
+    "TideError",
+    "Unauthorized",
+    "Unavailable",
+    "UnparseableReply",
+]
+
+
+class TideError(Exception):
+    """The root of all errors of this project."""
+
+
+class ConfigError(TideError, ValueError):
+    """A configuration value is wrong.
+
+    Parameters
+    ----------
+    key
+        Where it stands, dotted: ``tide.pools.cpu.maximum``.
+    value
+        What stands there.
+    expected
+        What should stand there, in words.
+    """
+
+    def __init__(self, key: str, value: object, expected: str) -> None:
+        super().__init__(f"{key}: got {value!r}, expected {expected}")
+        self.key = key
+        self.value = value
+        self.expected = expected
+
+    def __reduce__(self) -> tuple[type[ConfigError], tuple[str, object, str]]:
+        return type(self), (self.key, self.value, self.expected)
+
+
+class DrainRefused(TideError):
+    """A worker was not drained; it has been put back to work."""
+
+
+class JournalError(TideError):
+    """A journal cannot be read."""
+
+
+class ProviderError(TideError):
+    """A provider could not do what it was asked."""
+
+
+class Unavailable(ProviderError):
+    """The platform does not answer: nothing is known, so nothing may be concluded.
+
+    Parameters
+    ----------
+    message
+        The platform's own words.
+    retry_after_s
+        Seconds to wait before asking again.
+    """
+
+    def __init__(self, message: str, retry_after_s: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class CapacityExhausted(ProviderError):
+    """The platform has no room for another unit just now."""
+
+
+class QuotaExceeded(ProviderError):
+    """The platform forbids another unit."""
+
+
+class Unauthorized(ProviderError):
+    """The platform refuses us."""
+
+
+class LaunchRejected(ProviderError):
+    """The platform rejects this request; asking again will not help."""
+
+
+class UnparseableReply(ProviderError):
+    """The platform answered something we cannot read."""

@@ -1,0 +1,146 @@
+"""Snapshot: all that a decision may know; Memory: all that it remembers."""
+
+from __future__ import annotations
+
+import msgspec
+
+from .pools import Pool
+from .units import Unit
+from .work import Work
+from .workers import Worker
+
+
+class Settings(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What the operator may say about the policy.
+
+    Attributes
+    ----------
+    keep_s
+        How long idle units are kept when there is no work; None: as long as starting them
+        again would cost (their boot time and drain time).
+    idle_timeout_s
+        Upper bound of that.
+    tail_s
+        How long idle units are kept that the work at hand cannot use any more.
+    memory_ratio
+        How full of results workers should be at the most before more units are asked for.
+    fill_ratio
+        How full of results a drain may make the workers that receive.
+    start_timeout_s
+        How long a unit may take from being asked for to its worker's registration, once it
+        has a place to run.
+    backoff_s, backoff_max_s
+        Pause after a failed start, doubled with each further one, and its upper bound.
+    maximum
+        Upper bound of units over all pools; None: only the pools' own.
+    budget_per_hour
+        Upper bound of price × units × 3600; None: none.
+    budget_total
+        What the cluster may spend in its life; None: no bound.
+    """
+
+    keep_s: float | None = None
+    idle_timeout_s: float = 300.0
+    tail_s: float = 3.0
+    memory_ratio: float = 0.6
+    fill_ratio: float = 0.7
+    start_timeout_s: float = 120.0
+    backoff_s: float = 0.5
+    backoff_max_s: float = 60.0
+    maximum: int | None = None
+    budget_per_hour: float | None = None
+    budget_total: float | None = None
+
+
+class PoolState(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A pool and what is known about it at this moment.
+
+    Attributes
+    ----------
+    pool
+        The pool, with its limits as they are now.
+    blind
+        Why the platform could not be asked; empty: it answered.
+    manual
+        Number of units somebody asked for by hand; None: the policy decides.
+    floor
+        Temporary minimum, for somebody who waits for workers.
+    boot_s
+        Learned boot time, seconds; None where none was measured.
+    drain_s
+        Learned time of a drain of an idle unit, seconds.
+    capacity
+        Units that the platform has room for; None: no limit was met.
+    capacity_message
+        The platform's words for that.
+    started, failed
+        Units that ever registered a worker, and that ended before they did.
+    failure
+        The last failure's message.
+    baseline_bytes
+        Memory of a worker process that holds nothing.
+    """
+
+    pool: Pool
+    blind: str = ""
+    manual: int | None = None
+    floor: int = 0
+    boot_s: float | None = None
+    drain_s: float = 0.1
+    capacity: int | None = None
+    capacity_message: str = ""
+    started: int = 0
+    failed: int = 0
+    failure: str = ""
+    baseline_bytes: int = 0
+
+
+class Snapshot(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The world at one moment.
+
+    Attributes
+    ----------
+    now_s
+        The moment, on the controller's clock, seconds.
+    settings, pools, units, workers, work
+        What their types say. Work is in no particular order that a decision may rely on.
+    spent
+        Price × seconds of all units so far.
+    """
+
+    now_s: float
+    settings: Settings
+    pools: tuple[PoolState, ...]
+    units: tuple[Unit, ...] = ()
+    workers: tuple[Worker, ...] = ()
+    work: tuple[Work, ...] = ()
+    spent: float = 0.0
+
+
+class PoolMemory(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What the policy remembers of one pool.
+
+    Attributes
+    ----------
+    needed
+        ``(when_s, units)``: the need over the last while, decreasing, so that the first one is
+        the largest need of the window (Kubernetes' autoscaler calls it stabilization window).
+    started, failed
+        The pool's counters when they were last looked at.
+    failures
+        Starts that failed in a row.
+    retry_s
+        When the next attempt may be made.
+    """
+
+    needed: tuple[tuple[float, int], ...] = ()
+    started: int = 0
+    failed: int = 0
+    failures: int = 0
+    retry_s: float = 0.0
+
+
+class Memory(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What the policy remembers from tick to tick."""
+
+    pools: dict[str, PoolMemory] = {}

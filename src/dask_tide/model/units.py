@@ -1,0 +1,97 @@
+"""Units: what a provider starts and stops; and the phases they go through."""
+
+from __future__ import annotations
+
+import enum
+
+import msgspec
+
+
+class Phase(enum.Enum):
+    """Where a unit is in its life."""
+
+    REQUESTED = "requested"  # asked for; the platform has not shown it yet
+    PENDING = "pending"  # the platform knows it and has no place for it yet
+    STARTING = "starting"  # it runs, its workers have not registered
+    RUNNING = "running"  # at least one of its workers is registered
+    DRAINING = "draining"  # its workers get no new tasks and hand over what they hold
+    STOPPING = "stopping"  # the platform was told to stop it
+    GONE = "gone"  # the platform no longer shows it
+    FAILED = "failed"  # it ended, or cannot start, without having been asked to stop
+    EXPIRED = "expired"  # it was given its time to start and did not
+    UNKNOWN = "unknown"  # the platform did not answer when asked
+
+
+P = Phase
+
+#: Every edge that a unit may take, and why.
+TRANSITIONS: dict[Phase, frozenset[Phase]] = {
+    # A platform may show a unit at once as running, or refuse it.
+    P.REQUESTED: frozenset(
+        {P.PENDING, P.STARTING, P.RUNNING, P.STOPPING, P.FAILED, P.EXPIRED, P.GONE, P.UNKNOWN}
+    ),
+    # Cancelled before it got a place (STOPPING), evicted from the queue (GONE).
+    P.PENDING: frozenset({P.STARTING, P.RUNNING, P.STOPPING, P.FAILED, P.EXPIRED, P.GONE, P.UNKNOWN}),
+    # Back to PENDING: a batch job was requeued, a pod was rescheduled.
+    P.STARTING: frozenset({P.PENDING, P.RUNNING, P.STOPPING, P.FAILED, P.EXPIRED, P.GONE, P.UNKNOWN}),
+    # Back to STARTING: its worker left the scheduler while the unit lives (a restart).
+    P.RUNNING: frozenset({P.PENDING, P.STARTING, P.DRAINING, P.STOPPING, P.FAILED, P.GONE, P.UNKNOWN}),
+    # Back to RUNNING: the drain was refused or timed out, the worker is at work again.
+    P.DRAINING: frozenset({P.RUNNING, P.STARTING, P.STOPPING, P.FAILED, P.GONE, P.UNKNOWN}),
+    # A unit that was told to stop never comes back.
+    P.STOPPING: frozenset({P.GONE, P.FAILED, P.UNKNOWN}),
+    # Ended units are cleaned away; their worker may register late (EXPIRED only).
+    P.FAILED: frozenset({P.STOPPING, P.GONE, P.UNKNOWN}),
+    P.EXPIRED: frozenset({P.RUNNING, P.STOPPING, P.FAILED, P.GONE, P.UNKNOWN}),
+    # When the platform answers again, a unit may turn out to be anything.
+    P.UNKNOWN: frozenset(set(P) - {P.UNKNOWN, P.REQUESTED}),
+    P.GONE: frozenset(),
+}
+
+#: Phases in which a unit will give, or gives, workers.
+LIVE = frozenset({P.REQUESTED, P.PENDING, P.STARTING, P.RUNNING})
+#: Phases of live units without a worker yet.
+BOOTING = frozenset({P.REQUESTED, P.PENDING, P.STARTING})
+#: Phases in which a unit exists for the platform: it counts against every limit.
+EXISTING = LIVE | {P.DRAINING, P.STOPPING, P.EXPIRED, P.UNKNOWN}
+
+
+class Unit(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One unit, as the platform and the scheduler show it together.
+
+    Attributes
+    ----------
+    name
+        Unique among all units of all clusters in a namespace or on a machine.
+    pool
+        Name of its pool.
+    phase
+        Where it is in its life.
+    age_s
+        Seconds since it was asked for, or since it was first seen.
+    machine
+        Name of the machine it runs on; empty where it has none yet.
+    message
+        The platform's own words, where it has any.
+    """
+
+    name: str
+    pool: str
+    phase: Phase
+    age_s: float = 0.0
+    machine: str = ""
+    message: str = ""
+
+
+def owner_of(worker_name: object, units: dict[str, Unit]) -> str:
+    """Name of the unit that runs the worker ``worker_name``; empty if none does.
+
+    A worker's name, as a string, is its unit's name, or that and ``-<digits>``
+    (several workers in one unit). Dask's names may be integers (``LocalCluster``'s are).
+    Addresses are never compared: a restarted worker keeps its name and changes its address.
+    """
+    name = str(worker_name)
+    if name in units:
+        return name
+    head, dash, tail = name.rpartition("-")
+    return head if dash and tail.isdigit() and head in units else ""

@@ -1,0 +1,48 @@
+"""Workers, as the scheduler knows them."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Worker(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One Dask worker.
+
+    Attributes
+    ----------
+    address, name
+        As the scheduler knows them; different things: a restart changes the address only.
+    unit
+        Name of the unit that runs it; empty for a worker that no provider of ours started.
+    threads
+        Its number of threads.
+    status
+        The scheduler's view: ``running``, ``paused``, ``closing_gracefully``, …
+    tasks
+        Tasks that the scheduler has given to it and that have not finished.
+    held_keys, held_bytes
+        Results that it holds and their size.
+    only_copies
+        How many of those no other running worker holds; None where it was not looked up.
+    used_bytes, limit_bytes
+        Memory of its process including what it has spilled, and the memory limit; 0: unknown.
+    pinned
+        Why it must not be drained (an actor, a seceded task, a shuffle); empty: nothing.
+    """
+
+    address: str
+    name: str
+    unit: str = ""
+    threads: int = 1
+    status: str = "running"
+    tasks: int = 0
+    held_keys: int = 0
+    held_bytes: int = 0
+    only_copies: int | None = None
+    used_bytes: int = 0
+    limit_bytes: int = 0
+    pinned: str = ""
+
+    @property
+    def idle(self) -> bool:
+        return self.tasks == 0
