@@ -1,0 +1,69 @@
+"""Sizing: how many units are worth having for the work at hand."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from dask_tide.model import Code, Why, why
+
+from .demand import Demand
+
+
+@dataclass(frozen=True)
+class Size:
+    """How many units are worth having, and why not more."""
+
+    units: int
+    why: Why | None = None
+
+
+def worthwhile(demand: Demand, *, ready: int, booting: int, boot_s: float) -> Size:
+    """Units worth having, as far as the tasks' durations are known.
+
+    A unit that would arrive after the work is done is never asked for, and each one that is
+    must find at least as much work as its start has cost: with ``W`` slot-seconds of work left
+    when new units arrive and ``s`` slots each, at most ``W / (s · boot_s)`` units. Tasks never
+    measured count with the time for which they have been seen running; beside that, units may
+    double once those that are there are busy. This ramps from one unit to as many as the tasks
+    can use within about two boot times when tasks turn out to be long.
+
+    Parameters
+    ----------
+    demand
+        What the work asks of the pool.
+    ready
+        Units whose workers take tasks.
+    booting
+        Units on their way.
+    boot_s
+        How long a new one takes.
+    """
+    have = ready + booting
+    if demand.usable <= have:
+        return Size(demand.usable)
+    if not have:
+        smallest = 1
+    elif demand.unmeasured and not booting:
+        smallest = 2 * ready
+    else:
+        smallest = have
+    slots = demand.runnable / demand.usable
+    work_s = max(0.0, demand.work_s - ready * slots * boot_s)
+    paying = math.floor(work_s / (slots * boot_s)) if boot_s > 0 else demand.usable
+    units = min(demand.usable, max(paying, smallest))
+    if units > have:
+        return Size(units)
+    if demand.unmeasured:
+        return Size(units, why(Code.RAMP, have=have))
+    return Size(units, why(Code.TOO_LATE, runnable=demand.runnable, boot_s=boot_s, work_s=demand.work_s))
+
+
+def for_results(*, held_bytes: int, capacity_bytes: int, ratio: float) -> int:
+    """Units that hold ``held_bytes`` of results without being fuller than ``ratio``.
+
+    Sized from bytes, not by doubling what is there: the need does not grow because units come.
+    """
+    if held_bytes <= 0 or capacity_bytes <= 0:
+        return 0
+    return math.ceil(held_bytes / (ratio * capacity_bytes))
