@@ -1,0 +1,1 @@
+"""Providers: what starts and stops units, one module or folder each."""

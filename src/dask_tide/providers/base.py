@@ -1,0 +1,141 @@
+"""What a provider is: something that starts and stops units.
+
+A provider is found by name: an entry point of the group ``dask_tide.providers``, or a
+dotted name ``package.module:factory``. Either gives a callable that takes a
+:class:`ProviderContext` and returns a :class:`Provider`.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from distributed.security import Security
+
+from dask_tide.model import Phase, Pool
+
+
+@dataclass(frozen=True)
+class ObservedUnit:
+    """A unit as the platform shows it.
+
+    Attributes
+    ----------
+    name, pool
+        Its name and the name of its pool.
+    phase
+        PENDING (no place yet), STARTING (it runs; the controller itself sees when its worker
+        registers), STOPPING, or FAILED.
+    machine
+        Where it runs; empty: nowhere yet, or unknown.
+    message
+        The platform's own words; of a failed unit, why, with the last lines of its log.
+    """
+
+    name: str
+    pool: str
+    phase: Phase
+    machine: str = ""
+    message: str = ""
+
+
+@dataclass(frozen=True)
+class Limit:
+    """The platform has no room for more than ``maximum`` units of ``pool`` just now."""
+
+    pool: str
+    maximum: int
+    message: str
+
+
+@dataclass(frozen=True)
+class Observation:
+    """All units of this cluster, those of an earlier controller's life too, and the limits met."""
+
+    units: tuple[ObservedUnit, ...] = ()
+    limits: tuple[Limit, ...] = ()
+
+
+@dataclass(frozen=True)
+class Template:
+    """A pool and the provider's own options for it (``tide.pools.<name>.options``)."""
+
+    pool: Pool
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ProviderContext:
+    """What a provider is made from.
+
+    Attributes
+    ----------
+    cluster
+        The cluster's name, a DNS label. Units carry it, so that they can be found again.
+    scheduler_address
+        Where workers connect to.
+    templates
+        By pool name.
+    options
+        The provider's own options (``tide.options``).
+    folder
+        An existing private folder for logs and the like.
+    security
+        For TLS.
+    wake
+        Call it when something changed: the controller looks at once, not at its next tick.
+    """
+
+    cluster: str
+    scheduler_address: str
+    templates: Mapping[str, Template]
+    options: Mapping[str, Any]
+    folder: Path
+    security: Security
+    wake: Callable[[], None]
+
+
+class Provider(Protocol):
+    """Starts and stops units. All errors it raises are :class:`~dask_tide.errors.ProviderError`.
+
+    Attributes
+    ----------
+    boot_s
+        Boot time of a unit before any was measured, seconds.
+    closes_workers
+        Whether a drained worker's process is closed by the controller (a process, a batch job), or
+        is left alone until the platform ends it (a pod would be restarted).
+    """
+
+    boot_s: float
+    closes_workers: bool
+
+    async def observe(self) -> Observation:
+        """All units of this cluster. Raises ``Unavailable``; never an empty guess."""
+
+    async def scale_up(self, pool: str, n: int) -> None:
+        """See to it that ``n`` units of ``pool`` exist. Does nothing if they do."""
+
+    async def scale_down(self, units: Sequence[str]) -> None:
+        """Stop exactly these units, whose workers were drained. Idempotent; unknown names are ignored."""
+
+    async def close(self) -> None:
+        """Stop every unit, and what the provider itself has running. Idempotent."""
+
+
+#: What an entry point of the group ``dask_tide.providers`` is.
+ProviderFactory = Callable[[ProviderContext], Provider]
+
+_ALPHABET = "bcdfghjklmnpqrstvwxz"
+
+
+def unit_name(cluster: str, pool: str) -> str:
+    """A new name: cluster, pool and five random letters, like a ReplicaSet's pods.
+
+    Never ends in digits, so that no unit's name is another one's with ``-<digits>``.
+    """
+    token = "".join(secrets.choice(_ALPHABET) for _ in range(5))
+    return f"{cluster}-{pool}-{token}"
