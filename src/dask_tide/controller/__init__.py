@@ -1,0 +1,1 @@
+"""The controller: the one part with a clock, in the scheduler's event loop."""

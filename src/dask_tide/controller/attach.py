@@ -1,0 +1,81 @@
+"""Attach: put the controller into a scheduler."""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+import tempfile
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dask_tide import config as configuration
+from dask_tide.providers.base import Provider, ProviderContext
+from dask_tide.providers.registry import load
+
+from .handlers import register
+from .loop import Controller
+
+if TYPE_CHECKING:
+    from distributed.scheduler import Scheduler
+
+
+def attach(
+    scheduler: Scheduler,
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    provider: Callable[[ProviderContext], Provider] | None = None,
+    shut_down: Callable[[], Awaitable[object]] | None = None,
+) -> Controller:
+    """Start a controller in a running scheduler, with Dask's configuration section ``tide``.
+
+    Parameters
+    ----------
+    scheduler
+        It must be listening already: units are told its address.
+    overrides
+        Values that take precedence over the configuration, nested as in it.
+    provider
+        Instead of the configured one.
+    shut_down
+        Instead of closing the scheduler when there has been no work for long enough.
+
+    Raises
+    ------
+    ConfigError
+        Something in the configuration is wrong; nothing was started.
+    """
+    if "tide" in scheduler.plugins:
+        raise RuntimeError("this scheduler has a dask-tide controller already")
+    config = configuration.read(overrides)
+    factory = load(config.provider) if provider is None else provider
+    cluster = config.name or f"tide-{secrets.token_hex(3)}"
+    folder, clean_up = _folder(config.folder, cluster)
+    controller = Controller(scheduler, config, shut_down=shut_down, clean_up=clean_up)
+    context = ProviderContext(
+        cluster=cluster,
+        scheduler_address=scheduler.address,
+        templates=config.pools,
+        options=config.options,
+        folder=folder,
+        security=scheduler.security,
+        wake=controller.wake,
+    )
+    try:
+        controller.start(factory(context))
+    except BaseException:
+        clean_up()
+        raise
+    register(controller)
+    scheduler.extensions["tide"] = controller
+    return controller
+
+
+def _folder(configured: Path | None, cluster: str) -> tuple[Path, Callable[[], None]]:
+    """A private folder of this cluster's own, and what removes it if nobody asked for it."""
+    if configured is None:
+        folder = Path(tempfile.mkdtemp(prefix=f"dask-{cluster}-"))
+        return folder, lambda: shutil.rmtree(folder, ignore_errors=True)
+    folder = configured / cluster
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return folder, lambda: None

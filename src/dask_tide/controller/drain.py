@@ -1,0 +1,229 @@
+"""Drain: empty a worker without losing a result or running a task twice.
+
+Four steps, each of which is needed (``retire_workers`` alone restarts running tasks or leaves
+waiting ones where they are):
+
+1. no new tasks: the worker becomes ``closing_gracefully``, its results are copied away;
+2. tasks it was given and has not started are moved to other workers, as work stealing does;
+3. its running tasks are waited for;
+4. what those returned is copied away, and the worker leaves.
+
+A drain belongs to a worker's name *and* address: ``client.restart`` keeps the one and changes
+the other. It ends done, refused or timed out; in the latter two cases the worker is put back to
+work explicitly, on the scheduler's side and on its own (a refused ``retire_workers`` would
+restore the status ``closing_gracefully`` and strand it).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from distributed.active_memory_manager import RetireWorker
+from distributed.core import Status
+from distributed.metrics import time
+
+from dask_tide.errors import DrainRefused
+from dask_tide.model import Code, Why, why
+
+if TYPE_CHECKING:
+    from distributed.scheduler import Scheduler, TaskState, WorkerState
+
+logger = logging.getLogger("distributed.tide.drain")
+
+#: How often a drain looks whether the worker's tasks are done, and asks again for those that wait.
+_LOOK_S = 0.05
+_ASK_AGAIN_S = 1.0
+
+
+@dataclass(frozen=True)
+class DrainEnd:
+    """How the drain of a unit ended."""
+
+    unit: str
+    pool: str
+    done: bool
+    took_s: float
+    why: Why
+
+
+class Drains:
+    """The drains under way.
+
+    Parameters
+    ----------
+    scheduler
+        Whose workers.
+    timeout_s
+        How long a drain may take.
+    close_workers
+        Whether a drained worker is told to close (not where a platform would restart it).
+    wake
+        Called when a drain has ended.
+    """
+
+    def __init__(
+        self, scheduler: Scheduler, *, timeout_s: float, close_workers: bool, wake: Callable[[], None]
+    ) -> None:
+        self._scheduler = scheduler
+        self.timeout_s = timeout_s
+        self._close_workers = close_workers
+        self._wake = wake
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._ended: list[DrainEnd] = []
+
+    @property
+    def units(self) -> set[str]:
+        """Names of the units that are being drained."""
+        return set(self._tasks)
+
+    def start(self, pool: str, unit: str, workers: Sequence[tuple[str, str]]) -> None:
+        """Start to drain ``unit``; its workers get no new tasks from this moment on.
+
+        Parameters
+        ----------
+        pool, unit
+            Names.
+        workers
+            Its workers' names and addresses.
+        """
+        stimulus_id = f"tide-drain-{unit}-{time()}"
+        states = []
+        for _, address in workers:
+            ws = self._scheduler.workers[address]
+            _set_status(self._scheduler, ws, Status.closing_gracefully, stimulus_id)
+            states.append(ws)
+        task = asyncio.create_task(self._drain(pool, unit, states), name=stimulus_id)
+        self._tasks[unit] = task
+        task.add_done_callback(lambda _: self._forget(unit))
+
+    def take_ended(self) -> list[DrainEnd]:
+        """The drains that have ended since this was last asked."""
+        ended, self._ended = self._ended, []
+        return ended
+
+    async def close(self) -> None:
+        """Stop all drains where they are; the workers go back to work."""
+        tasks = list(self._tasks.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _forget(self, unit: str) -> None:
+        self._tasks.pop(unit, None)
+        self._wake()
+
+    async def _drain(self, pool: str, unit: str, workers: Sequence[WorkerState]) -> None:
+        started_s = time()
+        try:
+            async with asyncio.timeout(self.timeout_s):
+                results = await asyncio.gather(*map(self._empty, workers), return_exceptions=True)
+                refused = [result for result in results if isinstance(result, DrainRefused)]
+                for result in results:
+                    if isinstance(result, BaseException) and not isinstance(result, DrainRefused):
+                        raise result
+                if refused:
+                    raise refused[0]
+                await asyncio.gather(*map(self._leave, workers))
+        except TimeoutError:
+            tasks, keys = sum(len(ws.processing) for ws in workers), sum(len(ws.has_what) for ws in workers)
+            reason = why(Code.DRAIN_TIMED_OUT, limit_s=self.timeout_s, tasks=tasks, keys=keys)
+            self._back_to_work(workers)
+            self._end(unit, pool, False, started_s, reason)
+        except DrainRefused as error:
+            self._back_to_work(workers)
+            self._end(unit, pool, False, started_s, why(Code.DRAIN_REFUSED, message=str(error)))
+        except BaseException:
+            self._back_to_work(workers)
+            raise
+        else:
+            self._end(unit, pool, True, started_s, why(Code.DRAIN_DONE, took_s=time() - started_s))
+
+    def _end(self, unit: str, pool: str, done: bool, started_s: float, reason: Why) -> None:
+        self._ended.append(DrainEnd(unit, pool, done, time() - started_s, reason))
+        (logger.info if done else logger.warning)("Unit %s: %s", unit, reason)
+
+    async def _empty(self, ws: WorkerState) -> None:
+        """Steps 1 to 3; returns when nothing runs on the worker any more."""
+        copied = asyncio.ensure_future(self._retire(ws, leave=False))
+        asked_s: dict[TaskState, float] = {}
+        try:
+            # Tasks that wait here are needed elsewhere now, not once all results are copied.
+            while self._here(ws) and (ws.processing or ws.address in shuffling(self._scheduler)):
+                self._hand_over(ws, asked_s)
+                await asyncio.sleep(_LOOK_S)
+            await copied
+        finally:
+            copied.cancel()
+
+    async def _leave(self, ws: WorkerState) -> None:
+        """Step 4."""
+        await self._retire(ws, leave=True)
+
+    async def _retire(self, ws: WorkerState, *, leave: bool) -> None:
+        if not self._here(ws):
+            return
+        retired = await self._scheduler.retire_workers(
+            workers=[ws.address],
+            remove=leave,
+            close_workers=leave and self._close_workers,
+            stimulus_id=f"tide-drain-{time()}",
+        )
+        if ws.address not in retired and self._here(ws):
+            raise DrainRefused(
+                f"{len(ws.has_what)} results of worker {ws.name} could not be moved to another one"
+            )
+
+    def _here(self, ws: WorkerState) -> bool:
+        """Whether it is still the same worker: a restarted one has a new address and state."""
+        return self._scheduler.workers.get(ws.address) is ws
+
+    def _hand_over(self, victim: WorkerState, asked_s: dict[TaskState, float]) -> None:
+        """Ask the worker to give up the tasks it has not started; it refuses for those it runs."""
+        scheduler = self._scheduler
+        stealing = scheduler.extensions["stealing"]
+        now_s = time()
+        for ts in list(victim.processing):
+            if ts in victim.long_running or now_s - asked_s.get(ts, 0.0) < _ASK_AGAIN_S:
+                continue
+            able = scheduler.valid_workers(ts)
+            thieves = scheduler.running if able is None else able & scheduler.running
+            if thieves:
+                thief = min(thieves, key=lambda ws: (len(ws.processing) / ws.nthreads, ws.address))
+                asked_s[ts] = now_s
+                stealing.move_task_request(ts, victim, thief)
+
+    def _back_to_work(self, workers: Iterable[WorkerState]) -> None:
+        amm = self._scheduler.extensions.get("amm")
+        for ws in workers:
+            if not self._here(ws):
+                continue
+            if amm is not None:
+                # A cancelled retire_workers leaves its policy behind, which would go on moving keys.
+                amm.policies -= {
+                    policy
+                    for policy in amm.policies
+                    if isinstance(policy, RetireWorker) and policy.address == ws.address
+                }
+            _set_status(self._scheduler, ws, Status.running, f"tide-undrain-{time()}")
+
+
+def shuffling(scheduler: Scheduler) -> set[str]:
+    """Addresses of workers that a running P2P shuffle relies on: one that leaves restarts it."""
+    plugin = scheduler.plugins.get("shuffle")
+    addresses: set[str] = set()
+    for shuffle in getattr(plugin, "active_shuffles", {}).values():
+        if not getattr(shuffle, "archived", False):
+            addresses |= shuffle.participating_workers
+    return addresses
+
+
+def _set_status(scheduler: Scheduler, ws: WorkerState, status: Status, stimulus_id: str) -> None:
+    """Set a worker's status on the scheduler's side and on its own."""
+    scheduler.handle_worker_status_change(status, ws, stimulus_id)
+    scheduler.stream_comms[ws.address].send(
+        {"op": "worker-status-change", "status": status.name, "stimulus_id": stimulus_id}
+    )

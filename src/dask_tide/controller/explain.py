@@ -1,0 +1,82 @@
+"""Explain: decisions as plain sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from datetime import datetime
+
+from dask_tide.model import Action, Drain, Hold, Launch, Phase, Release, Snapshot
+
+from .journal import Line
+
+_SHOWN = 5
+
+
+def describe(action: Action) -> str:
+    """An action as a sentence."""
+    match action:
+        case Launch():
+            return f"Pool {action.pool}: asked for {_units(action.count)}, because {action.why}."
+        case Drain():
+            return f"Pool {action.pool}: drained {_names(action.units)}, because {action.why}."
+        case Release():
+            return f"Pool {action.pool}: gave back {_names(action.units)}, because {action.why}."
+        case Hold():
+            where = f"Pool {action.pool}: nothing to do" if action.pool else "Cannot be helped"
+            return f"{where}: {action.why}."
+
+
+def story(lines: Iterable[Line]) -> Iterator[str]:
+    """What was done and what happened, oldest first; why nothing was done, where that changed."""
+    last: dict[str, str] = {}
+    for line in lines:
+        when = _time(line.at_s)
+        for event in line.events:
+            what = f"unit {event.unit}" if event.unit else "provider"
+            yield f"{when}  Pool {event.pool}: {what}: {event.why}."
+        for action in line.actions:
+            if isinstance(action, Hold):
+                if last.get(action.pool) != action.why.code:
+                    yield f"{when}  {describe(action)}"
+            else:
+                yield f"{when}  {describe(action)}"
+            last[action.pool] = action.why.code
+
+
+def summary(line: Line) -> Iterator[str]:
+    """How things stand at this moment."""
+    snapshot = line.snapshot
+    yield f"At {_time(line.at_s)}: {_work(snapshot)}."
+    for state in snapshot.pools:
+        pool = state.pool
+        phases = [unit.phase for unit in snapshot.units if unit.pool == pool.name]
+        counted = ", ".join(f"{phases.count(p)} {p.value}" for p in Phase if p in phases) or "no units"
+        limits = f"minimum {pool.minimum}, maximum {pool.maximum}"
+        if state.manual is not None:
+            limits += f", set by hand to {state.manual}"
+        boot = "boot time not measured yet" if state.boot_s is None else f"boot time {state.boot_s:.1f} s"
+        yield f"Pool {pool.name}: {counted}; {limits}; {boot}."
+    for action in line.actions:
+        yield describe(action)
+
+
+def _work(snapshot: Snapshot) -> str:
+    running = sum(work.processing for work in snapshot.work)
+    ready = sum(work.ready for work in snapshot.work)
+    waiting = sum(work.waiting for work in snapshot.work)
+    if not (running or ready or waiting):
+        return "no unfinished task"
+    return f"{running} tasks have a worker, {ready} could run and have none, {waiting} wait for others"
+
+
+def _units(count: int) -> str:
+    return "1 more unit" if count == 1 else f"{count} more units"
+
+
+def _names(names: tuple[str, ...]) -> str:
+    shown = ", ".join(names[:_SHOWN])
+    return shown if len(names) <= _SHOWN else f"{shown} and {len(names) - _SHOWN} others"
+
+
+def _time(at_s: float) -> str:
+    return datetime.fromtimestamp(at_s).astimezone().strftime("%H:%M:%S.%f")[:-5]

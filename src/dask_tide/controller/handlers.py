@@ -1,0 +1,115 @@
+"""Handlers: what clients and command lines may ask a scheduler that has the controller.
+
+Each is called as ``client.scheduler.tide_status()`` and so on.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dask_tide.errors import ConfigError
+from dask_tide.model import Phase
+
+from .explain import describe, story, summary
+from .loop import Controller
+
+
+def register(controller: Controller) -> None:
+    """Add the handlers to the controller's scheduler."""
+    handlers = controller.scheduler.handlers
+
+    async def tide_status() -> dict[str, Any]:
+        return status(controller)
+
+    async def tide_explain(lines: int = 20) -> str:
+        return explain(controller, lines)
+
+    async def tide_scale(n: int, pool: str | None = None) -> dict[str, Any]:
+        return _checked(controller.scale, n=n, pool=pool)
+
+    async def tide_adapt(
+        minimum: int | None = None, maximum: int | None = None, pool: str | None = None
+    ) -> dict[str, Any]:
+        return _checked(controller.adapt, minimum=minimum, maximum=maximum, pool=pool)
+
+    async def tide_floor(n: int, seconds: float = 30.0, pool: str | None = None) -> dict[str, Any]:
+        return _checked(controller.floor, n_workers=n, seconds=seconds, pool=pool)
+
+    for handler in (tide_status, tide_explain, tide_scale, tide_adapt, tide_floor):
+        handlers[handler.__name__] = handler
+
+
+def _checked(method: Any, **arguments: Any) -> dict[str, Any]:
+    """Call it; a wrong argument becomes a reply that :func:`raise_for` turns into the error again."""
+    try:
+        method(**arguments)
+    except ConfigError as error:
+        return {"error": [error.key, str(error.value), error.expected]}
+    return {}
+
+
+def raise_for(reply: dict[str, Any]) -> None:
+    """Raise the error that a handler has replied with, if it did."""
+    if "error" in reply:
+        raise ConfigError(*reply["error"])
+
+
+def status(controller: Controller) -> dict[str, Any]:
+    """How things stand: units, pools, the last decisions, what was spent (price × seconds)."""
+    snapshot = controller.snapshot
+    units = () if snapshot is None else snapshot.units
+    return {
+        "cluster": controller.config.name or "",
+        "provider": controller.config.provider,
+        "mode": "manual" if controller.manual else "automatic",
+        "pools": {
+            name: {
+                "minimum": pool.minimum,
+                "maximum": pool.maximum,
+                "boot_s": controller.ledger.records[name].boot_s,
+                "units": {
+                    phase.value: count
+                    for phase in Phase
+                    if (count := sum(1 for u in units if u.pool == name and u.phase is phase))
+                },
+            }
+            for name, pool in controller.pools.items()
+        },
+        "units": [
+            {
+                "name": unit.name,
+                "pool": unit.pool,
+                "phase": unit.phase.value,
+                "age_s": unit.age_s,
+                "machine": unit.machine,
+                "message": unit.message,
+            }
+            for unit in units
+        ],
+        "decisions": [
+            {
+                "at_s": line.at_s,
+                "action": type(action).__name__.lower(),
+                "pool": action.pool,
+                "count": getattr(action, "count", len(getattr(action, "units", ()))),
+                "why": str(action.why),
+                "sentence": describe(action),
+            }
+            for line in controller.journal.recent
+            for action in line.actions
+        ][-100:],
+        "unfinished_tasks": controller.tally.unfinished,
+        "spent": controller.ledger.spent,
+        "starts": sum(record.started for record in controller.ledger.records.values()),
+        "errors": controller.errors,
+    }
+
+
+def explain(controller: Controller, lines: int = 20) -> str:
+    """The last ``lines`` things that happened, and how things stand now, as plain sentences."""
+    recent = list(controller.journal.recent)
+    if not recent:
+        return "Nothing has been decided yet."
+    told = list(story(recent))[-lines:] if lines > 0 else []
+    now = controller.latest or recent[-1]
+    return "\n".join([*told, *(["", *summary(now)] if told else summary(now))])

@@ -1,0 +1,198 @@
+"""Ledger: every unit's phase, from what the platform shows and what the scheduler knows."""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict, deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from statistics import median
+
+from dask_tide.model import EXISTING, TRANSITIONS, Phase, Pool, Unit
+from dask_tide.providers.base import Observation, ObservedUnit
+
+logger = logging.getLogger("distributed.tide.ledger")
+
+#: A unit that ends unasked so soon after its worker registered counts as a failed start: what
+#: kills it would kill the next one too.
+_YOUNG_S = 5.0
+#: Learned from this many of the last starts.
+_BOOTS = 8
+
+
+@dataclass
+class _Entry:
+    """What is remembered of one unit."""
+
+    pool: str
+    asked_s: float
+    phase: Phase
+    machine: str = ""
+    message: str = ""
+    #: When it last got a place to run, or lost its workers.
+    starting_s: float | None = None
+    #: When its first worker registered.
+    running_s: float | None = None
+    #: It was told to stop.
+    released: bool = False
+
+
+@dataclass
+class PoolRecord:
+    """What was learned of one pool.
+
+    Attributes
+    ----------
+    boot_s
+        Median time of the last starts from asking to registration; None: never measured.
+    drain_s
+        Mean time of a drain.
+    started, failed
+        Units that ever registered a worker; that ended before they did, or soon after.
+    failure
+        The last failure's message.
+    baseline_bytes
+        The smallest process that held no results.
+    """
+
+    boot_s: float | None = None
+    drain_s: float = 0.1
+    started: int = 0
+    failed: int = 0
+    failure: str = ""
+    baseline_bytes: int = 0
+    _boots: deque[float] = field(default_factory=lambda: deque(maxlen=_BOOTS))
+    _drains: int = 0
+
+    def learn_boot(self, boot_s: float) -> None:
+        # Not the mean: the very first start also pays for what is warm ever after.
+        self._boots.append(boot_s)
+        self.boot_s = median(self._boots)
+
+    def learn_drain(self, drain_s: float) -> None:
+        self._drains = min(self._drains + 1, _BOOTS)
+        self.drain_s += (drain_s - self.drain_s) / self._drains
+
+
+@dataclass
+class Ledger:
+    """All units, matched with workers by name.
+
+    Attributes
+    ----------
+    start_timeout_s
+        How long a unit may run without a worker before it counts as EXPIRED.
+    records
+        What was learned, by pool.
+    spent
+        Price × seconds so far.
+    """
+
+    start_timeout_s: float
+    records: dict[str, PoolRecord] = field(default_factory=lambda: defaultdict(PoolRecord))
+    spent: float = 0.0
+    _entries: dict[str, _Entry] = field(default_factory=dict)
+    _asked_s: dict[str, float] = field(default_factory=dict)
+    _last_s: float | None = None
+
+    def asked(self, pool: str, now_s: float) -> None:
+        """Units of ``pool`` are being asked for."""
+        self._asked_s[pool] = now_s
+
+    def released(self, units: Iterable[str]) -> None:
+        """These units are being given back."""
+        for name in units:
+            if (entry := self._entries.get(name)) is not None:
+                entry.released = True
+
+    def update(
+        self,
+        now_s: float,
+        observation: Observation | None,
+        registered: set[str],
+        leaving: set[str],
+        prices: dict[str, Pool],
+    ) -> tuple[Unit, ...]:
+        """Bring the ledger up to date.
+
+        Parameters
+        ----------
+        now_s
+            The moment.
+        observation
+            What the platform shows; None: it did not answer, and units stay as they were.
+        registered
+            Names of units with a registered worker.
+        leaving
+            Names of units that are being drained, by us or by themselves.
+        prices
+            The pools.
+        """
+        self._pay(now_s, prices)
+        if observation is not None:
+            seen = {unit.name: unit for unit in observation.units}
+            for name in [name for name in self._entries if name not in seen]:
+                self._gone(name, now_s)
+            for unit in observation.units:
+                entry = self._entries.get(unit.name)
+                if entry is None:
+                    asked_s = self._asked_s.get(unit.pool, now_s)
+                    entry = self._entries[unit.name] = _Entry(unit.pool, asked_s, Phase.REQUESTED)
+                self._step(unit, entry, now_s, unit.name in registered, unit.name in leaving)
+        return tuple(
+            Unit(name, entry.pool, entry.phase, max(0.0, now_s - entry.asked_s), entry.machine, entry.message)
+            for name, entry in self._entries.items()
+        )
+
+    def _step(self, unit: ObservedUnit, entry: _Entry, now_s: float, registered: bool, leaving: bool) -> None:
+        entry.machine, entry.message = unit.machine, unit.message
+        if unit.phase is Phase.STARTING and entry.starting_s is None:
+            entry.starting_s = now_s
+        if registered and not entry.released:
+            if entry.running_s is None:
+                record = self.records[entry.pool]
+                record.started += 1
+                record.learn_boot(now_s - entry.asked_s)
+                entry.running_s = now_s
+            entry.starting_s = now_s
+        phase = self._phase(unit, entry, now_s, registered, leaving)
+        if phase is entry.phase:
+            return
+        if phase not in TRANSITIONS[entry.phase]:
+            logger.warning("Unit %s went from %s to %s, which should not be", unit.name, entry.phase, phase)
+        failed = phase in (Phase.FAILED, Phase.EXPIRED)
+        if failed and (entry.running_s is None or now_s - entry.running_s < _YOUNG_S):
+            record = self.records[entry.pool]
+            record.failed += 1
+            record.failure = unit.message or f"unit {unit.name} did not start in {self.start_timeout_s:g} s"
+            logger.warning("Unit %s %s: %s", unit.name, phase.value, record.failure)
+        entry.phase = phase
+
+    def _phase(
+        self, unit: ObservedUnit, entry: _Entry, now_s: float, registered: bool, leaving: bool
+    ) -> Phase:
+        if entry.released or unit.phase is Phase.STOPPING:
+            return Phase.STOPPING
+        if unit.phase is Phase.FAILED:
+            return Phase.FAILED
+        if leaving:
+            return Phase.DRAINING
+        if registered:
+            return Phase.RUNNING
+        if entry.starting_s is not None and now_s - entry.starting_s > self.start_timeout_s:
+            return Phase.EXPIRED
+        return unit.phase
+
+    def _gone(self, name: str, now_s: float) -> None:
+        entry = self._entries.pop(name)
+        if entry.phase in (Phase.REQUESTED, Phase.PENDING, Phase.STARTING) and not entry.released:
+            # It vanished without a word before any worker of it registered.
+            record = self.records[entry.pool]
+            record.failed += 1
+            record.failure = f"unit {name} vanished before its worker registered"
+
+    def _pay(self, now_s: float, prices: dict[str, Pool]) -> None:
+        if self._last_s is not None:
+            running = sum(prices[e.pool].price for e in self._entries.values() if e.phase in EXISTING)
+            self.spent += running * max(0.0, now_s - self._last_s)
+        self._last_s = now_s

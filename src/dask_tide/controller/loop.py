@@ -1,0 +1,467 @@
+"""The controller: observe, snapshot, decide, revalidate, act, journal; again and again."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import msgspec
+from distributed.core import Status
+
+from dask_tide.config import TideConfig
+from dask_tide.errors import (
+    CapacityExhausted,
+    ConfigError,
+    LaunchRejected,
+    ProviderError,
+    QuotaExceeded,
+    Unavailable,
+)
+from dask_tide.model import (
+    EXISTING,
+    Action,
+    Code,
+    Drain,
+    Hold,
+    Launch,
+    Memory,
+    Phase,
+    Pool,
+    PoolState,
+    Release,
+    Snapshot,
+    Unit,
+    Why,
+    why,
+)
+from dask_tide.policy import decide
+from dask_tide.providers.base import Observation, Provider
+
+from . import observe
+from .drain import Drains
+from .explain import describe
+from .journal import Event, Journal, Line
+from .ledger import Ledger
+from .tally import Tally
+
+if TYPE_CHECKING:
+    from distributed.scheduler import Scheduler
+
+logger = logging.getLogger("distributed.tide.controller")
+
+#: Ticks are at least this far apart, however often something wakes the controller, and take at
+#: most this share of the event loop's time.
+_SPACING_S = 0.02
+_SHARE = 0.05
+#: How long a provider may take to answer.
+_PROVIDER_S = 60.0
+#: For how long a limit that the platform reported is believed, and a refused drain not repeated.
+_BELIEVE_S = 30.0
+
+
+@dataclass
+class _Limits:
+    """What somebody has set at run time for a pool."""
+
+    manual: int | None = None
+    floor: int = 0
+    floor_until_s: float = 0.0
+
+
+class Controller:
+    """Runs a provider's units for a scheduler.
+
+    It lives in the scheduler's event loop and is the only part with a clock. All its errors
+    are logged and counted; none ends it.
+
+    Parameters
+    ----------
+    scheduler
+        A running scheduler.
+    config
+        From :func:`dask_tide.config.read`.
+    shut_down
+        Awaited when there has been no work for ``config.idle_shutdown_s``; by default the
+        scheduler closes.
+    clean_up
+        Called once everything has ended.
+    """
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        config: TideConfig,
+        *,
+        shut_down: Callable[[], Awaitable[object]] | None = None,
+        clean_up: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.scheduler = scheduler
+        self.config = config
+        self.settings = config.settings
+        self.pools: dict[str, Pool] = {name: template.pool for name, template in config.pools.items()}
+        self.journal = Journal(config.journal.path, config.journal.max_bytes, config.journal.files)
+        self.ledger = Ledger(config.settings.start_timeout_s)
+        self.errors = 0
+        self._limits = {name: _Limits() for name in self.pools}
+        self._shut_down = shut_down or (lambda: scheduler.close(reason="tide-idle-shutdown"))
+        self._clean_up = clean_up
+        self._provider: Provider | None = None
+        self._memory = Memory()
+        self._events: list[Event] = []
+        self._capacity: dict[str, tuple[int, str, float]] = {}
+        self._rejected: dict[str, int] = {}
+        self._refused: dict[str, tuple[str, float]] = {}
+        self._warned: set[str] = set()
+        self._blind_until_s = 0.0
+        self._active_s = self.now_s()
+        self._wake = asyncio.Event()
+        self._loop: asyncio.Task[None] | None = None
+        self._background: set[asyncio.Task[object]] = set()
+        self.tally = Tally(scheduler, wake=self.wake, on_restart=self._restarted, on_close=self.close)
+        self.snapshot: Snapshot | None = None
+        #: The last tick, written to the journal or not.
+        self.latest: Line | None = None
+
+    # -- life ---------------------------------------------------------------------------------
+
+    @staticmethod
+    def now_s() -> float:
+        """The controller's clock: seconds since 1970, as Dask's own times are."""
+        return time.time()
+
+    def start(self, provider: Provider) -> None:
+        """Begin to tick."""
+        for name, pool in self.pools.items():
+            if name not in self.config.boot_times:
+                self.pools[name] = msgspec.structs.replace(pool, boot_s=provider.boot_s)
+        self._provider = provider
+        self.drains = Drains(
+            self.scheduler,
+            timeout_s=self.config.drain_timeout_s,
+            close_workers=provider.closes_workers,
+            wake=self.wake,
+        )
+        self.scheduler.add_plugin(self.tally, name=Tally.name)
+        self._loop = asyncio.create_task(self._run(), name="dask-tide")
+
+    async def close(self) -> None:
+        """Stop ticking and every unit. Idempotent."""
+        loop, self._loop = self._loop, None
+        if loop is not None:
+            loop.cancel()
+            await asyncio.gather(loop, return_exceptions=True)
+            await self.drains.close()
+            self.scheduler.plugins.pop(Tally.name, None)
+            self.scheduler.extensions.pop("tide", None)
+        provider, self._provider = self._provider, None
+        if provider is not None:
+            await provider.close()
+            await self.journal.close()
+            self._clean_up()
+
+    @property
+    def provider(self) -> Provider | None:
+        """What starts and stops the units; None before :meth:`start` and after :meth:`close`."""
+        return self._provider
+
+    def wake(self) -> None:
+        """Look at once, not at the next tick."""
+        self._wake.set()
+
+    async def _run(self) -> None:
+        failures = 0
+        while True:
+            began = time.perf_counter()
+            self._wake.clear()
+            try:
+                await self.tick()
+            except Exception:
+                # The one broad except of the project: a controller that ends serves nobody.
+                self.errors += 1
+                failures += 1
+                logger.exception("A tick failed, the %d. in a row; the next one follows", failures)
+                await asyncio.sleep(min(30.0, 0.1 * 2.0**failures))
+            else:
+                failures = 0
+            took_s = time.perf_counter() - began
+            await asyncio.sleep(max(_SPACING_S, took_s / _SHARE - took_s if took_s < 1.0 else _SPACING_S))
+            try:
+                async with asyncio.timeout(self.config.interval_s):
+                    await self._wake.wait()
+            except TimeoutError:
+                pass
+
+    # -- one tick -----------------------------------------------------------------------------
+
+    async def tick(self) -> None:
+        """Observe, decide, act and take it down, once."""
+        observation, blind = await self._observe()
+        # From here to the last call of `_begin` nothing awaits: what was decided on still holds.
+        self._take_drain_ends()
+        snapshot = self.take_snapshot(observation, blind)
+        before = self._memory
+        actions, self._memory = decide(snapshot, before)
+        self.snapshot = snapshot
+        pending = [action for action in actions if self._begin(action, snapshot)]
+        self._warn(actions)
+        for action in pending:
+            await self._act(action, snapshot)
+        events, self._events = tuple(self._events), []
+        self.latest = Line(snapshot.now_s, snapshot, before, actions, events)
+        self.journal.record(self.latest)
+        self._maybe_shut_down(snapshot)
+
+    async def _observe(self) -> tuple[Observation | None, str]:
+        assert self._provider is not None
+        now_s = self.now_s()
+        if now_s < self._blind_until_s:
+            return None, "waiting before it is asked again"
+        try:
+            async with asyncio.timeout(_PROVIDER_S):
+                return await self._provider.observe(), ""
+        except TimeoutError:
+            return None, f"no answer within {_PROVIDER_S:g} s"
+        except ProviderError as error:
+            if isinstance(error, Unavailable):
+                self._blind_until_s = now_s + error.retry_after_s
+            return None, str(error) or type(error).__name__
+
+    def take_snapshot(self, observation: Observation | None, blind: str) -> Snapshot:
+        """All that a decision may know, in one turn of the event loop."""
+        now_s = self.now_s()
+        known = {unit.name: unit for unit in (self.snapshot.units if self.snapshot else ())}
+        if observation is not None:
+            known = {u.name: Unit(u.name, u.pool, u.phase) for u in observation.units}
+        by_unit = observe.units_of_workers(self.scheduler, known)
+        leaving = self.drains.units | {
+            unit
+            for unit, owned in by_unit.items()
+            if all(ws.status in (Status.closing_gracefully, Status.closing, Status.closed) for ws in owned)
+        }
+        units = self.ledger.update(now_s, observation, set(by_unit), leaving, self.pools)
+        refused = {unit: reason for unit, (reason, until_s) in self._refused.items() if until_s > now_s}
+        workers = observe.workers(self.scheduler, by_unit, refused)
+        for worker in workers:
+            if worker.unit and not worker.held_keys and worker.used_bytes:
+                record = self.ledger.records[known[worker.unit].pool]
+                record.baseline_bytes = min(record.baseline_bytes or worker.used_bytes, worker.used_bytes)
+        limits = {limit.pool: limit for limit in (observation.limits if observation else ())}
+        states = []
+        for name, pool in self.pools.items():
+            record, set_by = self.ledger.records[name], self._limits[name]
+            capacity, message, until_s = self._capacity.get(name, (None, "", 0.0))
+            if until_s <= now_s:
+                capacity, message = None, ""
+            if name in limits and (capacity is None or limits[name].maximum < capacity):
+                capacity, message = limits[name].maximum, limits[name].message
+            states.append(
+                PoolState(
+                    pool=pool,
+                    blind=blind,
+                    manual=set_by.manual,
+                    floor=set_by.floor if set_by.floor_until_s > now_s else 0,
+                    boot_s=record.boot_s,
+                    drain_s=record.drain_s,
+                    capacity=capacity,
+                    capacity_message=message,
+                    started=record.started,
+                    failed=record.failed + self._rejected.get(name, 0),
+                    failure=record.failure,
+                    baseline_bytes=record.baseline_bytes,
+                )
+            )
+        return Snapshot(
+            now_s=now_s,
+            settings=self.settings,
+            pools=tuple(states),
+            units=units,
+            workers=workers,
+            work=self.tally.work(now_s),
+            spent=self.ledger.spent,
+        )
+
+    def _begin(self, action: Action, snapshot: Snapshot) -> bool:
+        """Revalidate an action and do what of it needs no waiting; whether something is left to do."""
+        if isinstance(action, Drain):
+            owner = {worker.address: worker.unit for worker in snapshot.workers}
+            for unit in action.units:
+                workers = [(name, address) for name, address in action.workers if owner[address] == unit]
+                veto = self._veto(workers, action.busy)
+                if veto is None:
+                    self.drains.start(action.pool, unit, workers)
+                else:
+                    self._events.append(Event(action.pool, unit, veto))
+            return False
+        return not isinstance(action, Hold)
+
+    def _veto(self, workers: list[tuple[str, str]], busy: bool) -> Why | None:
+        """Why these workers cannot be drained after all."""
+        for name, address in workers:
+            ws = self.scheduler.workers.get(address)
+            if ws is None:
+                return why(Code.LEFT)
+            if str(ws.name) != name:
+                return why(Code.NEW_ADDRESS)
+            if ws.processing and not busy:
+                return why(Code.BECAME_BUSY, tasks=len(ws.processing))
+        return None
+
+    async def _act(self, action: Action, snapshot: Snapshot) -> None:
+        assert self._provider is not None
+        pool = action.pool
+        try:
+            async with asyncio.timeout(_PROVIDER_S):
+                if isinstance(action, Launch):
+                    existing = sum(1 for u in snapshot.units if u.pool == pool and u.phase in EXISTING)
+                    self.ledger.asked(pool, self.now_s())
+                    await self._provider.scale_up(pool, existing + action.count)
+                elif isinstance(action, Release):
+                    by_unit = observe.units_of_workers(self.scheduler, {u.name: u for u in snapshot.units})
+                    # One whose worker has registered meanwhile may have been given a task.
+                    units = [unit for unit in action.units if unit not in by_unit]
+                    self.ledger.released(units)
+                    await self._provider.scale_down(units)
+                logger.info("%s", describe(action))
+        except TimeoutError:
+            self._failed(pool, f"the provider did not answer within {_PROVIDER_S:g} s")
+        except ProviderError as error:
+            self._failed(pool, str(error) or type(error).__name__)
+            if isinstance(error, CapacityExhausted | QuotaExceeded):
+                now = sum(1 for u in snapshot.units if u.pool == pool and u.phase in EXISTING)
+                self._capacity[pool] = (now, str(error), self.now_s() + _BELIEVE_S)
+            elif isinstance(error, Unavailable):
+                self._blind_until_s = self.now_s() + error.retry_after_s
+            elif isinstance(error, LaunchRejected | ProviderError):
+                self._rejected[pool] = self._rejected.get(pool, 0) + 1
+                self.ledger.records[pool].failure = str(error)
+
+    def _failed(self, pool: str, message: str) -> None:
+        self._events.append(Event(pool, "", why(Code.BLIND, message=message)))
+        logger.warning("Pool %s: %s", pool, message)
+
+    def _take_drain_ends(self) -> None:
+        for end in self.drains.take_ended():
+            self._events.append(Event(end.pool, end.unit, end.why))
+            if end.done:
+                self.ledger.records[end.pool].learn_drain(end.took_s)
+                self.ledger.released([end.unit])
+                self._spawn(self._give_back(end.pool, end.unit))
+            else:
+                self._refused[end.unit] = (str(end.why), self.now_s() + _BELIEVE_S)
+                self._refused = {u: r for u, r in self._refused.items() if r[1] > self.now_s()}
+
+    async def _give_back(self, pool: str, unit: str) -> None:
+        assert self._provider is not None
+        try:
+            async with asyncio.timeout(_PROVIDER_S):
+                await self._provider.scale_down([unit])
+        except (TimeoutError, ProviderError) as error:
+            self._failed(pool, f"unit {unit} was drained and could not be stopped: {error}")
+            await asyncio.sleep(1.0)
+            self._spawn(self._give_back(pool, unit))
+
+    def _spawn(self, coroutine: Awaitable[object]) -> None:
+        task = asyncio.ensure_future(coroutine)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+    def _warn(self, actions: tuple[Action, ...]) -> None:
+        """Say once, aloud, what nobody can ever run."""
+        impossible = {
+            action.why.numbers["example"]: action.why
+            for action in actions
+            if action.why.code == Code.IMPOSSIBLE.name
+        }
+        for example, reason in impossible.items():
+            if str(example) not in self._warned:
+                logger.warning("%s", reason)
+        self._warned = set(map(str, impossible))
+
+    def _maybe_shut_down(self, snapshot: Snapshot) -> None:
+        limit_s = self.config.idle_shutdown_s
+        if self.tally.unfinished or any(worker.tasks for worker in snapshot.workers):
+            self._active_s = snapshot.now_s
+        elif limit_s is not None and snapshot.now_s - self._active_s > limit_s:
+            logger.info("No work for %g s: closing", limit_s)
+            self._active_s = snapshot.now_s
+            self._spawn(self._shut_down())
+
+    # -- what may be changed while it runs ------------------------------------------------------
+
+    def _pool(self, name: str | None) -> str:
+        if name is None:
+            return next(iter(self.pools))
+        if name not in self.pools:
+            raise ConfigError("pool", name, "one of " + ", ".join(self.pools))
+        return name
+
+    def scale(self, n: int, pool: str | None = None) -> None:
+        """Manual mode: keep exactly ``n`` units of ``pool`` (of the first one by default)."""
+        if isinstance(n, bool) or not isinstance(n, int) or n < 0:
+            raise ConfigError("n", n, "a whole number, 0 or more")
+        name = self._pool(pool)
+        if n > self.pools[name].maximum:
+            self.pools[name] = msgspec.structs.replace(self.pools[name], maximum=n)
+        self._limits[name].manual = n
+        self.wake()
+
+    def adapt(self, minimum: int | None = None, maximum: int | None = None, pool: str | None = None) -> None:
+        """Automatic mode, with other limits for ``pool`` (for the first one by default) if given."""
+        name = self._pool(pool)
+        old = self.pools[name]
+        low = old.minimum if minimum is None else minimum
+        high = old.maximum if maximum is None else maximum
+        for key, value in (("minimum", low), ("maximum", high)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+                raise ConfigError(key, value, "a whole number, 0 or more")
+        if low > high:
+            raise ConfigError("minimum", low, f"at most the maximum, {high}")
+        self.pools[name] = msgspec.structs.replace(old, minimum=low, maximum=high)
+        for limits in self._limits.values():
+            limits.manual = None
+        self.wake()
+
+    def reshape(self, pool: Pool) -> None:
+        """What the workers of a pool are like has turned out; its limits stay."""
+        old = self.pools[pool.name]
+        self.pools[pool.name] = msgspec.structs.replace(
+            pool, minimum=old.minimum, maximum=old.maximum, boot_s=old.boot_s
+        )
+        self.wake()
+
+    def freeze(self) -> None:
+        """Manual mode with the units that are there."""
+        for name, limits in self._limits.items():
+            if limits.manual is None and self.snapshot is not None:
+                live = (Phase.REQUESTED, Phase.PENDING, Phase.STARTING, Phase.RUNNING)
+                limits.manual = sum(1 for u in self.snapshot.units if u.pool == name and u.phase in live)
+        self.wake()
+
+    @property
+    def manual(self) -> bool:
+        """Whether somebody has set the size of a pool by hand."""
+        return any(limits.manual is not None for limits in self._limits.values())
+
+    def floor(self, n_workers: int, seconds: float, pool: str | None = None) -> None:
+        """See to it that ``n_workers`` workers come, and stay for ``seconds`` from now."""
+        name = self._pool(pool)
+        units = -(-n_workers // self.pools[name].workers_per_unit)
+        if units > self.pools[name].maximum:
+            raise ConfigError("n_workers", n_workers, f"at most the maximum, {self.pools[name].maximum}")
+        limits = self._limits[name]
+        limits.floor, limits.floor_until_s = units, self.now_s() + seconds
+        self.wake()
+
+    def _restarted(self) -> None:
+        """``client.restart`` waits for as many workers as there were; those of ours have no nanny."""
+        if self.snapshot is None:
+            return
+        for name in self.pools:
+            units = {u.name for u in self.snapshot.units if u.pool == name and u.phase is Phase.RUNNING}
+            if units:
+                limits = self._limits[name]
+                limits.floor, limits.floor_until_s = len(units), self.now_s() + _BELIEVE_S

@@ -1,0 +1,108 @@
+"""Observe: one turn of the event loop in which the scheduler's state becomes a Snapshot."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from dask_tide.model import Unit, Worker, owner_of
+
+from .drain import shuffling
+
+if TYPE_CHECKING:
+    from distributed.scheduler import Scheduler, WorkerState
+
+#: Of how many idle workers, and of how many of their results, the only copies are counted in one
+#: tick. No hook tells when a result gets or loses a replica, so they must be counted; 2,500 take 1 ms.
+_CANDIDATES = 16
+_KEYS = 2500
+
+
+def units_of_workers(scheduler: Scheduler, units: dict[str, Unit]) -> dict[str, list[WorkerState]]:
+    """Registered workers by the unit that runs them; those of nobody's under the empty name."""
+    found: dict[str, list[WorkerState]] = {}
+    for ws in scheduler.workers.values():
+        found.setdefault(owner_of(ws.name, units), []).append(ws)
+    return found
+
+
+def workers(
+    scheduler: Scheduler, by_unit: dict[str, list[WorkerState]], refused: dict[str, str]
+) -> tuple[Worker, ...]:
+    """The scheduler's workers as plain values.
+
+    Parameters
+    ----------
+    scheduler
+        Whose workers.
+    by_unit
+        From :func:`units_of_workers`.
+    refused
+        Units that refused a drain a short while ago, and why.
+    """
+    idle = [ws for unit, owned in by_unit.items() if unit for ws in owned if not ws.processing]
+    pinned = _pinned(scheduler, idle)
+    only_copies = _only_copies(idle)
+    return tuple(
+        Worker(
+            address=ws.address,
+            name=str(ws.name),
+            unit=unit,
+            threads=ws.nthreads,
+            status=ws.status.name,
+            tasks=len(ws.processing),
+            held_keys=len(ws.has_what),
+            held_bytes=ws.nbytes,
+            only_copies=0 if not ws.has_what else only_copies.get(ws.address),
+            used_bytes=process_bytes(ws),
+            limit_bytes=ws.memory_limit or 0,
+            pinned=_pin(ws) or pinned.get(ws.address, "") or refused.get(unit, ""),
+        )
+        for unit, owned in by_unit.items()
+        for ws in owned
+    )
+
+
+def process_bytes(ws: WorkerState) -> int:
+    """Memory of the worker's process, and what it has spilled; 0 before its first heartbeat."""
+    metrics = ws.metrics
+    spilled = metrics.get("spilled_bytes") or {}
+    return int(metrics.get("memory", 0)) + int(spilled.get("memory", 0))
+
+
+def _pin(ws: WorkerState) -> str:
+    if ws.actors:
+        return f"worker {ws.name} holds {len(ws.actors)} actors, which cannot be moved"
+    if ws.long_running:
+        return f"worker {ws.name} runs {len(ws.long_running)} tasks that have seceded"
+    return ""
+
+
+def _pinned(scheduler: Scheduler, idle: list[WorkerState]) -> dict[str, str]:
+    """Idle workers that a shuffle or another plugin of the scheduler wants to keep."""
+    if not idle:
+        return {}
+    pinned = dict.fromkeys(shuffling(scheduler), "a P2P shuffle relies on it")
+    for name, plugin in list(scheduler.plugins.items()):
+        valid = getattr(plugin, "valid_workers_downscaling", None)
+        if valid is None or name == "tide":
+            continue
+        allowed = {ws.address for ws in valid(scheduler, list(idle))}
+        for ws in idle:
+            if ws.address not in allowed:
+                pinned.setdefault(ws.address, f"the scheduler's plugin {name} keeps it")
+    return pinned
+
+
+def _only_copies(idle: Iterable[WorkerState]) -> dict[str, int]:
+    """How many results only this worker has, for the few that are likeliest to go."""
+    counted: dict[str, int] = {}
+    budget = _KEYS
+    holding = [ws for ws in idle if ws.has_what]
+    holding.sort(key=lambda ws: (len(ws.has_what), ws.address))
+    for ws in holding[:_CANDIDATES]:
+        budget -= len(ws.has_what)
+        if budget < 0:
+            break
+        counted[ws.address] = sum(1 for ts in ws.has_what if len(ts.who_has or ()) <= 1)
+    return counted

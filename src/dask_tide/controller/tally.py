@@ -1,0 +1,237 @@
+"""Tally: unfinished tasks, counted as they change, so that a tick never walks them."""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from dask.utils import parse_timedelta
+from distributed.diagnostics.plugin import SchedulerPlugin
+from distributed.metrics import time
+
+from dask_tide.model import Resources, Work
+
+if TYPE_CHECKING:
+    from distributed.scheduler import Scheduler, TaskGroup, TaskState
+
+logger = logging.getLogger("distributed.tide.tally")
+
+#: States of tasks that have not finished; all others count as finished or not begun.
+_UNFINISHED = frozenset({"waiting", "queued", "no-worker", "processing"})
+#: A mean over about this many of the last durations of a function.
+_DURATIONS = 50
+
+
+class _Class:
+    """Tasks of one TaskGroup with the same restrictions, and how many are in which state."""
+
+    __slots__ = ("bound", "counts", "example", "group", "hint_s", "key", "needs", "prefix", "progress_s")
+
+    def __init__(self, key: Any, ts: TaskState, needs: Resources, bound: bool, hint_s: float | None) -> None:
+        self.key = key
+        self.group = str(ts.group.name)
+        self.prefix = ts.prefix
+        self.example = str(ts.key)
+        self.needs = needs
+        self.bound = bound
+        self.hint_s = hint_s
+        self.counts = {"waiting": 0, "queued": 0, "no-worker": 0, "processing": 0}
+        #: When the first of the running tasks was given out, or the last one finished.
+        self.progress_s = 0.0
+
+
+class Durations:
+    """What a function's tasks took, by TaskPrefix name: a mean that follows slowly."""
+
+    def __init__(self) -> None:
+        self._means: dict[str, tuple[int, float]] = {}
+
+    def add(self, prefix: str, duration_s: float) -> None:
+        count, mean_s = self._means.get(prefix, (0, 0.0))
+        count = min(count + 1, _DURATIONS)
+        self._means[prefix] = (count, mean_s + (duration_s - mean_s) / count)
+
+    def get(self, prefix: str) -> float | None:
+        known = self._means.get(prefix)
+        return known[1] if known else None
+
+
+class Tally(SchedulerPlugin):
+    """Counts unfinished tasks by (TaskGroup, restrictions).
+
+    Plain and restricted tasks may share a TaskGroup, so its own counts do not tell who can run
+    where. The cost of a transition is measured in ``benchmarks/``.
+
+    Parameters
+    ----------
+    scheduler
+        Whose tasks.
+    wake
+        Called when a task that could run has no worker, and when a worker comes or goes.
+    on_restart
+        Called when a client restarts the cluster.
+    on_close
+        Awaited when the scheduler closes.
+    """
+
+    name = "tide"
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        *,
+        wake: Callable[[], None],
+        on_restart: Callable[[], None],
+        on_close: Callable[[], Any],
+    ) -> None:
+        self._scheduler = scheduler
+        self._tasks = scheduler.tasks
+        self._wake = wake
+        self._on_restart = on_restart
+        self._on_close = on_close
+        self._class_of: dict[Any, _Class] = {}
+        self._plain: dict[TaskGroup, _Class] = {}
+        self._restricted: dict[Any, _Class] = {}
+        self._bad_hints: set[str] = set()
+        self.durations = Durations()
+        self._count_anew()
+
+    # -- what Dask calls ------------------------------------------------------------------
+
+    def transition(self, key: Any, start: str, finish: str, *args: Any, **kwargs: Any) -> None:
+        tasks = self._class_of.get(key)
+        if tasks is not None:
+            counts = tasks.counts
+            counts[start] -= 1
+            if start == "processing":
+                tasks.progress_s = time()
+                if finish == "memory":
+                    self._measure(tasks, kwargs.get("startstops"))
+            if finish not in _UNFINISHED:
+                del self._class_of[key]
+                if not any(counts.values()):
+                    self._drop(tasks)
+                return
+        elif finish not in _UNFINISHED:
+            return
+        # Restrictions may change on the way (a P2P shuffle binds its outputs to workers).
+        now = self._classify(self._tasks[key])
+        if finish == "processing":
+            if not now.counts["processing"]:
+                now.progress_s = time()
+        elif finish != "waiting":
+            self._wake()
+        now.counts[finish] += 1
+        if now is not tasks:
+            self._class_of[key] = now
+            if tasks is not None and not any(tasks.counts.values()):
+                self._drop(tasks)
+
+    def add_worker(self, scheduler: Scheduler, worker: str) -> None:
+        self._wake()
+
+    def remove_worker(self, scheduler: Scheduler, worker: str, **kwargs: Any) -> None:
+        self._wake()
+
+    def restart(self, scheduler: Scheduler) -> None:
+        # The scheduler clears its tasks without transitions.
+        self._count_anew()
+        self._on_restart()
+
+    async def close(self) -> None:
+        await self._on_close()
+
+    # -- what the controller asks -----------------------------------------------------------
+
+    def work(self, now_s: float) -> tuple[Work, ...]:
+        """The unfinished tasks, O(task groups and seceded tasks)."""
+        seceded: dict[_Class, int] = defaultdict(int)
+        for ws in self._scheduler.workers.values():
+            for ts in ws.long_running:
+                if (tasks := self._class_of.get(ts.key)) is not None:
+                    seceded[tasks] += 1
+        return tuple(
+            Work(
+                group=tasks.group,
+                example=tasks.example,
+                needs=tasks.needs,
+                bound=tasks.bound,
+                waiting=tasks.counts["waiting"],
+                ready=tasks.counts["queued"] + tasks.counts["no-worker"],
+                processing=(running := max(0, tasks.counts["processing"] - seceded.get(tasks, 0))),
+                duration_s=self._duration_s(tasks),
+                stalled_s=max(0.0, now_s - tasks.progress_s) if running else 0.0,
+            )
+            for classes in (self._plain, self._restricted)
+            for tasks in classes.values()
+        )
+
+    @property
+    def unfinished(self) -> int:
+        return len(self._class_of)
+
+    # -- inside -------------------------------------------------------------------------------
+
+    def _count_anew(self) -> None:
+        self._class_of.clear()
+        self._plain.clear()
+        self._restricted.clear()
+        for ts in self._tasks.values():
+            if ts.state in _UNFINISHED:
+                tasks = self._classify(ts)
+                tasks.counts[ts.state] += 1
+                tasks.progress_s = time()
+                self._class_of[ts.key] = tasks
+
+    def _classify(self, ts: TaskState) -> _Class:
+        if not (ts.resource_restrictions or ts.worker_restrictions or ts.host_restrictions or ts.annotations):
+            try:
+                return self._plain[ts.group]
+            except KeyError:
+                tasks = self._plain[ts.group] = _Class(ts.group, ts, (), False, None)
+                return tasks
+        needs = tuple(sorted((str(name), float(n)) for name, n in (ts.resource_restrictions or {}).items()))
+        bound = bool(ts.worker_restrictions or ts.host_restrictions) and not ts.loose_restrictions
+        hint_s = self._hint(ts)
+        key = (ts.group, needs, bound, hint_s)
+        if (known := self._restricted.get(key)) is None:
+            known = self._restricted[key] = _Class(key, ts, needs, bound, hint_s)
+        return known
+
+    def _drop(self, tasks: _Class) -> None:
+        self._plain.pop(tasks.key, None)
+        self._restricted.pop(tasks.key, None)
+
+    def _hint(self, ts: TaskState) -> float | None:
+        """The user's own estimate: ``dask.annotate(duration="2 hours")``."""
+        given = (ts.annotations or {}).get("duration")
+        if given is None:
+            return None
+        try:
+            return float(parse_timedelta(given, default="s"))
+        except (ValueError, TypeError, KeyError):
+            if str(given) not in self._bad_hints:
+                self._bad_hints.add(str(given))
+                logger.warning(
+                    "Annotation duration=%r of task %s is ignored: expected seconds or, say, '2 hours'",
+                    given,
+                    ts.key,
+                )
+            return None
+
+    def _measure(self, tasks: _Class, startstops: Any) -> None:
+        for step in startstops or ():
+            if step["action"] == "compute":
+                self.durations.add(tasks.prefix.name, step["stop"] - step["start"])
+
+    def _duration_s(self, tasks: _Class) -> float | None:
+        if tasks.hint_s is not None:
+            return tasks.hint_s
+        measured = self.durations.get(tasks.prefix.name)
+        if measured is not None:
+            return measured
+        # The operator's distributed.scheduler.default-task-durations.
+        configured = tasks.prefix.duration_average
+        return configured if configured >= 0 else None
