@@ -1,0 +1,120 @@
+"""Command: with which arguments, environment and limits workers are started."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import ssl
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import dask
+from distributed.comm import get_address_host
+from distributed.system import MEMORY_LIMIT
+
+from dask_tide.model import Pool
+from dask_tide.providers.base import ProviderContext
+
+__all__ = ["forkserver_environment", "terminate_bytes", "worker_arguments"]
+
+#: How long a worker looks for its scheduler.
+DEATH_TIMEOUT = "60s"
+
+#: Where Dask looks for configuration files; no configuration values.
+_FOLDERS = {"DASK_CONFIG", "DASK_ROOT_CONFIG"}
+
+
+def worker_arguments(context: ProviderContext, pool: Pool, name: str) -> list[str]:
+    """Arguments of ``dask worker``, but for the user's own options."""
+    arguments = [context.scheduler_address, "--no-nanny", "--name", name]
+    arguments += ["--nthreads", str(pool.threads), "--memory-limit", str(pool.memory_bytes)]
+    if pool.resources:
+        arguments += ["--resources", " ".join(f"{resource}={amount}" for resource, amount in pool.resources)]
+    host = _loopback(context.scheduler_address)
+    if host:
+        # Without it, a worker listens on all interfaces.
+        arguments += ["--host", host]
+    # As in LocalCluster, no worker has a dashboard; its HTTP server, for metrics, is there nonetheless, and
+    # would listen on all interfaces.
+    arguments += ["--no-dashboard", "--dashboard-address", "127.0.0.1:0"]
+    arguments += ["--local-directory", str(context.folder / "scratch"), "--death-timeout", DEATH_TIMEOUT]
+    # The option replaces the configured preloads, so they have to be repeated.
+    configured = dask.config.get("distributed.worker.preload")
+    for preload in [configured] if isinstance(configured, str) else configured:
+        arguments += ["--preload", preload]
+    return [*arguments, "--preload", "dask_tide.preload"]
+
+
+def terminate_bytes(pool: Pool) -> int:
+    """Resident memory above which a worker is killed, as its nanny would; 0: never."""
+    fraction: float | bool = dask.config.get("distributed.worker.memory.terminate")
+    return int(fraction * min(pool.memory_bytes, MEMORY_LIMIT))
+
+
+def forkserver_environment(context: ProviderContext, environment: Mapping[str, str]) -> dict[str, str]:
+    """Environment of the forkserver and its workers: what a nanny gives to its worker.
+
+    Parameters
+    ----------
+    environment
+        The user's own variables, which win over all others.
+    """
+    result = dict(os.environ)
+    for key in ("distributed.nanny.pre-spawn-environ", "distributed.nanny.environ"):
+        for name, value in dask.config.get(key).items():
+            if value is not None:
+                result.setdefault(name, str(value))
+    if result.get("PYTHONHASHSEED") in (None, "0", "random"):
+        # All workers must hash alike: https://github.com/dask/dask/issues/6640
+        result["PYTHONHASHSEED"] = "6640"
+    # What these say is in the configuration already, unless it was changed since: then they must not win.
+    said = [name for name in result if name.startswith("DASK_") and name not in _FOLDERS]
+    for name in said:
+        del result[name]
+    config = dask.config.merge(dask.config.global_config, _tls_config(context))
+    result["DASK_INTERNAL_INHERIT_CONFIG"] = dask.config.serialize(config)
+    result.update(environment)
+    return result
+
+
+def _loopback(scheduler_address: str) -> str:
+    """Host to listen on where the scheduler can only be reached from this machine; else empty."""
+    host = get_address_host(scheduler_address)
+    if host == "localhost":
+        return "127.0.0.1"
+    try:
+        return host if ipaddress.ip_address(host).is_loopback else ""
+    except ValueError:  # a name
+        return ""
+
+
+def _tls_config(context: ProviderContext) -> dict[str, Any]:
+    """Dask configuration that says what ``context.security`` does.
+
+    Not options of ``dask worker``: those know no ciphers, and no client's role, which a task that uses
+    the cluster (``worker_client``) needs. Keys and certificates that exist in memory only are written to
+    private files, rather than to an environment that subprocesses inherit.
+    """
+    security: Any = context.security  # its attributes are not declared
+
+    def path(field: str) -> str | None:
+        value: str | None = getattr(security, field)
+        if value is None or "\n" not in value:
+            return None if value is None else str(Path(value).absolute())
+        file = context.folder / "tls" / f"{context.cluster}-{field}.pem"
+        file.parent.mkdir(mode=0o700, exist_ok=True)
+        file.touch(mode=0o600)
+        file.write_text(value)
+        return str(file)
+
+    versions = {None: None, ssl.TLSVersion.TLSv1_2: 1.2, ssl.TLSVersion.TLSv1_3: 1.3}
+    tls: dict[str, Any] = {
+        "ca-file": path("tls_ca_file"),
+        "ciphers": security.tls_ciphers,
+        "min-version": versions[security.tls_min_version],
+        "max-version": versions[security.tls_max_version],
+    }
+    for role in ("worker", "client"):
+        tls[role] = {"cert": path(f"tls_{role}_cert"), "key": path(f"tls_{role}_key")}
+    return {"distributed": {"comm": {"require-encryption": security.require_encryption, "tls": tls}}}

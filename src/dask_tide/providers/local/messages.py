@@ -1,0 +1,68 @@
+"""Messages between the provider and its forkserver: JSON, one a line."""
+
+from __future__ import annotations
+
+import msgspec
+
+__all__ = ["Exited", "Request", "Start", "Stop", "WorkerProcess"]
+
+
+class WorkerProcess(msgspec.Struct, frozen=True):
+    """One process to fork.
+
+    Attributes
+    ----------
+    name
+        The Dask worker's name.
+    arguments
+        Those of ``dask worker``.
+    environment
+        Variables to set beside those of the forkserver.
+    log
+        Path of the file that takes its output.
+    limit_bytes
+        Resident memory above which it is killed; 0: never.
+    """
+
+    name: str
+    arguments: list[str]
+    environment: dict[str, str]
+    log: str
+    limit_bytes: int
+
+
+class Start(msgspec.Struct, frozen=True, tag=True):
+    """Start the processes of ``unit``, with ``path`` as their ``sys.path``."""
+
+    unit: str
+    workers: list[WorkerProcess]
+    path: list[str]
+
+
+class Stop(msgspec.Struct, frozen=True, tag=True):
+    """Ask the processes of ``unit`` to end; kill them after ``grace_s``."""
+
+    unit: str
+    grace_s: float
+
+
+Request = Start | Stop
+
+
+class Exited(msgspec.Struct, frozen=True):
+    """A process of ``unit`` has ended; what a forkserver reports.
+
+    Attributes
+    ----------
+    unit, worker
+        Which.
+    code
+        Its exit code, or a negative signal number as in :mod:`subprocess`.
+    reason
+        Why it ended, where the forkserver killed it of its own accord or could not start it.
+    """
+
+    unit: str
+    worker: str
+    code: int
+    reason: str = ""

@@ -1,0 +1,214 @@
+"""The provider of workers that are processes of this machine."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from dask_tide.errors import ConfigError, LaunchRejected
+from dask_tide.model import Phase
+from dask_tide.providers.base import Observation, ObservedUnit, ProviderContext, unit_name
+
+from .command import forkserver_environment, terminate_bytes, worker_arguments
+from .launcher import Launcher, describe_exit, last_lines, search_path
+from .messages import Exited, Start, Stop, WorkerProcess
+from .options import Options
+
+__all__ = ["LocalProvider"]
+
+logger = logging.getLogger(__name__)
+
+#: How long the processes of a released unit, whose workers were drained, may take to end.
+STOP_GRACE_S = 5.0
+#: How long a failed unit is shown.
+SHOW_FAILED_S = 60.0
+
+
+@dataclass
+class _Unit:
+    """A row of the provider's table."""
+
+    name: str
+    pool: str
+    launcher: Launcher
+    running: set[str]
+    phase: Phase = Phase.STARTING
+    failures: list[str] = field(default_factory=list)
+    failed_at_s: float = 0.0
+
+
+class LocalProvider:
+    """Starts and stops ``dask worker`` processes on this machine.
+
+    The processes have no nanny. They are forked from a process that has imported Dask already,
+    which takes a tenth of a second, and they end with the process that made the provider, however it
+    ends. Their output is in ``<folder>/logs/<worker>.log``. What is importable here is there, and
+    Dask's configuration is the one that was in force when the provider was made.
+
+    A unit whose process exits with code 0 has done what it was told to, by us or by the scheduler, and is
+    gone. One with a process that exits otherwise, unasked, fails when its last process has ended.
+
+    Parameters
+    ----------
+    context
+        What it works for. Its options: see :class:`~dask_tide.providers.local.options.Options`.
+    clock
+        Seconds that increase steadily.
+
+    Raises
+    ------
+    ConfigError
+        If an option is wrong, or this system cannot fork processes (Windows).
+    Unavailable
+        If no process can be started.
+    """
+
+    boot_s = 0.5
+    closes_workers = True
+
+    def __init__(self, context: ProviderContext, clock: Callable[[], float] = time.monotonic) -> None:
+        if not hasattr(os, "fork"):
+            raise ConfigError("tide.provider", "local", "another provider: this system cannot fork processes")
+        self._context = context
+        self._clock = clock
+        self._common = Options().updated("tide.options", context.options)
+        self._options = {
+            name: self._common.updated(f"tide.pools.{name}.options", template.options)
+            for name, template in context.templates.items()
+        }
+        self._machine = socket.gethostname()
+        self._logs = context.folder / "logs"
+        self._logs.mkdir(mode=0o700, exist_ok=True)
+        self._environment = forkserver_environment(context, self._common.environment)
+        self._units: dict[str, _Unit] = {}
+        self._listeners: set[asyncio.Task[None]] = set()
+        self._closing: asyncio.Task[None] | None = None
+        # Now, so that it has imported everything by the time when the first unit is asked for.
+        self._launcher = self._launch()
+        self._heard: Launcher | None = None
+
+    async def observe(self) -> Observation:
+        self._forget_failed()
+        return Observation(
+            tuple(
+                ObservedUnit(unit.name, unit.pool, unit.phase, self._machine, "\n".join(unit.failures))
+                for unit in self._units.values()
+            )
+        )
+
+    async def scale_up(self, pool: str, n: int) -> None:
+        if self._closing is not None:
+            raise LaunchRejected("the provider is closed")
+        if pool not in self._context.templates:
+            raise LaunchRejected(f"there is no pool {pool!r}")
+        existing = sum(unit.pool == pool and unit.phase is not Phase.FAILED for unit in self._units.values())
+        if n <= existing:
+            return
+        launcher = self._listening_launcher()
+        for _ in range(n - existing):
+            self._start(pool, launcher)
+        self._context.wake()
+
+    async def scale_down(self, units: Sequence[str]) -> None:
+        for name in units:
+            unit = self._units.get(name)
+            if unit is None or unit.phase is Phase.STOPPING:
+                continue
+            if unit.phase is Phase.FAILED:
+                del self._units[name]
+            else:
+                unit.phase = Phase.STOPPING
+                unit.launcher.send(Stop(name, STOP_GRACE_S))
+            self._context.wake()
+
+    async def close(self) -> None:
+        if self._closing is None:
+            self._closing = asyncio.create_task(self._close())
+        # Whoever waits may be cancelled; the processes are ended all the same.
+        await asyncio.shield(self._closing)
+
+    async def _close(self) -> None:
+        for unit in self._units.values():
+            unit.phase = Phase.STOPPING
+        await self._launcher.end()
+        await asyncio.gather(*self._listeners)
+        self._units.clear()
+
+    def _launch(self) -> Launcher:
+        return Launcher(self._environment, self._logs / f"{self._context.cluster}-forkserver.log")
+
+    def _listening_launcher(self) -> Launcher:
+        """A forkserver that runs and whose reports are heard."""
+        if self._launcher.ended:
+            self._launcher = self._launch()
+        if self._heard is not self._launcher:
+            self._heard = self._launcher
+            listener = asyncio.create_task(self._listen(self._launcher))
+            self._listeners.add(listener)
+            listener.add_done_callback(self._listeners.discard)
+        return self._launcher
+
+    def _start(self, pool_name: str, launcher: Launcher) -> None:
+        pool, options = self._context.templates[pool_name].pool, self._options[pool_name]
+        name = unit_name(self._context.cluster, pool_name)
+        count = pool.workers_per_unit
+        names = [name] if count == 1 else [f"{name}-{i}" for i in range(count)]
+        workers = [
+            WorkerProcess(
+                worker,
+                [*worker_arguments(self._context, pool, worker), *options.worker_options],
+                dict(options.environment),
+                str(self._log(worker)),
+                terminate_bytes(pool),
+            )
+            for worker in names
+        ]
+        self._units[name] = _Unit(name, pool_name, launcher, set(names))
+        launcher.send(Start(name, workers, search_path()))
+
+    async def _listen(self, launcher: Launcher) -> None:
+        async for event in launcher.events():
+            self._take(event)
+        lost = [unit for unit in self._units.values() if unit.launcher is launcher and unit.running]
+        if lost and self._closing is None:
+            logger.error("All %d local units are lost: %s", len(lost), launcher.obituary())
+        for unit in lost:
+            unit.running.clear()
+            self._finish(unit, launcher.obituary())
+
+    def _take(self, event: Exited) -> None:
+        unit = self._units[event.unit]
+        unit.running.discard(event.worker)
+        failure = ""
+        if event.code != 0:
+            why = event.reason or describe_exit(event.code)
+            failure = f"worker {event.worker} ended: {why}\n{last_lines(self._log(event.worker))}".rstrip()
+        self._finish(unit, failure)
+
+    def _finish(self, unit: _Unit, failure: str) -> None:
+        """Note that a process of a unit has ended, and the unit with it if it was the last one."""
+        if failure and unit.phase is not Phase.STOPPING:
+            unit.failures.append(failure)
+        if unit.running:
+            return
+        if unit.failures and unit.phase is not Phase.STOPPING:
+            unit.phase = Phase.FAILED
+            unit.failed_at_s = self._clock()
+        else:
+            del self._units[unit.name]
+        self._context.wake()
+
+    def _forget_failed(self) -> None:
+        oldest_s = self._clock() - SHOW_FAILED_S
+        for unit in [*self._units.values()]:
+            if unit.phase is Phase.FAILED and unit.failed_at_s < oldest_s:
+                del self._units[unit.name]
+
+    def _log(self, worker: str) -> Path:
+        return self._logs / f"{worker}.log"
