@@ -1,0 +1,333 @@
+"""Departure: what a worker does between SIGTERM and its exit.
+
+Stock Dask gives a worker 10 s to close and moves nothing away: what only it held is computed
+again. Here it first gives everything away, over the RPC that every scheduler has, so that the
+scheduler need not know this project. Within the deadline (``tide.departure.timeout``):
+
+1. The worker takes no new task, and hands back those that it has not started.
+2. The scheduler copies elsewhere what only this worker holds (``retire_workers``), once at
+   the start and again whenever one of the running tasks has finished.
+3. When no task is left, it copies the rest and strikes the worker off.
+4. The process closes and exits as it would have done without us.
+
+Where nobody can take the results, it asks again until the deadline, since a new worker may
+come. At the deadline it leaves all the same, says what is lost with it, and has itself struck
+off as *expected*: nothing that was running counts as having killed a worker.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import threading
+import time
+from collections.abc import Collection
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import dask
+from dask.utils import format_bytes, parse_timedelta
+from distributed import Nanny, Worker
+from distributed.comm.core import connect
+from distributed.core import Status, send_recv
+from distributed.protocol import pickle
+from distributed.worker import WORKER_ANY_RUNNING
+from distributed.worker_state_machine import FreeKeysEvent, RescheduleMsg
+from tornado.ioloop import PeriodicCallback
+
+from dask_tide.errors import ConfigError
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+    from dask.typing import Key
+    from distributed.comm.core import Comm
+
+__all__ = ["depart", "join", "leave", "turn_away"]
+
+# Below `distributed`, since Dask shows no other logger's INFO.
+logger = logging.getLogger("distributed.tide.departure")
+
+#: Kubernetes kills 30 s after SIGTERM; closing takes some of that.
+DEFAULT_TIMEOUT = "25s"
+#: How often the scheduler is asked what the worker still has to do.
+POLL_S = 0.1
+#: How long to wait after the scheduler has found nobody to take the results.
+RETRY_S = 1.0
+#: How long nobody may listen at the scheduler's address until it counts as gone. A scheduler that
+#: is merely busy does not: the kernel accepts the connection in its stead.
+REACH_S = 5.0
+#: How long the last two requests, and closing the worker, may take after the deadline.
+CLOSE_S = 2.0
+#: How many keys a message names.
+NAMED = 20
+
+Leaver = Nanny | Worker
+
+
+class _Sigterm:
+    """SIGTERM of the process, and who departs on it.
+
+    There is one, whatever the number of nannies: a signal is the process's, and its workers
+    should not hand their results to one another.
+    """
+
+    def __init__(self) -> None:
+        self.leavers: list[Leaver] = []
+        self.timeout_s = 0.0
+        self.before: Any = signal.SIG_DFL
+        self.loop: asyncio.AbstractEventLoop | None = None
+        self.task: asyncio.Task[None] | None = None
+
+    def take(self) -> None:
+        """Put our handler before whichever is installed, unless it is ours or SIGTERM has come."""
+        installed = signal.getsignal(signal.SIGTERM)
+        if not self.leavers or self.task or installed == self._handle:
+            return
+        # None: installed by something other than Python, which we could not put back.
+        self.before = signal.SIG_DFL if installed is None else installed
+        signal.signal(signal.SIGTERM, self._handle)
+
+    def give_back(self) -> None:
+        if signal.getsignal(signal.SIGTERM) == self._handle:
+            signal.signal(signal.SIGTERM, self.before)
+
+    def _handle(self, signum: int, frame: FrameType | None) -> None:
+        # Nothing is logged here: a signal may interrupt the logging of something else.
+        # From now on a second SIGTERM has its usual effect: a quick exit.
+        self.give_back()
+        assert self.loop is not None
+        self.loop.call_soon_threadsafe(self._start)
+
+    def _start(self) -> None:
+        self.task = asyncio.ensure_future(self._depart())
+
+    async def _depart(self) -> None:
+        departures = (depart(leaver, self.timeout_s) for leaver in self.leavers)
+        for result in await asyncio.gather(*departures, return_exceptions=True):
+            if isinstance(result, BaseException):
+                logger.error("A departure failed.", exc_info=result)
+        # Ours was before the usual effect of SIGTERM, not instead of it. Dask's command line is about
+        # to exit anyway; another program may not be. Not again after a second SIGTERM.
+        if signal.getsignal(signal.SIGTERM) == self.before:
+            signal.raise_signal(signal.SIGTERM)
+
+
+_sigterm = _Sigterm()
+
+
+def join(server: Leaver) -> None:
+    """Let a nanny with its worker, or a worker without a nanny, depart on SIGTERM.
+
+    Call it in the event loop of the server, which must be in the main thread: elsewhere no
+    signal can be handled, which is logged and nothing done.
+
+    Parameters
+    ----------
+    server
+        What departs; all servers of the process that have joined do so together.
+
+    Raises
+    ------
+    ConfigError
+        If ``tide.departure.timeout`` is no duration.
+    """
+    timeout = dask.config.get("tide.departure.timeout", DEFAULT_TIMEOUT)
+    try:
+        _sigterm.timeout_s = float(parse_timedelta(timeout))
+    except (KeyError, TypeError, ValueError):
+        raise ConfigError("tide.departure.timeout", timeout, "a duration such as '25s'") from None
+    if threading.current_thread() is not threading.main_thread():
+        if server not in _sigterm.leavers:
+            logger.info("%r is not in the main thread: SIGTERM will not drain it.", server)
+        return
+    _sigterm.leavers.append(server)
+    _sigterm.loop = asyncio.get_running_loop()
+    _sigterm.take()
+    # Dask's command line installs its handler in a task of its own, which may come after us.
+    _sigterm.loop.call_later(1.0, _sigterm.take)
+
+
+def leave(server: Leaver) -> None:
+    """Undo :func:`join`; where it was not done, do nothing."""
+    with suppress(ValueError):
+        _sigterm.leavers.remove(server)
+    if not _sigterm.leavers and threading.current_thread() is threading.main_thread():
+        _sigterm.give_back()
+
+
+async def depart(server: Leaver, timeout_s: float) -> None:
+    """Drain a worker, then close it and its nanny.
+
+    Parameters
+    ----------
+    server
+        A nanny, which departs with its worker, or a worker that has none.
+    timeout_s
+        How long the drain may take; closing comes after it.
+    """
+    # If not, it is still starting, or Dask is closing it already, perhaps since the scheduler has gone.
+    running = server.status in WORKER_ANY_RUNNING and server.status != Status.closing_gracefully
+    if isinstance(server, Nanny):
+        # Else it would start a new worker if this one ended before it.
+        server.close_gracefully(reason="SIGTERM")
+    if running and server.worker_address:
+        await _leave_scheduler(server, server.worker_address, timeout_s)
+    if isinstance(server, Nanny):
+        await server.close(timeout=CLOSE_S, reason="SIGTERM")
+    else:
+        # Its threads are daemons: a task that did not finish in time does not hold up the exit.
+        closed = server.close(timeout=CLOSE_S, executor_wait=False, nanny=False, reason="SIGTERM")
+        await asyncio.wait_for(closed, 2 * CLOSE_S)
+
+
+async def _leave_scheduler(server: Leaver, address: str, timeout_s: float) -> None:
+    logger.info("SIGTERM: worker %s leaves, within %g s, and gives away what it has.", address, timeout_s)
+    start = time.monotonic()
+    deadline = asyncio.timeout(timeout_s)
+    try:
+        async with deadline:
+            await _drain(server, address)
+    except OSError as error:  # a TimeoutError is one
+        if not deadline.expired():
+            logger.warning("Worker %s leaves at once, the scheduler cannot be reached: %s", address, error)
+            return
+    else:
+        logger.info("Worker %s has left after %.1f s; nothing is lost.", address, time.monotonic() - start)
+        return
+    try:
+        async with asyncio.timeout(CLOSE_S):
+            await _report_lost(server, address, timeout_s)
+    except (OSError, KeyError):
+        logger.warning(
+            "Worker %s leaves after %g s; the scheduler does not say what is lost.", address, timeout_s
+        )
+    try:
+        async with asyncio.timeout(CLOSE_S):
+            # Expected: what it still runs must not be held responsible for its end.
+            await server.scheduler.unregister(
+                address=address, expected=True, close=False, stimulus_id=_stimulus_id()
+            )
+    except OSError:
+        logger.warning("Worker %s could not tell the scheduler that it leaves.", address)
+
+
+async def _drain(server: Leaver, address: str) -> None:
+    """Return when the scheduler has struck the empty worker off."""
+    if isinstance(server, Worker):
+        turn_away(server)
+    else:
+        with suppress(OSError):  # the worker has ended: the scheduler will know, or say what is lost
+            await server.rpc(address).run(function=pickle.dumps(turn_away))
+    # One connection for all: it breaks when the scheduler goes. A pool would try for 30 s to make a new one.
+    comm = await connect(server.scheduler.address, timeout=REACH_S, **server.connection_args)
+    try:
+        await _retire(comm, address)
+    finally:
+        comm.abort()
+
+
+async def _retire(comm: Comm, address: str) -> None:
+    safe: set[Key] | None = None  # what it had to do when all that it held was last copied
+    refused = False
+    while True:
+        try:
+            tasks = set((await send_recv(comm, op="processing", workers=[address]))[address])
+        except KeyError:
+            return  # somebody else has struck it off
+        if tasks and tasks == safe:
+            await asyncio.sleep(POLL_S)
+            continue
+        # Only when no task was left *after* the scheduler stopped giving it new ones (the first retirement
+        # sees to that) has the scheduler heard of all its results, and may it be struck off.
+        done = safe is not None and not tasks
+        retired = await send_recv(
+            comm,
+            op="retire_workers",
+            workers=[address],
+            remove=done,
+            close_workers=False,
+            stimulus_id=_stimulus_id(),
+        )
+        if address in retired:
+            if done:
+                return
+            safe = tasks
+            if tasks:
+                logger.info("Worker %s finishes %d tasks first: %s", address, len(tasks), _names(tasks))
+        else:
+            # Dask sets it to the status it had: closing_gracefully, since `turn_away` comes first.
+            if not refused:
+                logger.warning(
+                    "Nobody can take what worker %s holds; asking again until the deadline.", address
+                )
+            refused = True
+            await asyncio.sleep(RETRY_S)
+
+
+def turn_away(dask_worker: Worker) -> None:
+    """Let a worker take no new task and hand back those that it has not started.
+
+    It goes on doing so: tasks may be on their way, and a scheduler that could not retire a
+    worker may set it to running again.
+
+    Parameters
+    ----------
+    dask_worker
+        The worker, in whose event loop this must run. The name is what Dask's ``run`` wants.
+    """
+    if "tide-departure" not in dask_worker.periodic_callbacks:
+        callback = PeriodicCallback(partial(_hand_back, dask_worker), POLL_S * 1000)
+        # The worker stops it when it closes.
+        dask_worker.periodic_callbacks["tide-departure"] = callback
+        callback.start()
+    _hand_back(dask_worker)
+
+
+def _hand_back(worker: Worker) -> None:
+    if worker.status not in WORKER_ANY_RUNNING:
+        return
+    if worker.status != Status.closing_gracefully:
+        # Tells the scheduler, and starts none of the tasks that are ready.
+        worker.status = Status.closing_gracefully
+    state = worker.state
+    keys = [ts.key for tasks in (state.waiting, state.ready, state.constrained) for ts in tasks]
+    if not keys:
+        return
+    # First forget them, then say so, as a task does that raises Reschedule: the scheduler's _reschedule
+    # relies on never hearing of them again. Both in one turn of the loop: none can start in between.
+    stimulus_id = _stimulus_id()
+    worker.handle_stimulus(FreeKeysEvent(keys=keys, stimulus_id=stimulus_id))
+    for key in keys:
+        worker.batched_send(RescheduleMsg(key=key, stimulus_id=stimulus_id).to_dict())
+    logger.info("Worker %s hands back %d tasks: %s", worker.address, len(keys), _names(keys))
+
+
+async def _report_lost(server: Leaver, address: str, timeout_s: float) -> None:
+    scheduler = server.scheduler
+    tasks = (await scheduler.processing(workers=[address]))[address]
+    held = (await scheduler.has_what(workers=[address]))[address]
+    holders = await scheduler.who_has(keys=held)
+    lost = [key for key in held if set(holders[key]) <= {address}]
+    size = sum((await scheduler.nbytes(keys=lost, summary=False)).values())
+    logger.warning(
+        "Worker %s leaves after %g s. %d results (%s) are lost with it: %s. %d tasks did not finish: %s.",
+        address,
+        timeout_s,
+        len(lost),
+        format_bytes(size),
+        _names(lost),
+        len(tasks),
+        _names(tasks),
+    )
+
+
+def _names(keys: Collection[Key]) -> str:
+    named = ", ".join(sorted(map(str, keys))[:NAMED])
+    return (f"{named} and {len(keys) - NAMED} more" if len(keys) > NAMED else named) or "none"
+
+
+def _stimulus_id() -> str:
+    return f"tide-departure-{time.time()}"
