@@ -1,0 +1,253 @@
+"""TideAdaptive: this project's decisions over any Dask cluster class.
+
+``cluster.adapt(Adaptive=TideAdaptive, minimum=0, maximum=40)``. Decisions are taken in the
+scheduler, where the task graph is, by the same controller as everywhere; the object that
+``adapt`` makes only reports the cluster's workers to it and does what it says.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import logging
+import math
+import uuid
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from dask.utils import parse_timedelta
+from distributed.core import Status
+from distributed.diagnostics.plugin import SchedulerPlugin
+from distributed.protocol.pickle import dumps
+from tornado.ioloop import PeriodicCallback
+
+from dask_tide import config as configuration
+from dask_tide.controller.attach import attach
+from dask_tide.errors import ConfigError
+from dask_tide.providers.delegate import DelegateProvider
+
+if TYPE_CHECKING:
+    from distributed.scheduler import Scheduler
+
+logger = logging.getLogger("distributed.tide.adaptive")
+
+_POOL = "workers"
+_MAXIMUM = 10
+_NAME = "tide-adaptive"
+_told: set[str] = set()
+
+
+def ignored(options: Mapping[str, object]) -> None:
+    """Say once of each option that it is not ours (options accumulate from ``adapt`` to ``adapt``)."""
+    for name in sorted(set(options) - _told):
+        _told.add(name)
+        logger.warning("adapt: option %s is not one of dask-tide's and is ignored", name)
+
+
+class TideAdaptive:
+    """Scales a cluster object by the controller's decisions. Made by ``cluster.adapt``.
+
+    Parameters
+    ----------
+    cluster
+        Has ``scale(n)`` and ``scale_down(names)``, and ``worker_spec`` or ``plan``.
+    minimum, maximum
+        Bounds on the number of units (entries of ``worker_spec``: workers, or batch jobs).
+    interval
+        Time between reports.
+    **options
+        Keys of the configuration section ``tide``; stock ``Adaptive``'s are accepted and ignored.
+
+    Attributes
+    ----------
+    periodic_callback
+        Not None while it is active; Dask's representation of a cluster asks for it.
+    error
+        Why the scheduler cannot run the controller, once that is known.
+
+    Raises
+    ------
+    ConfigError
+        An option's value is wrong.
+    """
+
+    def __init__(
+        self,
+        cluster: Any,
+        minimum: int | None = None,
+        maximum: float | None = None,
+        interval: Any = "200ms",
+        **options: Any,
+    ) -> None:
+        self.cluster = cluster
+        self.minimum = int(minimum or 0)
+        if maximum is None or math.isinf(maximum):
+            maximum = max(_MAXIMUM, self.minimum)
+            logger.info("adapt: no maximum was given, %d is taken", maximum)
+        self.maximum = int(maximum)
+        ours = {key.replace("_", "-"): value for key, value in options.items()}
+        known = configuration.top_level_keys() - {"pools", "provider"}
+        ignored({key: value for key, value in options.items() if key.replace("_", "-") not in known})
+        self._settings = {key: value for key, value in ours.items() if key in known}
+        configuration.read(self._overrides())
+        self.error: BaseException | None = None
+        self._id = uuid.uuid4().hex
+        self._busy = False
+        self._registered = False
+        self._loop = cluster.loop
+        interval_s = parse_timedelta(interval, default="s")
+        self.periodic_callback: PeriodicCallback | None = PeriodicCallback(self._tick, interval_s * 1000)
+        self._loop.add_callback(self._begin)
+
+    def _overrides(self) -> dict[str, Any]:
+        pool = {"minimum": self.minimum, "maximum": self.maximum, "memory": 0, **self._template()}
+        return {**self._settings, "provider": "delegate", "pools": {_POOL: pool}}
+
+    def stop(self, reason: str = "unknown") -> None:
+        """Stop deciding; the workers stay. Synchronous; may be called again."""
+        callback, self.periodic_callback = self.periodic_callback, None
+        if callback is not None:
+            self._loop.add_callback(callback.stop)
+            self._loop.add_callback(self._detach)
+
+    # -- in the cluster's event loop ----------------------------------------------------------------
+
+    def _begin(self) -> None:
+        if self.periodic_callback is not None:
+            self.periodic_callback.start()
+
+    async def _detach(self) -> None:
+        if self._registered and self.cluster.status == Status.running:
+            with contextlib.suppress(OSError):  # the scheduler has gone, and the controller with it
+                await self.cluster.scheduler_comm.tide_detach(owner=self._id)
+
+    async def _tick(self) -> None:
+        if self._busy or self.periodic_callback is None or self.cluster.status != Status.running:
+            return
+        self._busy = True
+        try:
+            if not self._registered:
+                await self._register()
+            await self._exchange()
+        except OSError as error:
+            logger.info("adapt: the scheduler does not answer: %s", error)
+        finally:
+            self._busy = False
+
+    async def _register(self) -> None:
+        """Put the controller into the scheduler, wherever that is."""
+        service = AdaptiveService(self._id, self._overrides())
+        try:
+            await self.cluster.scheduler_comm.register_scheduler_plugin(
+                plugin=dumps(service), name=_NAME, idempotent=False
+            )
+        except OSError:
+            raise
+        except Exception as error:
+            # Whatever the scheduler's side raised arrives here; without it there is nothing to do.
+            if isinstance(error, ModuleNotFoundError):
+                logger.error("adapt: dask-tide is not installed where the scheduler runs: %s", error)
+            else:
+                logger.error("adapt: the scheduler cannot run the controller: %s", error)
+            self.error = error
+            self.stop()
+            raise
+        self._registered = True
+
+    async def _exchange(self) -> None:
+        names = self._names()
+        units = {name: self._failure(key) for name, key in names.items()}
+        orders = await self.cluster.scheduler_comm.tide_exchange(
+            owner=self._id, units=units, **self._template()
+        )
+        if self.periodic_callback is None:
+            return
+        release = [names[name] for name in orders["release"] if name in names]
+        if release:
+            await _maybe_await(self.cluster.scale_down(release))
+        elif orders["units"] is not None:
+            await _maybe_await(_scale(self.cluster, orders["units"]))
+
+    def _names(self) -> dict[str, Any]:
+        """The cluster's own keys by unit name: ``LocalCluster``'s are integers."""
+        keys = self.cluster.worker_spec if hasattr(self.cluster, "worker_spec") else self.cluster.plan
+        return {str(key): key for key in keys}
+
+    def _failure(self, key: Any) -> str:
+        worker = getattr(self.cluster, "workers", {})
+        status = getattr(worker.get(key) if isinstance(worker, dict) else None, "status", None)
+        return "the cluster object's worker has failed" if status == Status.failed else ""
+
+    def _template(self) -> dict[str, Any]:
+        """What a worker is like: as those are that have registered, else as the class will make them."""
+        spec = getattr(self.cluster, "new_spec", None) or {}
+        template: dict[str, Any] = {"workers-per-unit": max(1, len(spec.get("group", ())))}
+        options = spec.get("options", {})
+        threads = options.get("nthreads") or options.get("threads")
+        if not threads and options.get("cores"):
+            threads = options["cores"] // (options.get("processes") or 1)
+        for worker in self.cluster.scheduler_info.get("workers", {}).values():
+            threads = worker["nthreads"]
+            if worker.get("resources"):
+                template["resources"] = {name: float(n) for name, n in worker["resources"].items()}
+            break
+        template.setdefault("resources", {k: float(v) for k, v in (options.get("resources") or {}).items()})
+        template["threads"] = max(1, int(threads or 1))
+        return template
+
+
+def _scale(cluster: Any, units: int) -> Any:
+    """Ask a cluster class for units; dask-jobqueue counts workers unless it is told jobs."""
+    if "jobs" in inspect.signature(cluster.scale).parameters:
+        return cluster.scale(jobs=units)
+    return cluster.scale(units)
+
+
+async def _maybe_await(result: Any) -> None:
+    if inspect.isawaitable(result):
+        await result
+
+
+class AdaptiveService(SchedulerPlugin):
+    """The scheduler's side: a controller whose provider is a cluster object elsewhere.
+
+    Parameters
+    ----------
+    owner
+        Identifies the TideAdaptive that made it; a later one takes over.
+    overrides
+        The configuration.
+    """
+
+    name = _NAME
+
+    def __init__(self, owner: str, overrides: dict[str, Any]) -> None:
+        self._owner = owner
+        self._overrides = overrides
+
+    async def start(self, scheduler: Scheduler) -> None:
+        """Called by the scheduler when the plugin arrives there."""
+        old = scheduler.extensions.get("tide")
+        if old is not None:
+            if not isinstance(old.provider, DelegateProvider):
+                raise RuntimeError("this scheduler has a dask-tide controller of its own")
+            await old.close()
+        delegate = DelegateProvider(_POOL)
+        controller = attach(scheduler, self._overrides, provider=delegate)
+        template = dict(self._overrides["pools"][_POOL])
+
+        async def tide_exchange(owner: str, units: dict[str, str], **told: Any) -> dict[str, Any]:
+            if owner != self._owner:
+                raise ConfigError("owner", owner, "the last object that cluster.adapt has made")
+            if any(template.get(key) != value for key, value in told.items()):
+                template.update(told)
+                controller.reshape(configuration.read({"pools": {_POOL: template}}).pools[_POOL].pool)
+            orders = delegate.exchange(units)
+            return {"units": orders.units, "release": list(orders.release)}
+
+        async def tide_detach(owner: str) -> None:
+            if owner == self._owner:
+                await controller.close()
+
+        for handler in (tide_exchange, tide_detach):
+            scheduler.handlers[handler.__name__] = handler

@@ -1,0 +1,90 @@
+"""Delegate: units that somebody else's cluster class starts and stops.
+
+The controller sits in the scheduler; the cluster class is somewhere else, in a notebook for
+example, and can be told nothing. So it asks: it reports its units and is given its orders.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from dask_tide.errors import Unavailable
+from dask_tide.model import Phase
+
+from .base import Observation, ObservedUnit, ProviderContext
+
+#: A report older than this says nothing about now.
+_STALE_S = 10.0
+
+
+@dataclass(frozen=True)
+class Orders:
+    """What the cluster class is to do: have ``units`` units (None: as many as it has), stop these."""
+
+    units: int | None
+    release: tuple[str, ...]
+
+
+class DelegateProvider:
+    """Answers from the last report; keeps orders until the next one. Knows one pool."""
+
+    boot_s = 5.0
+    closes_workers = True
+
+    def __init__(self, pool: str, clock: Callable[[], float] = time.monotonic) -> None:
+        self._pool = pool
+        self._clock = clock
+        self._units: dict[str, str] = {}
+        self._reported_s: float | None = None
+        self._wanted: int | None = None
+        self._release: dict[str, None] = {}
+        self._wake: Callable[[], None] = lambda: None
+
+    def __call__(self, context: ProviderContext) -> DelegateProvider:
+        """It is its own factory: the cluster class's side must know it too."""
+        self._wake = context.wake
+        return self
+
+    def exchange(self, units: dict[str, str]) -> Orders:
+        """Take a report, give orders.
+
+        Parameters
+        ----------
+        units
+            The units that the cluster class has or has asked for, by name; the value says why
+            one has failed and is empty otherwise.
+        """
+        if units != self._units or self._reported_s is None:
+            self._wake()
+        self._units = dict(units)
+        self._reported_s = self._clock()
+        self._release = {name: None for name in self._release if name in units}
+        wanted, self._wanted = self._wanted, None
+        return Orders(wanted if wanted is not None and wanted > len(units) else None, tuple(self._release))
+
+    async def observe(self) -> Observation:
+        if self._reported_s is None or self._clock() - self._reported_s > _STALE_S:
+            raise Unavailable("the cluster object has not reported its workers for a while", 0.5)
+        return Observation(
+            tuple(
+                ObservedUnit(name, self._pool, self._phase(name), message=failure)
+                for name, failure in self._units.items()
+            )
+        )
+
+    def _phase(self, name: str) -> Phase:
+        if name in self._release:
+            return Phase.STOPPING
+        # Whether it waits in a queue or starts is not known here: it must not expire.
+        return Phase.FAILED if self._units[name] else Phase.PENDING
+
+    async def scale_up(self, pool: str, n: int) -> None:
+        self._wanted = n
+
+    async def scale_down(self, units: Sequence[str]) -> None:
+        self._release |= dict.fromkeys(units)
+
+    async def close(self) -> None:
+        """The units belong to the cluster class: they stay."""

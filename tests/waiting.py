@@ -1,0 +1,41 @@
+"""Conditions with a deadline: no test sleeps for luck."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+#: Long enough for a machine that does four other things; no test takes it unless it fails.
+DEADLINE_S = 60.0
+
+
+def wait_until(
+    condition: Callable[[], Any], what: str, deadline_s: float = DEADLINE_S, detail: Callable[[], Any] = str
+) -> Any:
+    """Wait for a condition and return its (true) value; say ``what`` did not happen, and ``detail()``."""
+    end_s = time.monotonic() + deadline_s
+    while not (value := condition()):
+        if time.monotonic() > end_s:
+            pytest.fail(f"not within {deadline_s:g} s: {what}\n{detail()}")
+        time.sleep(0.02)
+    return value
+
+
+async def until(
+    condition: Callable[[], Any], what: str, deadline_s: float = DEADLINE_S, detail: Callable[[], Any] = str
+) -> Any:
+    """:func:`wait_until` for asynchronous tests; the condition may be a coroutine function."""
+    end_s = time.monotonic() + deadline_s
+    while True:
+        value = condition()
+        if isinstance(value, Awaitable):
+            value = await value
+        if value:
+            return value
+        if time.monotonic() > end_s:
+            pytest.fail(f"not within {deadline_s:g} s: {what}\n{detail()}")
+        await asyncio.sleep(0.02)
