@@ -34,7 +34,6 @@ from dask_tide.model import (
     PoolState,
     Release,
     Snapshot,
-    Unit,
     Why,
     why,
 )
@@ -53,6 +52,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("distributed.tide.controller")
 
+#: What a worker says of itself when it is about to go, whoever told it to.
+_LEAVING = (Status.closing_gracefully, Status.closing, Status.closed)
 #: Ticks are at least this far apart, however often something wakes the controller, and take at
 #: most this share of the event loop's time.
 _SPACING_S = 0.02
@@ -233,21 +234,23 @@ class Controller:
     def take_snapshot(self, observation: Observation | None, blind: str) -> Snapshot:
         """All that a decision may know, in one turn of the event loop."""
         now_s = self.now_s()
-        known = {unit.name: unit for unit in (self.snapshot.units if self.snapshot else ())}
+        pool_of = {unit.name: unit.pool for unit in (self.snapshot.units if self.snapshot else ())}
         if observation is not None:
-            known = {u.name: Unit(u.name, u.pool, u.phase) for u in observation.units}
-        by_unit = observe.units_of_workers(self.scheduler, known)
-        leaving = self.drains.units | {
+            pool_of = {unit.name: unit.pool for unit in observation.units}
+        owners = observe.owners(self.scheduler, pool_of)
+        registered = set(owners)
+        staying = {
             unit
-            for unit, owned in by_unit.items()
-            if all(ws.status in (Status.closing_gracefully, Status.closing, Status.closed) for ws in owned)
+            for ws, unit in zip(self.scheduler.workers.values(), owners, strict=True)
+            if ws.status not in _LEAVING
         }
-        units = self.ledger.update(now_s, observation, set(by_unit), leaving, self.pools)
+        leaving = self.drains.units | (registered - staying)
+        units = self.ledger.update(now_s, observation, registered, leaving, self.pools)
         refused = {unit: reason for unit, (reason, until_s) in self._refused.items() if until_s > now_s}
-        workers = observe.workers(self.scheduler, by_unit, refused)
+        workers = observe.workers(self.scheduler, owners, refused)
         for worker in workers:
             if worker.unit and not worker.held_keys and worker.used_bytes:
-                record = self.ledger.records[known[worker.unit].pool]
+                record = self.ledger.records[pool_of[worker.unit]]
                 record.baseline_bytes = min(record.baseline_bytes or worker.used_bytes, worker.used_bytes)
         limits = {limit.pool: limit for limit in (observation.limits if observation else ())}
         states = []
@@ -320,9 +323,9 @@ class Controller:
                     self.ledger.asked(pool, self.now_s())
                     await self._provider.scale_up(pool, existing + action.count)
                 elif isinstance(action, Release):
-                    by_unit = observe.units_of_workers(self.scheduler, {u.name: u for u in snapshot.units})
+                    registered = set(observe.owners(self.scheduler, {u.name for u in snapshot.units}))
                     # One whose worker has registered meanwhile may have been given a task.
-                    units = [unit for unit in action.units if unit not in by_unit]
+                    units = [unit for unit in action.units if unit not in registered]
                     self.ledger.released(units)
                     await self._provider.scale_down(units)
                 logger.info("%s", describe(action))

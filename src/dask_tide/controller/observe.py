@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from dask_tide.model import Unit, Worker, owner_of
+from dask_tide.model import Worker, owner_of
 
 from .drain import shuffling
 
@@ -18,16 +18,13 @@ _CANDIDATES = 16
 _KEYS = 2500
 
 
-def units_of_workers(scheduler: Scheduler, units: dict[str, Unit]) -> dict[str, list[WorkerState]]:
-    """Registered workers by the unit that runs them; those of nobody's under the empty name."""
-    found: dict[str, list[WorkerState]] = {}
-    for ws in scheduler.workers.values():
-        found.setdefault(owner_of(ws.name, units), []).append(ws)
-    return found
+def owners(scheduler: Scheduler, units: Container[str]) -> list[str]:
+    """The unit that runs each of the scheduler's workers, in their order; empty: nobody's."""
+    return [owner_of(ws.name, units) for ws in scheduler.workers.values()]
 
 
 def workers(
-    scheduler: Scheduler, by_unit: dict[str, list[WorkerState]], refused: dict[str, str]
+    scheduler: Scheduler, owned_by: Sequence[str], refused: Mapping[str, str]
 ) -> tuple[Worker, ...]:
     """The scheduler's workers as plain values.
 
@@ -35,12 +32,13 @@ def workers(
     ----------
     scheduler
         Whose workers.
-    by_unit
-        From :func:`units_of_workers`.
+    owned_by
+        From :func:`owners`, in the same turn of the event loop.
     refused
         Units that refused a drain a short while ago, and why.
     """
-    idle = [ws for unit, owned in by_unit.items() if unit for ws in owned if not ws.processing]
+    states = scheduler.workers.values()
+    idle = [ws for ws, unit in zip(states, owned_by, strict=True) if unit and not ws.processing]
     pinned = _pinned(scheduler, idle)
     only_copies = _only_copies(idle)
     return tuple(
@@ -58,8 +56,7 @@ def workers(
             limit_bytes=ws.memory_limit or 0,
             pinned=_pin(ws) or pinned.get(ws.address, "") or refused.get(unit, ""),
         )
-        for unit, owned in by_unit.items()
-        for ws in owned
+        for ws, unit in zip(states, owned_by, strict=True)
     )
 
 

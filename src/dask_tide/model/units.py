@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Container
 
 import msgspec
 
@@ -56,7 +57,7 @@ BOOTING = frozenset({P.REQUESTED, P.PENDING, P.STARTING})
 EXISTING = LIVE | {P.DRAINING, P.STOPPING, P.EXPIRED, P.UNKNOWN}
 
 
-class Unit(msgspec.Struct, frozen=True, omit_defaults=True):
+class Unit(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """One unit, as the platform and the scheduler show it together.
 
     Attributes
@@ -83,7 +84,7 @@ class Unit(msgspec.Struct, frozen=True, omit_defaults=True):
     message: str = ""
 
 
-def owner_of(worker_name: object, units: dict[str, Unit]) -> str:
+def owner_of(worker_name: object, units: Container[str]) -> str:
     """Name of the unit that runs the worker ``worker_name``; empty if none does.
 
     A worker's name, as a string, is its unit's name, or that and ``-<digits>``

@@ -7,7 +7,7 @@ import msgspec
 from .pools import Resources
 
 
-class Work(msgspec.Struct, frozen=True, omit_defaults=True):
+class Work(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """The unfinished tasks of one TaskGroup that have the same restrictions.
 
     Attributes

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 
-class Worker(msgspec.Struct, frozen=True, omit_defaults=True):
+class Worker(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """One Dask worker.
 
     Attributes

@@ -1,0 +1,1 @@
+"""Figures against named peers, side by side in one run: ``make bench``."""
