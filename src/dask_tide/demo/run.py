@@ -1,0 +1,178 @@
+"""Run the demo: play the story on a cluster, check that it came true, tell what happened."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from distributed import wait
+
+from .job import STUDIED, Size, build, find_sources
+from .recorder import Recorder, Recording
+from .screen import Screen, screen_for
+from .story import Promise, Report, Story, empty, kept_by_one
+
+#: The usual port is often another cluster's; the demo does without the warning.
+ANY_PORT = "127.0.0.1:0"
+#: Even on a small machine the story needs a few workers to be told.
+LEAST_MAXIMUM = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long to wait at most.
+
+    Attributes
+    ----------
+    job_s
+        For the job, including the first worker: a machine may have to be started for it.
+    settle_s
+        For workers to go when there is no work for them.
+    look_s
+        Not a limit: how long a state is shown before the story goes on.
+    """
+
+    job_s: float = 1200.0
+    settle_s: float = 120.0
+    look_s: float = 1.5
+
+
+def run(
+    cluster_factory: Callable[[], Any],
+    *,
+    size: Size = "full",
+    screen: Screen,
+    patience: Patience = Patience(),
+) -> Report:
+    """Play the story on a cluster of zero workers.
+
+    Parameters
+    ----------
+    cluster_factory
+        Makes a synchronous Dask cluster that adapts from zero; it is closed at the end.
+    size
+        Of the job: ``"full"`` is about half a minute of one core, ``"small"`` about three seconds.
+    screen
+        Where to show what happens while it happens.
+    patience
+        How long to wait at most.
+
+    Returns
+    -------
+    Report
+        With what was promised and did not come true, if anything.
+
+    Raises
+    ------
+    TimeoutError
+        The job was not done within ``patience.job_s``.
+    """
+    story = Story()
+
+    def show(recording: Recording) -> None:
+        new = story.tell(recording.samples[-1])
+        screen.show(recording, story.act, new)
+
+    with (
+        cluster_factory() as cluster,
+        cluster.get_client() as client,
+        screen,
+        Recorder(client, cluster, show) as recorder,
+    ):
+        started_empty = recorder.wait_until(empty, patience.settle_s)
+        recorder.watch(patience.look_s)
+
+        submitted_s = recorder.now_s()
+        deadline = time.monotonic() + patience.job_s
+        found = client.submit(find_sources, size, pure=False)
+        paths = found.result(timeout=patience.job_s)
+        answered = client.compute(build(paths, STUDIED[size]))
+        # Not before: without any task in between, the policy would see a job that is over.
+        found.release()
+        wait(answered, timeout=max(0.0, deadline - time.monotonic()))
+        finished_s = recorder.now_s()
+
+        kept = recorder.wait_until(kept_by_one, patience.settle_s)
+        recorder.watch(patience.look_s)
+        kept = kept and kept_by_one(recorder.recording.samples[-1])
+
+        answer = answered.result(timeout=patience.settle_s)
+        story.fetched = True
+        answered.release()
+        left_empty = recorder.wait_until(empty, patience.settle_s)
+        recorder.watch(patience.look_s)
+
+    recording = recorder.recording
+    return Report(
+        promises=(
+            Promise("it began with no worker", started_empty),
+            Promise("workers came", recording.peak > 0),
+            Promise("more than one came", recording.peak > 1),
+            Promise(f"all {len(paths):,} files were measured", answer.total.files == len(paths)),
+            Promise("one worker stayed, with the answer, and no other", kept),
+            Promise("it ended with no worker", left_empty),
+        ),
+        recording=recording,
+        began=story.began,
+        submitted_s=submitted_s,
+        finished_s=finished_s,
+        answer=answer,
+    )
+
+
+def main(
+    provider: str = "local", maximum: int | None = None, size: Size = "full", out: str | Path = "demo"
+) -> int:
+    """Run the demo on a TideCluster, print what happened and draw it.
+
+    Parameters
+    ----------
+    provider
+        What starts workers.
+    maximum
+        The most workers; by default one per processor, and at least four.
+    size
+        Of the job.
+    out
+        The pictures' path without their endings, ``.png`` and ``.svg``.
+
+    Returns
+    -------
+    int
+        Exit code: 0 if the story came true, 1 if not.
+    """
+    from dask_tide import TideCluster
+
+    maximum = maximum or max(LEAST_MAXIMUM, os.cpu_count() or 1)
+    screen = screen_for(sys.stdout)
+    try:
+        report = run(
+            lambda: TideCluster(
+                provider=provider,
+                minimum=0,
+                maximum=maximum,
+                threads_per_worker=1,
+                dashboard_address=ANY_PORT,
+                # Lines in the middle of the live view would tear it.
+                silence_logs=logging.ERROR,
+            ),
+            size=size,
+            screen=screen,
+        )
+    except TimeoutError:
+        screen.say("The demo gave up: the job took too long, or no worker came.")
+        return 1
+    screen.report(report)
+    try:
+        from .picture import draw
+    except ModuleNotFoundError as error:
+        screen.say(f"No picture, as {error.name} is missing: pip install 'dask-tide[demo]' brings it.")
+    else:
+        screen.say("Picture: " + ", ".join(str(path) for path in draw(report, Path(out))))
+    return 0 if report.ok else 1
