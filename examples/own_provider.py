@@ -8,6 +8,7 @@ Use it by its dotted name::
 import subprocess
 import sys
 
+from dask_tide.errors import LaunchRejected
 from dask_tide.model import Phase
 from dask_tide.providers.base import Observation, ObservedUnit, unit_name
 
@@ -22,21 +23,30 @@ class Processes:
 
     async def observe(self):
         self.units = {name: unit for name, unit in self.units.items() if unit[1].poll() != 0}
-        return Observation(tuple(self.look(*item) for item in self.units.items()))
+        return Observation(tuple(self.look(name, *unit) for name, unit in self.units.items()))
 
-    def look(self, name, unit):
-        pool, process = unit
-        failed = process.returncode is not None
+    def look(self, name, pool, process):
+        failed = process.poll() is not None
         message = f"ended with code {process.returncode}" if failed else ""
         return ObservedUnit(name, pool, Phase.FAILED if failed else Phase.STARTING, message=message)
 
     async def scale_up(self, pool, n):
-        for _ in range(n - sum(1 for name in self.units if self.units[name][0] == pool)):
+        existing = sum(1 for of, process in self.units.values() if of == pool and process.poll() is None)
+        for _ in range(n - existing):
             name = unit_name(self.context.cluster, pool)
-            threads = str(self.context.templates[pool].pool.threads)
-            command = [sys.executable, "-m", "distributed.cli.dask_worker", self.context.scheduler_address]
-            options = ["--name", name, "--nthreads", threads, "--no-nanny", "--no-dashboard"]
-            self.units[name] = pool, subprocess.Popen(command + options)
+            try:
+                self.units[name] = (
+                    pool,
+                    subprocess.Popen(self.command(name, self.context.templates[pool].pool)),
+                )
+            except OSError as error:
+                raise LaunchRejected(str(error)) from error
+
+    def command(self, name, pool):
+        resources = ",".join(f"{resource}={amount}" for resource, amount in pool.resources)
+        return [sys.executable, "-m", "distributed.cli.dask_worker", self.context.scheduler_address,
+                "--name", name, "--nthreads", str(pool.threads), "--memory-limit", str(pool.memory_bytes),
+                "--resources", resources, "--no-nanny", "--no-dashboard"]  # fmt: skip
 
     async def scale_down(self, units):
         for name in units:

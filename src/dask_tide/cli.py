@@ -6,7 +6,7 @@ import asyncio
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 import yaml
@@ -113,7 +113,7 @@ def replay(file: Path) -> None:
     type=click.Path(path_type=Path),
     help="The pictures' name without its ending.",
 )
-def demo(provider: str, maximum: int | None, size: str, out: Path) -> None:
+def demo(provider: str, maximum: int | None, size: Literal["small", "full"], out: Path) -> None:
     """Show the whole story: no worker, work, workers, an answer, one worker, none."""
     from dask_tide.demo.run import main
 

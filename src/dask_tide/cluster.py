@@ -7,9 +7,10 @@ import atexit
 import contextlib
 import logging
 import math
+import secrets
 import weakref
-from collections.abc import Generator, Iterator, Mapping
-from typing import Any, ClassVar
+from collections.abc import Callable, Generator, Iterator, Mapping
+from typing import Any, ClassVar, TypeVar
 
 from distributed.core import Status, rpc
 from distributed.deploy.cluster import Cluster
@@ -25,6 +26,8 @@ from dask_tide.controller.loop import Controller
 from dask_tide.errors import ConfigError
 from dask_tide.model import Unit
 from dask_tide.providers.registry import load
+
+T = TypeVar("T")
 
 #: ``wait_for_workers`` keeps the workers it waited for this long, so that work can reach them.
 _FLOOR_S = 15.0
@@ -108,6 +111,8 @@ class TideCluster(Cluster):
         self._overrides = _overrides(provider, name, pool, pools, settings)
         config = configuration.read(self._overrides)
         load(config.provider)
+        # One name for the cluster, its units and its folder.
+        self._overrides["name"] = config.name or f"tide-{secrets.token_hex(3)}"
         self._scheduler_options: dict[str, Any] = {
             "host": host or ("127.0.0.1" if config.provider == "local" else None),
             "port": scheduler_port,
@@ -118,11 +123,11 @@ class TideCluster(Cluster):
         self.security = security or Security()
         self._silence_logs = silence_logs
         self._exit_stack = contextlib.ExitStack()
-        self.scheduler: Scheduler | None = None
+        self._scheduler: Scheduler | None = None
         self._controller: Controller | None = None
         self._starting: asyncio.Future[None] | None = None
         self._closing: asyncio.Future[None] | None = None
-        super().__init__(asynchronous=asynchronous, loop=loop, name=config.name)
+        super().__init__(asynchronous=asynchronous, loop=loop, name=self._overrides["name"])
         self._clusters.add(self)
         if not self.called_from_running_loop:
             self._loop_runner.start()
@@ -139,7 +144,7 @@ class TideCluster(Cluster):
         if self._silence_logs:
             self._exit_stack.enter_context(silence_logging_cmgr(level=self._silence_logs))
         try:
-            self.scheduler = await Scheduler(security=self.security, **self._scheduler_options)
+            self._scheduler = await Scheduler(security=self.security, **self._scheduler_options)
             connection_args = self.security.get_connection_args("client")
             self.scheduler_comm = rpc(self.scheduler.address, connection_args=connection_args)
             self._controller = attach(self.scheduler, self._overrides, shut_down=self._close)
@@ -147,7 +152,8 @@ class TideCluster(Cluster):
             await super()._start()
         except BaseException:
             self.status = Status.failed
-            await self._close()
+            if self._closing is None:  # else that waits for this to end
+                await self._close()
             raise
 
     async def _close(self) -> None:
@@ -157,13 +163,16 @@ class TideCluster(Cluster):
         await asyncio.shield(self._closing)
 
     async def _close_all(self) -> None:
+        if self._starting is not None and self.status is Status.starting:
+            # What a start is about to make could not be closed now.
+            await asyncio.wait([self._starting])
         self.status = Status.closing
         # Cluster._close would stop adapting, which is a wish for manual mode.
         self._adaptive = None
         if self._controller is not None:
             await self._controller.close()
-        if self.scheduler is not None:
-            await self.scheduler.close(reason="cluster-close")
+        if self._scheduler is not None:
+            await self._scheduler.close(reason="cluster-close")
         self._exit_stack.close()
         await super()._close()
 
@@ -176,14 +185,22 @@ class TideCluster(Cluster):
 
     def __await__(self) -> Generator[Any, None, TideCluster]:
         async def start() -> TideCluster:
-            if self._starting is None:
+            if self._starting is None and self.status is Status.created:
                 self._starting = asyncio.ensure_future(self._start())
-            await asyncio.shield(self._starting)
+            if self._starting is not None:
+                await asyncio.shield(self._starting)
             return self
 
         return start().__await__()
 
     # -- size -----------------------------------------------------------------------------------
+
+    @property
+    def scheduler(self) -> Scheduler:
+        """The scheduler, which runs in this process."""
+        if self._scheduler is None:
+            raise RuntimeError("the cluster has not been started")
+        return self._scheduler
 
     @property
     def controller(self) -> Controller:
@@ -240,16 +257,16 @@ class TideCluster(Cluster):
         self._adaptive = TideAdapting(self.controller)
         return self._adaptive
 
-    def _call(self, method: Any, *args: Any) -> None:
-        """Run a method of the controller in its event loop, where alone it may be touched."""
+    def _call(self, function: Callable[..., T], *args: Any) -> T:
+        """Call it in the controller's event loop, where alone the controller may be touched."""
         if self.called_from_running_loop:
-            method(*args)
-        else:
+            return function(*args)
 
-            async def call() -> None:
-                method(*args)
+        async def call() -> T:
+            return function(*args)
 
-            self.sync(call)
+        result: T = self.sync(call)
+        return result
 
     async def _wait_for_workers(
         self,
@@ -284,11 +301,11 @@ class TideCluster(Cluster):
         lines
             How many of the last things that happened to tell.
         """
-        return handlers.explain(self.controller, lines)
+        return self._call(handlers.explain, self.controller, lines)
 
     def tide_status(self) -> dict[str, Any]:
         """How things stand: pools, units, the last decisions, what was spent (price × seconds)."""
-        return handlers.status(self.controller)
+        return self._call(handlers.status, self.controller)
 
     async def _get_logs(self, cluster: bool = True, scheduler: bool = True, workers: Any = True) -> Logs:
         logs: Logs = await super()._get_logs(cluster=cluster, scheduler=scheduler, workers=workers)

@@ -51,7 +51,7 @@ __all__ = ["depart", "join", "leave", "turn_away"]
 logger = logging.getLogger("distributed.tide.departure")
 
 #: Kubernetes kills 30 s after SIGTERM; closing takes some of that.
-DEFAULT_TIMEOUT = "25s"
+DEFAULT_TIMEOUT = "20s"
 #: How often the scheduler is asked what the worker still has to do.
 POLL_S = 0.1
 #: How long to wait after the scheduler has found nobody to take the results.
@@ -106,13 +106,18 @@ class _Sigterm:
 
     async def _depart(self) -> None:
         departures = (depart(leaver, self.timeout_s) for leaver in self.leavers)
-        for result in await asyncio.gather(*departures, return_exceptions=True):
-            if isinstance(result, BaseException):
-                logger.error("A departure failed.", exc_info=result)
+        results = await asyncio.gather(*departures, return_exceptions=True)
+        failures = [result for result in results if isinstance(result, BaseException)]
+        for failure in failures:
+            logger.error("A departure failed; the process ends.", exc_info=failure)
+        if failures:
+            # Dask's way out could wait 30 s for a thread that is still at work.
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        elif signal.getsignal(signal.SIGTERM) != self.before:
+            return  # there was a second SIGTERM
         # Ours was before the usual effect of SIGTERM, not instead of it. Dask's command line is about
-        # to exit anyway; another program may not be. Not again after a second SIGTERM.
-        if signal.getsignal(signal.SIGTERM) == self.before:
-            signal.raise_signal(signal.SIGTERM)
+        # to exit anyway; another program may not be.
+        signal.raise_signal(signal.SIGTERM)
 
 
 _sigterm = _Sigterm()
@@ -168,7 +173,12 @@ async def depart(server: Leaver, timeout_s: float) -> None:
     timeout_s
         How long the drain may take; closing comes after it.
     """
-    # If not, it is still starting, or Dask is closing it already, perhaps since the scheduler has gone.
+    start = time.monotonic()
+    if isinstance(server, Nanny):
+        # It learns late that its worker is up, and what runs there may be a second old already.
+        while server.status == Status.init and time.monotonic() < start + timeout_s:  # noqa: ASYNC110 -- it has no event
+            await asyncio.sleep(POLL_S)
+    # If not, Dask is closing it already, perhaps since the scheduler has gone; or it has not started.
     running = server.status in WORKER_ANY_RUNNING and server.status != Status.closing_gracefully
     if isinstance(server, Nanny):
         # Else it would start a new worker if this one ended before it.
@@ -205,11 +215,13 @@ async def _leave_scheduler(server: Leaver, address: str, timeout_s: float) -> No
             "Worker %s leaves after %g s; the scheduler does not say what is lost.", address, timeout_s
         )
     try:
+        if isinstance(server, Worker):
+            # The scheduler will tell it to close, in the way that waits 30 s for a thread at work.
+            server.executors.clear()
         async with asyncio.timeout(CLOSE_S):
-            # Expected: what it still runs must not be held responsible for its end.
-            await server.scheduler.unregister(
-                address=address, expected=True, close=False, stimulus_id=_stimulus_id()
-            )
+            # Expected: what it still runs must not be held responsible for its end. (`close=False` cannot be
+            # said: an RPC takes an argument of that name for its own.)
+            await server.scheduler.unregister(address=address, expected=True, stimulus_id=_stimulus_id())
     except OSError:
         logger.warning("Worker %s could not tell the scheduler that it leaves.", address)
 

@@ -68,7 +68,7 @@ def test_defaults(machine):
     assert (pool.resources, pool.workers_per_unit) == ((), 1)
     assert (tide.boot_times, tide.options, tide.pools["default"].options) == ({}, {}, {})
     assert tide.settings == Settings()
-    assert (tide.drain_timeout_s, tide.departure_timeout_s) == (600.0, 25.0)
+    assert (tide.drain_timeout_s, tide.departure_timeout_s) == (600.0, 20.0)
     assert (tide.folder, tide.journal.path, tide.idle_shutdown_s) == (None, None, None)
     assert (tide.journal.max_bytes, tide.journal.files) == (20 * 2**20, 2)
 

@@ -6,6 +6,7 @@ import secrets
 import shutil
 import tempfile
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,6 +52,8 @@ def attach(
     factory = load(config.provider) if provider is None else provider
     cluster = config.name or f"tide-{secrets.token_hex(3)}"
     folder, clean_up = _folder(config.folder, cluster)
+    if config.journal.path is None:
+        config = replace(config, journal=replace(config.journal, path=folder / "journal.jsonl"))
     controller = Controller(scheduler, config, shut_down=shut_down, clean_up=clean_up)
     context = ProviderContext(
         cluster=cluster,

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING
 from distributed.active_memory_manager import RetireWorker
 from distributed.core import Status
 from distributed.metrics import time
+from distributed.stealing import WorkStealing
 
 from dask_tide.errors import DrainRefused
 from dask_tide.model import Code, Why, why
@@ -98,7 +99,7 @@ class Drains:
             states.append(ws)
         task = asyncio.create_task(self._drain(pool, unit, states), name=stimulus_id)
         self._tasks[unit] = task
-        task.add_done_callback(lambda _: self._forget(unit))
+        task.add_done_callback(lambda task: self._forget(pool, unit, states, task))
 
     def take_ended(self) -> list[DrainEnd]:
         """The drains that have ended since this was last asked."""
@@ -112,8 +113,15 @@ class Drains:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _forget(self, unit: str) -> None:
-        self._tasks.pop(unit, None)
+    def _forget(self, pool: str, unit: str, workers: Sequence[WorkerState], task: asyncio.Task[None]) -> None:
+        del self._tasks[unit]
+        # Not in `_drain`: one that is cancelled before it has begun runs none of its code.
+        if task.cancelled():
+            self._back_to_work(workers)
+        elif (error := task.exception()) is not None:
+            logger.error("The drain of unit %s failed", unit, exc_info=error)
+            self._back_to_work(workers)
+            self._end(unit, pool, False, time(), why(Code.DRAIN_REFUSED, message=repr(error)))
         self._wake()
 
     async def _drain(self, pool: str, unit: str, workers: Sequence[WorkerState]) -> None:
@@ -136,9 +144,6 @@ class Drains:
         except DrainRefused as error:
             self._back_to_work(workers)
             self._end(unit, pool, False, started_s, why(Code.DRAIN_REFUSED, message=str(error)))
-        except BaseException:
-            self._back_to_work(workers)
-            raise
         else:
             self._end(unit, pool, True, started_s, why(Code.DRAIN_DONE, took_s=time() - started_s))
 
@@ -152,10 +157,17 @@ class Drains:
         asked_s: dict[TaskState, float] = {}
         try:
             # Tasks that wait here are needed elsewhere now, not once all results are copied.
-            while self._here(ws) and (ws.processing or ws.address in shuffling(self._scheduler)):
+            while self._here(ws):
+                if ws.address in shuffling(self._scheduler):
+                    # A shuffle that has begun meanwhile: its outputs are bound to this worker, and wait
+                    # for it as long as it drains.
+                    raise DrainRefused(f"a P2P shuffle relies on worker {ws.name}")
+                if copied.done():
+                    await copied  # refused: its tasks need not end first for it to be back at work
+                    if not ws.processing:
+                        return
                 self._hand_over(ws, asked_s)
-                await asyncio.sleep(_LOOK_S)
-            await copied
+                await (asyncio.sleep(_LOOK_S) if copied.done() else asyncio.wait({copied}, timeout=_LOOK_S))
         finally:
             copied.cancel()
 
@@ -184,15 +196,20 @@ class Drains:
     def _hand_over(self, victim: WorkerState, asked_s: dict[TaskState, float]) -> None:
         """Ask the worker to give up the tasks it has not started; it refuses for those it runs."""
         scheduler = self._scheduler
-        stealing = scheduler.extensions["stealing"]
+        stealing = scheduler.extensions.get("stealing")
+        if stealing is None:
+            # Without distributed.scheduler.work-stealing; not started, so it moves what we tell it to only.
+            stealing = scheduler.extensions["stealing"] = WorkStealing(scheduler)
         now_s = time()
         for ts in list(victim.processing):
             if ts in victim.long_running or now_s - asked_s.get(ts, 0.0) < _ASK_AGAIN_S:
                 continue
             able = scheduler.valid_workers(ts)
             thieves = scheduler.running if able is None else able & scheduler.running
+            if not thieves and ts.loose_restrictions and not ts.resource_restrictions:
+                thieves = scheduler.running  # it would rather have run here
             if thieves:
-                thief = min(thieves, key=lambda ws: (len(ws.processing) / ws.nthreads, ws.address))
+                thief = min(thieves, key=lambda ws: (_load(ws, stealing), ws.address))
                 asked_s[ts] = now_s
                 stealing.move_task_request(ts, victim, thief)
 
@@ -212,18 +229,27 @@ class Drains:
 
 
 def shuffling(scheduler: Scheduler) -> set[str]:
-    """Addresses of workers that a running P2P shuffle relies on: one that leaves restarts it."""
+    """Addresses of workers that a running P2P shuffle relies on: one that leaves restarts it.
+
+    Those that have taken part, and those that are to hold its outputs and may not have yet.
+    """
     plugin = scheduler.plugins.get("shuffle")
     addresses: set[str] = set()
     for shuffle in getattr(plugin, "active_shuffles", {}).values():
         if not getattr(shuffle, "archived", False):
             addresses |= shuffle.participating_workers
+            addresses.update(shuffle.run_spec.worker_for.values())
     return addresses
+
+
+def _load(ws: WorkerState, stealing: WorkStealing) -> float:
+    """Tasks per thread, those on their way to the worker included."""
+    return (len(ws.processing) + stealing.in_flight_tasks[ws]) / ws.nthreads
 
 
 def _set_status(scheduler: Scheduler, ws: WorkerState, status: Status, stimulus_id: str) -> None:
     """Set a worker's status on the scheduler's side and on its own."""
     scheduler.handle_worker_status_change(status, ws, stimulus_id)
-    scheduler.stream_comms[ws.address].send(
-        {"op": "worker-status-change", "status": status.name, "stimulus_id": stimulus_id}
-    )
+    # To one whose connection has just broken nothing is sent; the scheduler removes it.
+    message = {"op": "worker-status-change", "status": status.name, "stimulus_id": stimulus_id}
+    scheduler.worker_send(ws.address, message)

@@ -44,7 +44,7 @@ def _checked(method: Any, **arguments: Any) -> dict[str, Any]:
     try:
         method(**arguments)
     except ConfigError as error:
-        return {"error": [error.key, str(error.value), error.expected]}
+        return {"error": [error.key, error.value, error.expected]}
     return {}
 
 

@@ -70,14 +70,14 @@ class Journal:
     path
         The file; None: memory only. It is created with mode 0600.
     max_bytes
-        Size of all files together, at the most.
+        Size of one file, at the most.
     files
-        How many files: the one at ``path``, then ``path.1`` (older), and so on.
+        How many files are kept: the one at ``path``, then ``path.1`` (older), and so on.
     """
 
     def __init__(self, path: Path | None, max_bytes: int, files: int) -> None:
         self._path = path
-        self._file_bytes = max(1, max_bytes // files)
+        self._max_bytes = max_bytes
         self._files = files
         self.recent: deque[Line] = deque(maxlen=_RECENT)
         self._shape: object = None
@@ -132,7 +132,7 @@ class Journal:
             size = self._path.stat().st_size
         except FileNotFoundError:
             return
-        if size + more <= self._file_bytes:
+        if size + more <= self._max_bytes:
             return
         names = [self._path, *(Path(f"{self._path}.{n}") for n in range(1, self._files))]
         for older, newer in zip(reversed(names), reversed(names[:-1]), strict=False):

@@ -193,6 +193,11 @@ class Ledger:
 
     def _pay(self, now_s: float, prices: dict[str, Pool]) -> None:
         if self._last_s is not None:
-            running = sum(prices[e.pool].price for e in self._entries.values() if e.phase in EXISTING)
+            running = sum(
+                prices[e.pool].price
+                for e in self._entries.values()
+                # An earlier controller's unit may be of a pool that is no longer configured.
+                if e.phase in EXISTING and e.pool in prices
+            )
             self.spent += running * max(0.0, now_s - self._last_s)
         self._last_s = now_s

@@ -16,7 +16,6 @@ from dask_tide.config import TideConfig
 from dask_tide.errors import (
     CapacityExhausted,
     ConfigError,
-    LaunchRejected,
     ProviderError,
     QuotaExceeded,
     Unavailable,
@@ -58,6 +57,8 @@ _LEAVING = (Status.closing_gracefully, Status.closing, Status.closed)
 #: most this share of the event loop's time.
 _SPACING_S = 0.02
 _SHARE = 0.05
+#: Without units and without work, ticks are this many times rarer.
+_QUIET = 8
 #: How long a provider may take to answer.
 _PROVIDER_S = 60.0
 #: For how long a limit that the platform reported is believed, and a refused drain not repeated.
@@ -117,11 +118,13 @@ class Controller:
         self._rejected: dict[str, int] = {}
         self._refused: dict[str, tuple[str, float]] = {}
         self._warned: set[str] = set()
+        self._blind = ""
         self._blind_until_s = 0.0
         self._active_s = self.now_s()
         self._wake = asyncio.Event()
         self._loop: asyncio.Task[None] | None = None
-        self._background: set[asyncio.Task[object]] = set()
+        self._stopping: set[asyncio.Task[None]] = set()
+        self._shutting_down: asyncio.Future[object] | None = None
         self.tally = Tally(scheduler, wake=self.wake, on_restart=self._restarted, on_close=self.close)
         self.snapshot: Snapshot | None = None
         #: The last tick, written to the journal or not.
@@ -160,6 +163,8 @@ class Controller:
             self.scheduler.extensions.pop("tide", None)
         provider, self._provider = self._provider, None
         if provider is not None:
+            for task in self._stopping:
+                task.cancel()
             await provider.close()
             await self.journal.close()
             self._clean_up()
@@ -191,10 +196,14 @@ class Controller:
             took_s = time.perf_counter() - began
             await asyncio.sleep(max(_SPACING_S, took_s / _SHARE - took_s if took_s < 1.0 else _SPACING_S))
             try:
-                async with asyncio.timeout(self.config.interval_s):
+                async with asyncio.timeout(self.config.interval_s * (_QUIET if self._quiet() else 1)):
                     await self._wake.wait()
             except TimeoutError:
                 pass
+
+    def _quiet(self) -> bool:
+        """Whether there is nothing to watch: new tasks and workers wake the controller anyway."""
+        return self.snapshot is not None and not (self.snapshot.units or self.tally.unfinished)
 
     # -- one tick -----------------------------------------------------------------------------
 
@@ -220,7 +229,7 @@ class Controller:
         assert self._provider is not None
         now_s = self.now_s()
         if now_s < self._blind_until_s:
-            return None, "waiting before it is asked again"
+            return None, self._blind
         try:
             async with asyncio.timeout(_PROVIDER_S):
                 return await self._provider.observe(), ""
@@ -228,8 +237,13 @@ class Controller:
             return None, f"no answer within {_PROVIDER_S:g} s"
         except ProviderError as error:
             if isinstance(error, Unavailable):
-                self._blind_until_s = now_s + error.retry_after_s
+                self._look_away(error)
             return None, str(error) or type(error).__name__
+
+    def _look_away(self, error: Unavailable) -> None:
+        """Leave a platform that does not answer alone for as long as it wants."""
+        self._blind = str(error) or type(error).__name__
+        self._blind_until_s = self.now_s() + error.retry_after_s
 
     def take_snapshot(self, observation: Observation | None, blind: str) -> Snapshot:
         """All that a decision may know, in one turn of the event loop."""
@@ -323,11 +337,7 @@ class Controller:
                     self.ledger.asked(pool, self.now_s())
                     await self._provider.scale_up(pool, existing + action.count)
                 elif isinstance(action, Release):
-                    registered = set(observe.owners(self.scheduler, {u.name for u in snapshot.units}))
-                    # One whose worker has registered meanwhile may have been given a task.
-                    units = [unit for unit in action.units if unit not in registered]
-                    self.ledger.released(units)
-                    await self._provider.scale_down(units)
+                    self._release(action, snapshot)
                 logger.info("%s", describe(action))
         except TimeoutError:
             self._failed(pool, f"the provider did not answer within {_PROVIDER_S:g} s")
@@ -337,10 +347,17 @@ class Controller:
                 now = sum(1 for u in snapshot.units if u.pool == pool and u.phase in EXISTING)
                 self._capacity[pool] = (now, str(error), self.now_s() + _BELIEVE_S)
             elif isinstance(error, Unavailable):
-                self._blind_until_s = self.now_s() + error.retry_after_s
-            elif isinstance(error, LaunchRejected | ProviderError):
+                self._look_away(error)
+            else:
                 self._rejected[pool] = self._rejected.get(pool, 0) + 1
                 self.ledger.records[pool].failure = str(error)
+
+    def _release(self, action: Release, snapshot: Snapshot) -> None:
+        registered = set(observe.owners(self.scheduler, {unit.name for unit in snapshot.units}))
+        # The scheduler may not know for minutes that the worker of one that has failed is gone.
+        registered -= {unit.name for unit in snapshot.units if unit.phase is Phase.FAILED}
+        # One whose worker has registered meanwhile may have been given a task.
+        self._give_back(action.pool, [unit for unit in action.units if unit not in registered])
 
     def _failed(self, pool: str, message: str) -> None:
         self._events.append(Event(pool, "", why(Code.BLIND, message=message)))
@@ -349,28 +366,36 @@ class Controller:
     def _take_drain_ends(self) -> None:
         for end in self.drains.take_ended():
             self._events.append(Event(end.pool, end.unit, end.why))
-            if end.done:
-                self.ledger.records[end.pool].learn_drain(end.took_s)
-                self.ledger.released([end.unit])
-                self._spawn(self._give_back(end.pool, end.unit))
-            else:
+            if not end.done:
                 self._refused[end.unit] = (str(end.why), self.now_s() + _BELIEVE_S)
                 self._refused = {u: r for u, r in self._refused.items() if r[1] > self.now_s()}
+            elif end.unit in observe.owners(self.scheduler, {end.unit}):
+                # Restarted by its nanny, or the last of several to start: it may have tasks.
+                self._events.append(Event(end.pool, end.unit, why(Code.NEW_ADDRESS)))
+            else:
+                self.ledger.records[end.pool].learn_drain(end.took_s)
+                self._give_back(end.pool, [end.unit])
 
-    async def _give_back(self, pool: str, unit: str) -> None:
-        assert self._provider is not None
-        try:
-            async with asyncio.timeout(_PROVIDER_S):
-                await self._provider.scale_down([unit])
-        except (TimeoutError, ProviderError) as error:
-            self._failed(pool, f"unit {unit} was drained and could not be stopped: {error}")
-            await asyncio.sleep(1.0)
-            self._spawn(self._give_back(pool, unit))
+    def _give_back(self, pool: str, units: list[str]) -> None:
+        """Tell the provider to stop these units, until it has heard."""
+        if units:
+            self.ledger.released(units)
+            task = asyncio.create_task(self._stop(pool, units))
+            self._stopping.add(task)
+            task.add_done_callback(self._stopping.discard)
 
-    def _spawn(self, coroutine: Awaitable[object]) -> None:
-        task = asyncio.ensure_future(coroutine)
-        self._background.add(task)
-        task.add_done_callback(self._background.discard)
+    async def _stop(self, pool: str, units: list[str]) -> None:
+        pause_s = 0.5
+        while (provider := self._provider) is not None:
+            try:
+                async with asyncio.timeout(_PROVIDER_S):
+                    return await provider.scale_down(units)
+            except (TimeoutError, ProviderError) as error:
+                self._failed(
+                    pool, f"{', '.join(units)} could not be stopped: {error or type(error).__name__}"
+                )
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, _BELIEVE_S)
 
     def _warn(self, actions: tuple[Action, ...]) -> None:
         """Say once, aloud, what nobody can ever run."""
@@ -391,7 +416,7 @@ class Controller:
         elif limit_s is not None and snapshot.now_s - self._active_s > limit_s:
             logger.info("No work for %g s: closing", limit_s)
             self._active_s = snapshot.now_s
-            self._spawn(self._shut_down())
+            self._shutting_down = asyncio.ensure_future(self._shut_down())
 
     # -- what may be changed while it runs ------------------------------------------------------
 
@@ -451,10 +476,16 @@ class Controller:
 
     def floor(self, n_workers: int, seconds: float, pool: str | None = None) -> None:
         """See to it that ``n_workers`` workers come, and stay for ``seconds`` from now."""
+        if isinstance(n_workers, bool) or not isinstance(n_workers, int) or n_workers < 0:
+            raise ConfigError("n_workers", n_workers, "a whole number, 0 or more")
+        if not isinstance(seconds, int | float) or not seconds >= 0:
+            raise ConfigError("seconds", seconds, "a number, 0 or more")
         name = self._pool(pool)
-        units = -(-n_workers // self.pools[name].workers_per_unit)
+        per_unit = self.pools[name].workers_per_unit
+        units = -(-n_workers // per_unit)
         if units > self.pools[name].maximum:
-            raise ConfigError("n_workers", n_workers, f"at most the maximum, {self.pools[name].maximum}")
+            most = self.pools[name].maximum * per_unit
+            raise ConfigError("n_workers", n_workers, f"at most {most}, what the maximum allows")
         limits = self._limits[name]
         limits.floor, limits.floor_until_s = units, self.now_s() + seconds
         self.wake()

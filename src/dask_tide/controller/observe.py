@@ -23,9 +23,7 @@ def owners(scheduler: Scheduler, units: Container[str]) -> list[str]:
     return [owner_of(ws.name, units) for ws in scheduler.workers.values()]
 
 
-def workers(
-    scheduler: Scheduler, owned_by: Sequence[str], refused: Mapping[str, str]
-) -> tuple[Worker, ...]:
+def workers(scheduler: Scheduler, owned_by: Sequence[str], refused: Mapping[str, str]) -> tuple[Worker, ...]:
     """The scheduler's workers as plain values.
 
     Parameters
@@ -76,10 +74,10 @@ def _pin(ws: WorkerState) -> str:
 
 
 def _pinned(scheduler: Scheduler, idle: list[WorkerState]) -> dict[str, str]:
-    """Idle workers that a shuffle or another plugin of the scheduler wants to keep."""
-    if not idle:
-        return {}
+    """Workers that a shuffle, and idle ones that another plugin of the scheduler, wants to keep."""
     pinned = dict.fromkeys(shuffling(scheduler), "a P2P shuffle relies on it")
+    if not idle:
+        return pinned
     for name, plugin in list(scheduler.plugins.items()):
         valid = getattr(plugin, "valid_workers_downscaling", None)
         if valid is None or name == "tide":

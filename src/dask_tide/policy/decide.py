@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import msgspec
 
 from dask_tide.model import (
-    BOOTING,
-    EXISTING,
-    LIVE,
     Action,
     Code,
     Drain,
@@ -22,15 +18,14 @@ from dask_tide.model import (
     PoolState,
     Release,
     Snapshot,
-    Unit,
     Why,
     why,
 )
 
 from . import limits, sizing, victims
 from .demand import Demand, assign
+from .stock import Stock, take_stock
 from .window import after, longest_need
-
 
 #: What a fresh process costs at the least beside its boot: what its first tasks import and cache.
 _WARM_S = 0.5
@@ -54,17 +49,25 @@ def decide(snapshot: Snapshot, memory: Memory) -> tuple[tuple[Action, ...], Memo
     actions: list[Action] = []
     remembered: dict[str, PoolMemory] = {}
     allowance = limits.Allowance(snapshot)
-    units = _by_pool(snapshot)
-    ceilings = {}
+    stocks = take_stock(snapshot)
+    taking = {name: stock.taking for name, stock in stocks.items()}
+    reach = {}
     for state in snapshot.pools:
-        existing = _count(units[state.pool.name], EXISTING)
-        ceilings[state.pool.name] = limits.ceiling(state, existing, allowance, 0).units
-    demands, impossible = assign(snapshot, ceilings)
-    room = victims.Room(snapshot, snapshot.settings)
+        stock = stocks[state.pool.name]
+        more = limits.ceiling(state, stock.existing, allowance, 0).units - stock.existing
+        reach[state.pool.name] = stock.taking + max(0, more)
+    demands, impossible = assign(snapshot, taking, reach)
+    room = victims.Room(snapshot)
     for state in snapshot.pools:
         name = state.pool.name
         decision = _PoolDecision(
-            snapshot, state, units[name], demands[name], memory.pools.get(name, PoolMemory()), allowance, room
+            snapshot,
+            state,
+            stocks[name],
+            demands[name],
+            memory.pools.get(name, PoolMemory()),
+            allowance,
+            room,
         )
         actions += decision.actions()
         remembered[name] = decision.memory
@@ -81,7 +84,7 @@ class _PoolDecision:
         self,
         snapshot: Snapshot,
         state: PoolState,
-        units: Sequence[Unit],
+        stock: Stock,
         demand: Demand,
         memory: PoolMemory,
         allowance: limits.Allowance,
@@ -91,29 +94,23 @@ class _PoolDecision:
         self.settings = snapshot.settings
         self.state = state
         self.pool = state.pool
-        self.units = units
+        self.stock = stock
+        self.live = stock.live
         self.demand = demand
         self.memory = limits.after_failures(state, memory, snapshot)
         self.allowance = allowance
         self.room = room
-        self.existing = _count(units, EXISTING)
-        self.live = _count(units, LIVE)
-        self.booting = _count(units, BOOTING)
-        taking = {w.unit for w in snapshot.workers if w.status == "running"}
-        #: Running units whose workers take no tasks: full of results, they are no capacity.
-        self.paused = sum(1 for u in units if u.phase is Phase.RUNNING and u.name not in taking)
-        self.ready = self.live - self.booting - self.paused
         self.boot_s = self.pool.boot_s if state.boot_s is None else state.boot_s
         self.held_bytes, self.for_results = self._results() if demand.unfinished else (0, 0)
 
     def actions(self) -> list[Action]:
         if self.state.blind:
             return [self._hold(why(Code.BLIND, message=self.state.blind))]
-        expired = self._expired()
-        if expired:
-            return expired
+        ended = self._ended()
+        if ended:
+            return ended
         target, reason = self._target()
-        if target > self.live:
+        if reason and target > self.live and self.live <= self.pool.maximum:
             return [self._launch(target, reason)]
         shrink = self._shrink()
         return shrink or [self._hold(reason or self._idle_reason())]
@@ -129,7 +126,9 @@ class _PoolDecision:
             (self.pool.minimum, why(Code.MINIMUM, want=self.pool.minimum, have=have)),
             (self.state.floor, why(Code.FLOOR, want=self.state.floor, have=have)),
         ]
-        size = sizing.worthwhile(demand, ready=self.ready, booting=self.booting, boot_s=self.boot_s)
+        size = sizing.worthwhile(
+            demand, ready=self.stock.ready, booting=self.stock.booting, boot_s=self.boot_s
+        )
         more = size.why or why(
             Code.DEMAND,
             runnable=demand.runnable,
@@ -138,35 +137,31 @@ class _PoolDecision:
             want=demand.usable,
         )
         # A paused unit takes no tasks; another one must.
-        wishes.append((size.units + self.paused if demand.runnable else 0, more))
+        wishes.append((size.units + self.stock.paused if demand.runnable else 0, more))
         room = why(Code.MEMORY, used_bytes=self.held_bytes, have=have, want=self.for_results)
         wishes.append((self.for_results, room))
         target, reason = max(wishes, key=lambda wish: wish[0])
         if target <= have:
             # Not launching needs a reason only where the work could use more.
-            return target, size.why if demand.usable + self.paused > have else None
+            return target, size.why if demand.usable + self.stock.paused > have else None
         return target, reason
 
     def _results(self) -> tuple[int, int]:
         """Bytes of results in this pool, and the units they need."""
-        names = {unit.name for unit in self.units}
         base = self.state.baseline_bytes
-        used = limit = count = 0
-        for worker in self.snapshot.workers:
-            if worker.unit in names:
-                used += max(worker.held_bytes, worker.used_bytes - base if base else 0)
-                limit += worker.limit_bytes
-                count += 1
-        if not count or not limit:
+        workers = [worker for owned in self.stock.workers.values() for worker in owned]
+        used = sum(max(w.held_bytes, w.used_bytes - base if base else 0) for w in workers)
+        limit = sum(w.limit_bytes for w in workers)
+        if not limit:
             return used, 0
-        capacity = (limit // count - base) * self.pool.workers_per_unit
+        capacity = (limit // len(workers) - base) * self.pool.workers_per_unit
         return used, sizing.for_results(
             held_bytes=used, capacity_bytes=capacity, ratio=self.settings.memory_ratio
         )
 
-    def _launch(self, target: int, reason: Why | None) -> Action:
-        ceiling = limits.ceiling(self.state, self.existing, self.allowance, target)
-        count = min(target - self.live, ceiling.units - self.existing)
+    def _launch(self, target: int, reason: Why) -> Action:
+        ceiling = limits.ceiling(self.state, self.stock.existing, self.allowance, target)
+        count = min(target - self.live, ceiling.units - self.stock.existing)
         if count <= 0:
             return self._hold(ceiling.why)
         if self.memory.retry_s > self.snapshot.now_s:
@@ -180,7 +175,6 @@ class _PoolDecision:
             )
         self.allowance.draw(count, self.pool.price)
         self._remember(max(target, self._needed()))
-        assert reason is not None
         return Launch(self.pool.name, count, reason)
 
     # -- fewer --------------------------------------------------------------------------
@@ -189,12 +183,18 @@ class _PoolDecision:
         """Units that there is a use for now, or soon enough."""
         if self.state.manual is not None:
             return self.state.manual
+        later = self.demand.later if self._soon() else 0
+        return max(self._needed_now(), later)
+
+    def _needed_now(self) -> int:
         demand = self.demand
-        needed = demand.usable + (self.paused if demand.unfinished else 0)
-        in_s = demand.later_in_s(self.ready * self.pool.threads_per_unit)
-        if demand.later > needed and in_s is not None and in_s <= self._keep_s():
-            needed = demand.later
-        return max(needed, self.for_results, self.pool.minimum, self.state.floor)
+        usable = demand.usable + (self.stock.paused if demand.unfinished else 0)
+        return max(usable, self.for_results, self.pool.minimum, self.state.floor)
+
+    def _soon(self) -> bool:
+        """Whether the tasks that wait may run before an idle unit has cost as much as a new one."""
+        in_s = self.demand.later_in_s(self.stock.ready * self.pool.threads_per_unit)
+        return in_s is not None and in_s <= self._keep_s()
 
     def _keep_s(self) -> float:
         """How long an idle unit is worth keeping when nothing is known of its next use.
@@ -249,15 +249,13 @@ class _PoolDecision:
         releases: list[str] = []
         drains: list[victims.Candidate] = []
         kept: Why | None = None
-        for candidate in victims.candidates(self.snapshot, self.pool.name):
+        for candidate in victims.candidates(self.snapshot, self.stock, busy=busy):
             if len(releases) + len(drains) == surplus:
                 break
             if candidate.booting:
                 releases.append(candidate.unit.name)
             elif not candidate.workers:
                 continue  # running, and its worker has just left: the next tick sees what became of it
-            elif not busy and not candidate.idle:
-                break
             elif candidate.pinned:
                 kept = kept or why(Code.PINNED, surplus=surplus, message=candidate.pinned)
             elif self.room.admit(candidate):
@@ -271,24 +269,22 @@ class _PoolDecision:
             workers = tuple((w.name, w.address) for c in drains for w in c.workers)
             units = tuple(c.unit.name for c in drains)
             actions.append(Drain(self.pool.name, units, workers, reason, busy))
-        if kept and not actions:
-            actions.append(self._hold(kept))
+        if not actions:
+            message = "their workers have tasks or have just left"
+            actions.append(self._hold(kept or why(Code.PINNED, surplus=surplus, message=message)))
         return actions
 
-    def _expired(self) -> list[Action]:
-        """Give back what never started, and what has ended, so that the platform forgets it."""
-        ended = [u for u in self.units if u.phase in (Phase.EXPIRED, Phase.FAILED)]
-        if not ended:
-            return []
+    def _ended(self) -> list[Action]:
+        """Give back what did not start in time, and what has ended, so that the platform forgets it."""
         limit_s = self.settings.start_timeout_s
-        message = ended[0].message or "no message"
-        return [
-            Release(
-                self.pool.name,
-                tuple(u.name for u in ended),
-                why(Code.EXPIRED, limit_s=limit_s, message=message),
-            )
-        ]
+        actions: list[Action] = []
+        for phase, code in ((Phase.EXPIRED, Code.EXPIRED), (Phase.FAILED, Code.FAILED)):
+            ended = sorted((u for u in self.stock.units if u.phase is phase), key=lambda unit: unit.name)
+            if ended:
+                message = ended[0].message or "no message"
+                reason = why(code, limit_s=limit_s, message=message)
+                actions.append(Release(self.pool.name, tuple(unit.name for unit in ended), reason))
+        return actions
 
     # -- neither ------------------------------------------------------------------------
 
@@ -297,17 +293,16 @@ class _PoolDecision:
         return Hold(self.pool.name, reason or self._idle_reason())
 
     def _idle_reason(self) -> Why:
-        draining = _count(self.units, {Phase.DRAINING})
+        draining = sum(unit.phase is Phase.DRAINING for unit in self.stock.units)
         if draining:
             return why(Code.DRAINING, count=draining)
         if not self.live and not self.demand.runnable:
             return why(Code.NO_WORK)
-        needed = self._needed()
+        needed = self._needed_now()
         surplus = self.live - needed
         if surplus > 0:
-            demand = self.demand
-            if demand.later > demand.usable:
-                return why(Code.KEPT_FOR_LATER, surplus=surplus, later=demand.later)
+            if self._needed() > needed:
+                return why(Code.KEPT_FOR_LATER, surplus=surplus, later=self.demand.waiting)
             last_s = max((when for when, units in self.memory.needed if units > needed), default=-math.inf)
             if last_s > -math.inf:
                 return why(
@@ -317,14 +312,3 @@ class _PoolDecision:
                     idle_s=self.snapshot.now_s - last_s,
                 )
         return why(Code.ENOUGH, have=self.live)
-
-
-def _by_pool(snapshot: Snapshot) -> dict[str, list[Unit]]:
-    units: dict[str, list[Unit]] = {state.pool.name: [] for state in snapshot.pools}
-    for unit in snapshot.units:
-        units.setdefault(unit.pool, []).append(unit)
-    return units
-
-
-def _count(units: Sequence[Unit], phases: frozenset[Phase] | set[Phase]) -> int:
-    return sum(1 for unit in units if unit.phase in phases)

@@ -6,10 +6,10 @@ import math
 from collections import defaultdict
 from dataclasses import dataclass, field
 
-from dask_tide.model import LIVE, Pool, Snapshot, Work
+from dask_tide.model import Pool, Resources, Snapshot, Work
 
-#: The dimension in which every task takes room.
-_THREADS = "threads"
+#: The dimension in which every task takes room. No resource has this name.
+_THREADS = ""
 
 
 @dataclass
@@ -26,18 +26,20 @@ class Demand:
         Their work, slot-seconds; of tasks never measured only what they have proven so far.
     unmeasured
         Whether some of them have no duration yet.
+    stranded
+        Whether some of them find a slot on no unit that is there or on its way, ours or not: at
+        least one unit must come, even if it pays for nothing else.
     unfinished
         All tasks of this pool that have not finished, waiting ones too.
     later
         Units that tasks which wait for others could use once they may run.
-    later_in_s
-        When that will be, as far as the durations tell; None: unknown.
     """
 
     pool: Pool
     runnable: int = 0
     work_s: float = 0.0
     unmeasured: bool = False
+    stranded: bool = False
     unfinished: int = 0
     later: int = 0
     _longest_s: float = 0.0
@@ -48,8 +50,17 @@ class Demand:
         # The tolerance keeps 3 × (1/3) one unit.
         return math.ceil(max(self._used.values(), default=0.0) - 1e-9)
 
+    @property
+    def waiting(self) -> int:
+        """Tasks that wait for others."""
+        return self.unfinished - self.runnable
+
     def later_in_s(self, slots: int) -> float | None:
-        if self.unmeasured:
+        """When the waiting tasks may run, with ``slots``; None: the durations do not tell.
+
+        They do not where nothing runs in this pool: what the tasks wait for runs elsewhere.
+        """
+        if self.unmeasured or not self.runnable:
             return None
         return max(self._longest_s, self.work_s / max(slots, 1))
 
@@ -66,10 +77,11 @@ class Demand:
         free = min((units - self._used[name]) / share for name, share in self._shares(work).items())
         return max(0, math.floor(free + 1e-9))
 
-    def take(self, work: Work, tasks: int) -> None:
+    def take(self, work: Work, tasks: int, *, stranded: bool = False) -> None:
         """Put ``tasks`` runnable tasks of ``work`` here."""
         if not tasks:
             return
+        self.stranded |= stranded
         for name, share in self._shares(work).items():
             self._used[name] += tasks * share
         self.runnable += tasks
@@ -96,7 +108,9 @@ class Impossible:
     missing: str
 
 
-def assign(snapshot: Snapshot, ceilings: dict[str, int]) -> tuple[dict[str, Demand], tuple[Impossible, ...]]:
+def assign(
+    snapshot: Snapshot, taking: dict[str, int], reach: dict[str, int]
+) -> tuple[dict[str, Demand], tuple[Impossible, ...]]:
     """Share the work out among the pools.
 
     First to units that are there, then to those that could be launched, each time in the order
@@ -107,27 +121,28 @@ def assign(snapshot: Snapshot, ceilings: dict[str, int]) -> tuple[dict[str, Dema
     ----------
     snapshot
         The world.
-    ceilings
-        Per pool, how many units it can have at the most just now.
+    taking
+        Per pool, how many of its units take tasks, or will.
+    reach
+        Per pool, how many could if it were launched to its limit just now: units that are
+        paused or leaving count against the limit and take nothing.
 
     Returns
     -------
     Demand by pool name, and the work that nobody can ever run.
     """
     demands = {state.pool.name: Demand(state.pool) for state in snapshot.pools}
-    live: dict[str, int] = defaultdict(int)
-    for unit in snapshot.units:
-        if unit.phase in LIVE:
-            live[unit.pool] += 1
     # Workers that somebody else started take plain tasks as well as ours do.
     foreign = sum(w.threads for w in snapshot.workers if not w.unit and w.status == "running")
+    eligible = {needs: _eligible(snapshot, needs) for needs in {work.needs for work in snapshot.work}}
     impossible = []
-    for work in sorted(snapshot.work, key=lambda w: (-len(w.needs), w.group, w.needs, w.bound)):
+    # A total order: that of the snapshot says nothing.
+    for work in sorted(snapshot.work, key=lambda work: (-len(work.needs), repr(work))):
         if work.bound:
             continue
-        pools = _eligible(snapshot, work)
+        pools = eligible[work.needs]
         if not pools:
-            if not (foreign and not work.needs):
+            if not work.processing and not (foreign and not work.needs):
                 impossible.append(Impossible(work, _missing(snapshot, work)))
             continue
         left = work.runnable
@@ -135,29 +150,37 @@ def assign(snapshot: Snapshot, ceilings: dict[str, int]) -> tuple[dict[str, Dema
             elsewhere = min(left, foreign)
             foreign -= elsewhere
             left -= elsewhere
-        for limits in (live, ceilings):
-            for name in pools:
+        stranded = False
+        for limits in (taking, reach):
+            for name in pools if left else ():
                 taken = min(left, demands[name].room(work, limits[name]))
-                demands[name].take(work, taken)
+                demands[name].take(work, taken, stranded=stranded)
                 left -= taken
-        # More than all pools can hold: it waits for the first.
-        demands[pools[0]].take(work, left)
+            stranded = left == work.runnable
+        if left:
+            # What is more than all pools can hold waits for each in proportion to its size: so each
+            # knows for how long there will be work.
+            slots = [reach[name] * demands[name].pool.slots_per_unit(work.needs) for name in pools]
+            shares = [left * size // max(1, sum(slots)) for size in slots]
+            shares[0] += left - sum(shares)
+            for name, share in zip(pools, shares, strict=True):
+                demands[name].take(work, share, stranded=stranded)
         if work.waiting:
             demands[pools[0]].take_waiting(work)
     return demands, tuple(impossible)
 
 
-def _eligible(snapshot: Snapshot, work: Work) -> list[str]:
-    """Names of the pools that may serve ``work``, the preferred one first.
+def _eligible(snapshot: Snapshot, needs: Resources) -> list[str]:
+    """Names of the pools that may serve tasks that need ``needs``, the preferred one first.
 
     A pool with resources serves tasks that ask for one of them; other tasks only where no
     plain pool is configured: a GPU is not bought to add two numbers.
     """
-    wanted = {name for name, _ in work.needs}
+    wanted = {name for name, _ in needs}
     able = [
         (state.pool.price / slots, index, state.pool)
         for index, state in enumerate(snapshot.pools)
-        if (slots := state.pool.slots_per_unit(work.needs)) and state.pool.maximum > 0
+        if (slots := state.pool.slots_per_unit(needs)) and state.pool.maximum > 0
     ]
     fitting = [entry for entry in able if {name for name, _ in entry[2].resources} <= wanted]
     serving = [entry for entry in able if {name for name, _ in entry[2].resources} & wanted]
@@ -172,6 +195,7 @@ def _missing(snapshot: Snapshot, work: Work) -> str:
     offers = "; ".join(
         f"pool {state.pool.name} offers "
         + (", ".join(f"{name}={amount:g}" for name, amount in state.pool.resources) or "none")
+        + ("" if state.pool.maximum > 0 else " (its maximum is 0)")
         for state in snapshot.pools
     )
     return f"a task asks for {asked}, a worker of {offers}"

@@ -10,10 +10,10 @@ from dask_tide.model import EXISTING, Code, PoolMemory, PoolState, Snapshot, Why
 
 @dataclass(frozen=True)
 class Ceiling:
-    """At most ``units`` units; ``why`` if that is for another reason than the pool's maximum."""
+    """At most ``units`` units, and why."""
 
     units: int
-    why: Why | None = None
+    why: Why
 
 
 class Allowance:
@@ -34,7 +34,9 @@ class Allowance:
         """How many more units at ``price``, and whether the budget is what limits them."""
         if self._exhausted:
             return 0, True
-        affordable = math.floor(self._rate / price + 1e-9) if self._rate < math.inf else math.inf
+        affordable = math.inf
+        if self._rate < math.inf and price > 0:
+            affordable = math.floor(self._rate / price + 1e-9)
         more = max(0, min(self._units, affordable))
         return (2**31 if more == math.inf else int(more)), affordable < self._units
 
@@ -51,7 +53,7 @@ def ceiling(state: PoolState, existing: int, allowance: Allowance, want: int) ->
     """The most units that ``state`` may have, ``existing`` ones included."""
     more, by_budget = allowance.more(state.pool.price)
     limit = state.pool.maximum
-    reason: Why | None = why(Code.AT_MAXIMUM, want=want, limit=limit)
+    reason = why(Code.AT_MAXIMUM, want=want, limit=limit)
     if state.blind:
         return Ceiling(existing, why(Code.BLIND, message=state.blind))
     if state.capacity is not None and state.capacity < limit:
@@ -59,11 +61,9 @@ def ceiling(state: PoolState, existing: int, allowance: Allowance, want: int) ->
         reason = why(Code.NO_CAPACITY, limit=limit, message=state.capacity_message)
     if existing + more < limit:
         limit = existing + more
-        reason = (
-            why(Code.BUDGET, want=want, limit=limit, spent=allowance.spent)
-            if by_budget
-            else why(Code.AT_MAXIMUM, want=want, limit=limit)
-        )
+        reason = why(Code.AT_MAXIMUM, want=want, limit=limit)
+        if by_budget:
+            reason = why(Code.BUDGET, want=want, limit=limit, spent=allowance.spent)
     return Ceiling(limit, reason)
 
 

@@ -21,12 +21,13 @@ class Size:
 def worthwhile(demand: Demand, *, ready: int, booting: int, boot_s: float) -> Size:
     """Units worth having, as far as the tasks' durations are known.
 
-    A unit that would arrive after the work is done is never asked for, and each one that is
-    must find at least as much work as its start has cost: with ``W`` slot-seconds of work left
-    when new units arrive and ``s`` slots each, at most ``W / (s · boot_s)`` units. Tasks never
-    measured count with the time for which they have been seen running; beside that, units may
-    double once those that are there are busy. This ramps from one unit to as many as the tasks
-    can use within about two boot times when tasks turn out to be long.
+    A unit that would arrive after the work is done is never asked for, but for the first where
+    nobody else could run it, and each one that is must find at least as much work as its start
+    has cost: with ``W`` slot-seconds of work left when new units arrive and ``s`` slots each, at
+    most ``W / (s · boot_s)`` units. Tasks never measured count with the time for which they have
+    been seen running; beside that, units may double once those that are there are busy. This
+    ramps from one unit to as many as the tasks can use within about two boot times when tasks
+    turn out to be long.
 
     Parameters
     ----------
@@ -43,14 +44,14 @@ def worthwhile(demand: Demand, *, ready: int, booting: int, boot_s: float) -> Si
     if demand.usable <= have:
         return Size(demand.usable)
     if not have:
-        smallest = 1
+        smallest = int(demand.stranded)
     elif demand.unmeasured and not booting:
         smallest = 2 * ready
     else:
         smallest = have
     slots = demand.runnable / demand.usable
     work_s = max(0.0, demand.work_s - ready * slots * boot_s)
-    paying = math.floor(work_s / (slots * boot_s)) if boot_s > 0 else demand.usable
+    paying = math.floor(work_s / (slots * boot_s) + 1e-9) if boot_s > 0 else demand.usable
     units = min(demand.usable, max(paying, smallest))
     if units > have:
         return Size(units)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from dataclasses import dataclass
 
-from dask_tide.model import BOOTING, Phase, Settings, Snapshot, Unit, Worker
+from dask_tide.model import BOOTING, LIVE, Phase, Snapshot, Unit, Worker
+
+from .stock import Stock
 
 
 @dataclass(frozen=True)
@@ -35,33 +36,28 @@ class Candidate:
 
     @property
     def bytes_to_move(self) -> int:
-        return sum(w.held_bytes for w in self.workers if w.only_copies != 0)
+        return sum(_to_move(worker) for worker in self.workers)
 
     @property
     def pinned(self) -> str:
         return next((w.pinned for w in self.workers if w.pinned), "")
 
 
-def candidates(snapshot: Snapshot, pool: str) -> list[Candidate]:
-    """Live units of ``pool``, in the order in which they should go.
+def candidates(snapshot: Snapshot, stock: Stock, *, busy: bool) -> list[Candidate]:
+    """Live units of one pool, in the order in which they should go.
 
     Not yet started; idle, with the fewest only-copies, on the machine that is closest to being
-    empty; then busy ones, with the fewest tasks first.
+    empty; then, if asked for, ``busy`` ones, with the fewest tasks first.
     """
-    workers: dict[str, list[Worker]] = {}
-    for worker in snapshot.workers:
-        workers.setdefault(worker.unit, []).append(worker)
-    found = [
-        Candidate(unit, tuple(workers.get(unit.name, ())))
-        for unit in snapshot.units
-        if unit.pool == pool and unit.phase in BOOTING | {Phase.RUNNING}
-    ]
+    found = [Candidate(unit, stock.workers.get(unit.name, ())) for unit in stock.units if unit.phase in LIVE]
+    if not busy:
+        found = [candidate for candidate in found if candidate.idle]
     on_machine = Counter(unit.machine for unit in snapshot.units if unit.phase is Phase.RUNNING)
     return sorted(
         found,
         key=lambda c: (
             not c.booting,
-            -_LATENESS.get(c.unit.phase, 0),
+            _PROGRESS[c.unit.phase] if c.booting else 0,
             not c.idle,
             c.tasks,
             c.only_copies,
@@ -72,32 +68,44 @@ def candidates(snapshot: Snapshot, pool: str) -> list[Candidate]:
 
 
 # Of units that have not started, the one that is furthest from starting goes first.
-_LATENESS = {Phase.REQUESTED: 2, Phase.PENDING: 2, Phase.STARTING: 1}
+_PROGRESS = {Phase.REQUESTED: 0, Phase.PENDING: 0, Phase.STARTING: 1}
+#: Bytes: more than anybody has, for a worker whose memory limit is not known.
+_ENDLESS = 1 << 62
 
 
 class Room:
     """Whether the workers that stay have room for the results of those that go."""
 
-    def __init__(self, snapshot: Snapshot, settings: Settings) -> None:
-        draining = {unit.name for unit in snapshot.units if unit.phase is not Phase.RUNNING}
-        self._room: dict[str, float] = {
-            worker.address: max(0.0, settings.fill_ratio * worker.limit_bytes - worker.held_bytes)
-            if worker.limit_bytes
-            else math.inf
-            for worker in snapshot.workers
-            if worker.status == "running" and (not worker.unit or worker.unit not in draining)
-        }
+    def __init__(self, snapshot: Snapshot) -> None:
+        fill_ratio = snapshot.settings.fill_ratio
+        phases = {unit.name: unit.phase for unit in snapshot.units}
+        self._room: dict[str, int] = {}
+        #: What is on its way to the others: at first, what the units that are being drained hold.
         self._moving = 0
+        for worker in snapshot.workers:
+            phase = phases.get(worker.unit, Phase.RUNNING)
+            if phase is Phase.DRAINING:
+                self._moving += _to_move(worker)
+            elif phase is Phase.RUNNING and worker.status == "running":
+                free = int(fill_ratio * worker.limit_bytes) - worker.held_bytes
+                self._room[worker.address] = max(0, free) if worker.limit_bytes else _ENDLESS
+        self._free = sum(self._room.values())
 
     def admit(self, candidate: Candidate) -> bool:
         """Let ``candidate`` go if what it and the earlier ones hold fits into the others."""
-        own = [worker.address for worker in candidate.workers]
-        left = {address: room for address, room in self._room.items() if address not in own}
+        own = {w.address: self._room[w.address] for w in candidate.workers if w.address in self._room}
+        free = self._free - sum(own.values())
         moving = self._moving + candidate.bytes_to_move
-        if candidate.only_copies and not left:
+        if candidate.only_copies and len(own) == len(self._room):
             return False
-        if moving and moving > math.fsum(room for room in left.values()):
+        if moving and moving > free:
             return False
-        self._room = left
-        self._moving = moving
+        for address in own:
+            del self._room[address]
+        self._free, self._moving = free, moving
         return True
+
+
+def _to_move(worker: Worker) -> int:
+    """Results that must be copied before ``worker`` goes; all it holds where that was not looked up."""
+    return 0 if worker.only_copies == 0 else worker.held_bytes

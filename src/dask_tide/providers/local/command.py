@@ -25,9 +25,9 @@ DEATH_TIMEOUT = "60s"
 _FOLDERS = {"DASK_CONFIG", "DASK_ROOT_CONFIG"}
 
 
-def worker_arguments(context: ProviderContext, pool: Pool, name: str) -> list[str]:
-    """Arguments of ``dask worker``, but for the user's own options."""
-    arguments = [context.scheduler_address, "--no-nanny", "--name", name]
+def worker_arguments(context: ProviderContext, pool: Pool) -> list[str]:
+    """Arguments of ``dask worker``, but for its name and the user's own options."""
+    arguments = [context.scheduler_address, "--no-nanny"]
     arguments += ["--nthreads", str(pool.threads), "--memory-limit", str(pool.memory_bytes)]
     if pool.resources:
         arguments += ["--resources", " ".join(f"{resource}={amount}" for resource, amount in pool.resources)]
@@ -43,7 +43,8 @@ def worker_arguments(context: ProviderContext, pool: Pool, name: str) -> list[st
     configured = dask.config.get("distributed.worker.preload")
     for preload in [configured] if isinstance(configured, str) else configured:
         arguments += ["--preload", preload]
-    return [*arguments, "--preload", "dask_tide.preload"]
+    # Torn down in reverse order: `closing` has the last word about SIGTERM.
+    return [*arguments, "--preload", "dask_tide.providers.local.closing", "--preload", "dask_tide.preload"]
 
 
 def terminate_bytes(pool: Pool) -> int:

@@ -269,10 +269,12 @@ class _Forkserver:
         """Kill what has not stopped in time, and, as a nanny would, what takes too much memory."""
         now_s = time.monotonic()
         for pid, child in self._children.items():
+            if child.killed:
+                continue  # it may take a while to end, and uses no memory any more: the reason stands
             overdue = child.kill_at_s is not None and child.kill_at_s <= now_s
             if not overdue and child.limit_bytes:
                 child.reason = _excess(pid, child.limit_bytes)
-            if (overdue or child.reason) and not child.killed:
+            if overdue or child.reason:
                 # With the subprocesses of its tasks, which would go on taking memory and cores.
                 os.killpg(pid, signal.SIGKILL)
                 child.killed = True

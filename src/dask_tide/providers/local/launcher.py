@@ -107,6 +107,10 @@ class Launcher:
             if time.monotonic() > deadline_s:
                 self._process.kill()  # the kernel kills its workers
             await asyncio.sleep(_POLL_S)
+        self.disconnect()
+
+    def disconnect(self) -> None:
+        """Close the connection, which ends a forkserver that still runs."""
         if self._writer is None:
             self._socket.close()
         else:

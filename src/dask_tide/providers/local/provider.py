@@ -86,6 +86,10 @@ class LocalProvider:
         self._logs = context.folder / "logs"
         self._logs.mkdir(mode=0o700, exist_ok=True)
         self._environment = forkserver_environment(context, self._common.environment)
+        # Now, as all of Dask's configuration: what is set by the time of a start may be something else.
+        pools = [template.pool for template in context.templates.values()]
+        self._arguments = {pool.name: worker_arguments(context, pool) for pool in pools}
+        self._terminate_bytes = {pool.name: terminate_bytes(pool) for pool in pools}
         self._units: dict[str, _Unit] = {}
         self._listeners: set[asyncio.Task[None]] = set()
         self._closing: asyncio.Task[None] | None = None
@@ -146,6 +150,8 @@ class LocalProvider:
     def _listening_launcher(self) -> Launcher:
         """A forkserver that runs and whose reports are heard."""
         if self._launcher.ended:
+            if self._heard is not self._launcher:
+                self._launcher.disconnect()
             self._launcher = self._launch()
         if self._heard is not self._launcher:
             self._heard = self._launcher
@@ -155,17 +161,17 @@ class LocalProvider:
         return self._launcher
 
     def _start(self, pool_name: str, launcher: Launcher) -> None:
-        pool, options = self._context.templates[pool_name].pool, self._options[pool_name]
+        options = self._options[pool_name]
         name = unit_name(self._context.cluster, pool_name)
-        count = pool.workers_per_unit
+        count = self._context.templates[pool_name].pool.workers_per_unit
         names = [name] if count == 1 else [f"{name}-{i}" for i in range(count)]
         workers = [
             WorkerProcess(
                 worker,
-                [*worker_arguments(self._context, pool, worker), *options.worker_options],
+                [*self._arguments[pool_name], "--name", worker, *options.worker_options],
                 dict(options.environment),
                 str(self._log(worker)),
-                terminate_bytes(pool),
+                self._terminate_bytes[pool_name],
             )
             for worker in names
         ]

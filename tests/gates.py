@@ -1,0 +1,56 @@
+"""Tasks that a test holds in its hand: they say that they have started, and end when they are let.
+
+For workers in the test's own process (``dask_tide.testing.RecordingProvider``) only.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from typing import Any
+
+_lock = threading.Lock()
+_gates: dict[str, threading.Event] = {}
+_starts: Counter[str] = Counter()
+
+#: Longer than any test: a task that nobody lets go is a failed test, not a hanging one.
+_END_S = 120.0
+
+
+def _gate(name: str) -> threading.Event:
+    with _lock:
+        return _gates.setdefault(name, threading.Event())
+
+
+def held(name: str, value: Any = None, *dependencies: Any) -> Any:
+    """Run as a task: ends once :func:`let` is called for ``name``."""
+    with _lock:
+        _starts[name] += 1
+    _gate(name).wait(_END_S)
+    return value
+
+
+def quick(name: str, value: Any = None, *dependencies: Any) -> Any:
+    """Run as a task: counts its starts and ends at once."""
+    with _lock:
+        _starts[name] += 1
+    return value
+
+
+def let(*names: str) -> None:
+    """Let these end; without a name, all that ever started."""
+    for name in names or list(_gates):
+        _gate(name).set()
+
+
+def starts(name: str) -> int:
+    """How many times it was started."""
+    return _starts[name]
+
+
+def forget() -> None:
+    """End of a test: let all go, begin anew."""
+    let()
+    with _lock:
+        _gates.clear()
+        _starts.clear()

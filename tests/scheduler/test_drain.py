@@ -1,0 +1,327 @@
+"""Drains: nothing is lost, nothing runs twice, and a worker that stays is at work again."""
+
+from __future__ import annotations
+
+import asyncio
+
+import gates
+import pytest
+from conftest import KEEP
+from distributed import get_worker
+from distributed.active_memory_manager import RetireWorker
+from distributed.core import Status
+from waiting import until
+
+from dask_tide.model import Phase
+
+
+def where():
+    return get_worker().name
+
+
+async def full(h, unit, count, **options):
+    """One running task on ``unit`` and ``count - 1`` that wait there, as the scheduler placed them."""
+    options = {"allow_other_workers": True, "workers": [h.worker(unit).address]} | options
+    futures = [
+        h.client.submit(gates.held, f"{unit}-{i}", i, key=f"held-{unit}-{i}", **options) for i in range(count)
+    ]
+    await until(lambda: len(h.worker(unit).processing) == count, f"{count} tasks on {unit}")
+    await until(lambda: any(gates.starts(f"{unit}-{i}") for i in range(count)), f"a task runs on {unit}")
+    return futures
+
+
+def at_work(h, unit):
+    """Whether both sides say that the worker takes tasks."""
+    (worker,) = h.provider.workers(unit)
+    ws = h.worker(unit)
+    return ws.status is Status.running and ws in h.scheduler.running and worker.status is Status.running
+
+
+def retiring(h):
+    return [p for p in h.scheduler.extensions["amm"].policies if isinstance(p, RetireWorker)]
+
+
+async def works(h, unit):
+    """A worker that is back at work takes a task."""
+    await until(lambda: at_work(h, unit), f"{unit} is back at work")
+    assert await h.client.submit(where, workers=[h.worker(unit).address], pure=False) == unit
+
+
+async def test_four_steps(harbour):
+    h = await harbour(**KEEP)
+    victim, other = await h.scaled(2)
+    kept = await h.client.scatter({"only-copy": "data"}, workers=[h.worker(victim).address])
+    futures = await full(h, victim, 4)
+    running = [i for i in range(4) if gates.starts(f"{victim}-{i}")]
+
+    h.drain(victim)
+    assert h.worker(victim) not in h.scheduler.running
+    # What waits goes elsewhere and runs there while the first one still runs here.
+    waiting = [i for i in range(4) if i not in running]
+    await until(
+        lambda: [ts.key for ts in h.worker(victim).processing] == [f"held-{victim}-{running[0]}"], "moved"
+    )
+    gates.let(*(f"{victim}-{i}" for i in waiting))
+    await asyncio.gather(*(futures[i] for i in waiting))
+    assert h.worker(victim).processing
+    gates.let()
+    assert await h.client.gather(futures) == [0, 1, 2, 3]
+    await until(lambda: victim not in h.provider.names, "the unit is given back")
+
+    assert [gates.starts(f"{victim}-{i}") for i in range(4)] == [1, 1, 1, 1]
+    assert all(h.scheduler.tasks[f.key].suspicious == 0 for f in futures)
+    assert await h.client.gather(kept) == {"only-copy": "data"}
+    assert [event.unit for event in h.told("DRAIN_DONE")] == [victim]
+    assert other in h.provider.names
+    await until(lambda: not retiring(h), "the AMM forgets it")
+
+
+async def test_waiting_tasks_are_spread_over_the_others(harbour):
+    h = await harbour(**KEEP)
+    victim, *others = await h.scaled(4)
+    await full(h, victim, 4)
+    h.drain(victim)
+    await until(
+        lambda: all(len(h.worker(o).processing) == 1 for o in others),
+        "one task for each",
+        detail=lambda: {str(ws.name): list(ws.processing) for ws in h.scheduler.workers.values()},
+    )
+
+
+async def test_refused_without_a_receiver(harbour):
+    h = await harbour(**KEEP)
+    (unit,) = await h.scaled(1)
+    (kept,) = await h.client.scatter(["data"])
+    h.drain(unit)
+    await until(lambda: h.told("DRAIN_REFUSED"), "the drain is refused")
+    await works(h, unit)
+    (event,) = h.told("DRAIN_REFUSED")
+    assert "1 results" in str(event.why)
+    assert await kept == "data"
+    assert h.provider.called("scale_down") == []
+    assert not retiring(h)
+
+
+async def test_refused_at_once_though_a_task_runs(harbour):
+    """Nothing is gained by keeping a worker from new tasks until its last one has ended."""
+    h = await harbour(**KEEP)
+    (unit,) = await h.scaled(1)
+    (kept,) = await h.client.scatter(["data"])
+    (future,) = await full(h, unit, 1)
+    h.drain(unit)
+    await until(lambda: h.told("DRAIN_REFUSED"), "the drain is refused")
+    await until(lambda: at_work(h, unit), "at work again")
+    gates.let()
+    assert await future == 0
+    assert await kept == "data"
+
+
+async def test_timed_out(harbour):
+    h = await harbour(**KEEP, drain={"timeout": "300ms"})
+    unit, other = await h.scaled(2)
+    kept = await h.client.scatter({"x": 1, "y": 2}, workers=[h.worker(unit).address])
+    (future,) = await full(h, unit, 1)
+    h.drain(unit)
+    await until(lambda: h.told("DRAIN_TIMED_OUT"), "the drain times out")
+    (event,) = h.told("DRAIN_TIMED_OUT")
+    assert event.why.numbers["tasks"] == 1
+    await until(lambda: at_work(h, unit), "at work again")
+    await until(lambda: len(h.units(Phase.RUNNING)) == 2, "the unit counts again")
+    gates.let()
+    assert await future == 0
+    await works(h, unit)
+    assert gates.starts(f"{unit}-0") == 1
+    assert await h.client.gather(kept) == {"x": 1, "y": 2}
+    assert other in h.provider.names
+    assert not retiring(h)
+
+
+async def test_timed_out_while_results_are_copied(harbour):
+    """A receiver that does not fetch: the policy that moves keys away must not outlive the drain."""
+    h = await harbour(**KEEP, drain={"timeout": "300ms"})
+    unit, _ = await h.scaled(2)
+    kept = await h.client.scatter({"x": 1}, workers=[h.worker(unit).address])
+    (worker,) = h.provider.workers(unit)
+    serve, answer = worker.handlers["get_data"], asyncio.Event()
+
+    async def stuck(*args, **kwargs):
+        await answer.wait()
+        return await serve(*args, **kwargs)
+
+    worker.handlers["get_data"] = stuck
+    h.drain(unit)
+    await until(lambda: retiring(h), "the drain has begun")
+    await until(lambda: h.told("DRAIN_TIMED_OUT"), "the drain times out")
+    (event,) = h.told("DRAIN_TIMED_OUT")
+    assert event.why.numbers["keys"] == 1
+    assert not retiring(h)
+    answer.set()
+    await works(h, unit)
+    assert await h.client.gather(kept) == {"x": 1}
+
+
+async def test_cancelled_by_close(harbour):
+    h = await harbour(**KEEP)
+    unit, _ = await h.scaled(2)
+    (future,) = await full(h, unit, 1)
+    h.drain(unit)
+    await until(lambda: retiring(h) or h.worker(unit).status is not Status.running, "the drain has begun")
+    await h.controller.drains.close()
+    await works_after_close(h, unit, future)
+
+
+async def works_after_close(h, unit, future):
+    await until(lambda: at_work(h, unit), "at work again")
+    assert not retiring(h)
+    gates.let()
+    assert await future == 0
+    await works(h, unit)
+
+
+async def test_controller_closes_during_a_drain(harbour):
+    h = await harbour(**KEEP)
+    unit, _ = await h.scaled(2)
+    await full(h, unit, 1)
+    h.drain(unit)
+    await h.controller.close()
+    assert h.provider.names == []
+    assert not retiring(h)
+
+
+async def test_restarted_worker_is_left_alone(harbour):
+    """A nanny's worker keeps its name and changes its address: what was drained has gone."""
+    h = await harbour(**KEEP)
+    unit, _ = await h.scaled(2)
+    (future,) = await full(h, unit, 1)
+    old = h.worker(unit)
+    h.drain(unit)
+    future.release()
+    await h.provider.restart(unit)
+    await until(lambda: any(ws.name == unit and ws is not old for ws in h.scheduler.workers.values()), "back")
+    await until(lambda: not h.controller.drains.units, "the drain has ended")
+    await h.tick(2)
+    await works(h, unit)
+    assert h.provider.called("scale_down") == []
+    assert old.address not in h.scheduler.workers
+
+
+async def test_client_restart_during_a_drain(harbour):
+    h = await harbour(**KEEP)
+    unit, _ = await h.scaled(2)
+    await full(h, unit, 1)
+    h.drain(unit)
+    gates.let()
+    await h.client.restart(timeout=30)
+    await until(lambda: not h.controller.drains.units, "the drain has ended")
+    await h.running(2)
+    assert await h.client.submit(where, pure=False) in h.provider.names
+    assert h.controller.errors == 0
+
+
+async def test_second_worker_of_a_draining_unit_registers(harbour):
+    """It was not part of the drain and has tasks: its unit must not be stopped under it."""
+    h = await harbour(**KEEP, pools={"default": {"memory": "1 GiB", "maximum": 4, "workers-per-unit": 2}})
+    h.controller.scale(2)
+    await until(lambda: len(h.scheduler.workers) == 4 and len(h.units(Phase.RUNNING)) == 2, "4 workers")
+    unit = h.units(Phase.RUNNING)[0].name
+    first, second = h.provider.workers(unit)
+    await second.close(nanny=False)
+    await until(lambda: second.address not in h.scheduler.workers, "one of the two has left")
+    ws = h.scheduler.workers[first.address]
+    future = h.client.submit(gates.held, "first", workers=[ws.address], allow_other_workers=False)
+    await until(lambda: gates.starts("first"), "the first one runs a task")
+    h.controller.drains.start("default", unit, [(str(ws.name), ws.address)])
+    late = await type(second)(h.scheduler.address, name=second.name, nthreads=1)
+    try:
+        task = h.client.submit(gates.held, "late", 7, workers=[late.address])
+        await until(lambda: gates.starts("late"), "the late one runs a task")
+        gates.let("first")
+        await future
+        await until(lambda: not h.controller.drains.units, "the drain has ended")
+        await h.tick(2)
+        assert h.provider.called("scale_down") == []
+        gates.let("late")
+        assert await task == 7
+    finally:
+        await late.close(nanny=False)
+
+
+async def test_worker_dies_during_a_drain(harbour):
+    h = await harbour(**KEEP, dask={"distributed.scheduler.allowed-failures": 3})
+    unit, _ = await h.scaled(2)
+    (future,) = await full(h, unit, 1)
+    h.drain(unit)
+    await until(lambda: h.worker(unit).status is Status.closing_gracefully, "the drain has begun")
+    await h.provider.kill(unit)
+    await until(lambda: not h.controller.drains.units, "the drain has ended")
+    gates.let()
+    assert await future == 0
+    await h.running(2)
+    assert unit not in h.provider.names
+    assert h.controller.errors == 0
+
+
+async def test_broken_connection_at_the_start_of_a_drain(harbour):
+    """The scheduler does not know yet that the worker has gone: no error, no drain without an end."""
+    h = await harbour(**KEEP)
+    unit, other = await h.scaled(2)
+    ws = h.worker(unit)
+    h.scheduler.stream_comms[ws.address].comm.abort()
+    h.drain(unit)
+    await until(lambda: not h.controller.drains.units, "the drain has ended")
+    await h.tick(2)
+    assert h.controller.errors == 0
+    assert other in {str(ws.name) for ws in h.scheduler.workers.values()}
+
+
+@pytest.mark.parametrize("ending", ["refused", "done"])
+async def test_no_task_exception_is_left_unread(harbour, ending, caplog):
+    h = await harbour(**KEEP)
+    units = await h.scaled(1 if ending == "refused" else 2)
+    await h.client.scatter({"x": 1}, workers=[h.worker(units[0]).address])
+    h.drain(units[0])
+    await until(lambda: h.told("DRAIN_" + ending.upper()), f"the drain is {ending}")
+    assert "never retrieved" not in caplog.text
+
+
+async def test_waiting_tasks_go_only_where_their_resources_are(harbour):
+    pools = {
+        "gpu": {"memory": "1 GiB", "maximum": 4, "resources": {"GPU": 1}},
+        "cpu": {"memory": "1 GiB", "maximum": 4},
+    }
+    h = await harbour(**KEEP, pools=pools)
+    for name, n in (("gpu", 2), ("cpu", 2)):
+        h.controller.scale(n, name)
+    await h.running(4)
+    victim, other = (u.name for u in h.units() if u.pool == "gpu")
+    futures = await full(h, victim, 3, resources={"GPU": 1})
+    h.controller.drains.start("gpu", victim, [(victim, h.worker(victim).address)])
+    await until(lambda: len(h.worker(victim).processing) == 1, "the waiting ones have moved")
+    assert len(h.worker(other).processing) == 2
+    gates.let()
+    assert await h.client.gather(futures) == [0, 1, 2]
+    assert [gates.starts(f"{victim}-{i}") for i in range(3)] == [1, 1, 1]
+
+
+async def test_tasks_bound_to_the_draining_worker_run_there(harbour):
+    h = await harbour(**KEEP)
+    unit, other = await h.scaled(2)
+    futures = await full(h, unit, 2, allow_other_workers=False)
+    h.drain(unit)
+    gates.let()
+    assert await h.client.gather(futures) == [0, 1]
+    await until(lambda: unit not in h.provider.names, "the unit is given back")
+    assert [gates.starts(f"{unit}-{i}") for i in range(2)] == [1, 1]
+
+
+async def test_a_released_unit_was_not_given_back_in_vain(harbour):
+    """The platform does not take it back at first: it is told again."""
+    from dask_tide.errors import Unavailable
+
+    h = await harbour(**KEEP)
+    unit, _ = await h.scaled(2)
+    h.provider.keeps = Unavailable("not now")
+    h.drain(unit)
+    await until(lambda: h.provider.called("scale_down"), "it was tried")
+    h.provider.keeps = None
+    await until(lambda: unit not in h.provider.names, "the unit is given back")

@@ -1,0 +1,232 @@
+"""When a pool grows, by how much, and when it does not."""
+
+from __future__ import annotations
+
+import pytest
+from builders import (
+    DRAINING,
+    GB,
+    NOTHING,
+    PENDING,
+    STARTING,
+    World,
+    busy,
+    decided,
+    held,
+    idle,
+    launched,
+    pool,
+    snapshot,
+    the,
+    together,
+    units,
+    work,
+    worker,
+    workers_of,
+)
+
+from dask_tide.model import Code, Launch
+from dask_tide.policy import decide
+
+
+def test_no_work_and_no_unit_is_nothing_to_do():
+    assert held(decided(snapshot())) == Code.NO_WORK.name
+
+
+def test_p08_one_unit_first_while_durations_are_unknown():
+    assert launched(decided(snapshot(work=[work(ready=1000)]))) == {"cpu": 1}
+
+
+def test_p08_no_second_one_before_the_first_has_come():
+    actions = decided(snapshot(units=units(1, STARTING), work=[work(ready=1000)]))
+    assert held(actions) == Code.RAMP.name
+
+
+def test_p08_then_twice_as_many():
+    assert launched(decided(snapshot(**together(busy(4)), work=[work(ready=96, processing=4)]))) == {"cpu": 4}
+
+
+def test_p08_tasks_that_prove_long_are_evidence():
+    """100 tasks, seen running for 3 s, are 300 s of work at least: enough for many starts of 5 s."""
+    world = snapshot(
+        pool(boot_s=5.0),
+        **together(busy(1)),
+        work=[work(ready=99, processing=1, stalled_s=3.0)],
+    )
+    assert launched(decided(world)) == {"cpu": (300 - 5) // 5 - 1}
+
+
+def test_p08_with_a_hint_the_full_size_at_once():
+    assert launched(decided(snapshot(work=[work(ready=40, duration_s=7200.0)]))) == {"cpu": 40}
+
+
+@pytest.mark.parametrize("boot_s", [1.0, 60.0])
+def test_p08_two_hour_tasks_reach_the_maximum_within_two_boots(boot_s):
+    world = World((pool(maximum=40, boot_s=boot_s),))
+    world.submit(400, 7200.0)
+    while sum(phase.value == "running" for phase in world.phases.values()) < 40:
+        world.tick()
+        assert world.now_s < 10 * boot_s
+    # The first one's boot, a while to see that the tasks are long, the others' boot.
+    assert world.now_s <= 2.2 * boot_s + 1.0
+
+
+def test_p22_no_more_units_than_tasks():
+    assert launched(decided(snapshot(work=[work(ready=3, duration_s=60.0)]))) == {"cpu": 3}
+    assert launched(decided(snapshot(**together(busy(3)), work=[work(processing=3, duration_s=60.0)]))) == {}
+
+
+def test_p22_waiting_tasks_are_not_runnable():
+    assert launched(decided(snapshot(work=[work(ready=2, waiting=500, duration_s=60.0)]))) == {"cpu": 2}
+
+
+@pytest.mark.parametrize(("tasks", "wanted"), [(1, 1), (8, 1), (9, 2), (17, 3), (800, 100)])
+def test_p23_threads_are_slots_also_from_zero(tasks, wanted):
+    world = snapshot(pool(threads=8), work=[work(ready=tasks, duration_s=60.0)])
+    assert launched(decided(world)) == {"cpu": wanted}
+
+
+def test_p34_the_unit_is_the_unit_however_many_workers_it_runs():
+    jobs = pool(threads=2, workers_per_unit=4)
+    assert launched(decided(snapshot(jobs, work=[work(ready=17, duration_s=60.0)]))) == {"cpu": 3}
+    (job,) = units(1)
+    four = [worker(job.name, name=f"{job.name}-{i}", threads=2, tasks=2) for i in range(4)]
+    world = snapshot(jobs, units=[job], workers=four, work=[work(ready=9, processing=8, duration_s=60.0)])
+    assert launched(decided(world)) == {"cpu": 2}
+
+
+def test_p34_one_of_four_workers_is_enough_to_be_ready():
+    (job,) = units(1)
+    world = snapshot(
+        pool(workers_per_unit=4), units=[job], workers=[worker(job.name, tasks=1)], work=[work(processing=1)]
+    )
+    assert launched(decided(world)) == {}
+
+
+def test_p33_a_unit_that_would_come_too_late_is_not_asked_for():
+    """10 tasks of 1 s on 5 units are done long before a unit that takes a minute."""
+    world = snapshot(
+        pool(boot_s=60.0), **together(busy(5)), work=[work(ready=5, processing=5, duration_s=1.0)]
+    )
+    assert held(decided(world)) == Code.TOO_LATE.name
+
+
+def test_p33_but_the_first_one_is():
+    assert launched(decided(snapshot(pool(boot_s=60.0), work=[work(ready=5, duration_s=1.0)]))) == {"cpu": 1}
+
+
+def test_p33_each_unit_finds_as_much_work_as_its_start_has_cost():
+    """100 s of work are 10 starts of 10 s, of which one is there and needs 10 s until the others come."""
+    world = snapshot(
+        pool(boot_s=10.0), **together(busy(1)), work=[work(ready=99, processing=1, duration_s=1.0)]
+    )
+    assert launched(decided(world)) == {"cpu": 9 - 1}
+
+
+def test_a_task_as_long_as_a_boot_is_worth_one():
+    assert launched(decided(snapshot(pool(threads=3), work=[work(ready=17, duration_s=1.0)]))) == {"cpu": 6}
+
+
+def test_p19_draining_units_are_no_capacity():
+    leaving = units(3, DRAINING)
+    world = snapshot(
+        units=leaving,
+        workers=workers_of(leaving, status="closing_gracefully", tasks=1),
+        work=[work(ready=3, duration_s=60.0)],
+    )
+    assert launched(decided(world)) == {"cpu": 3}
+
+
+def test_p19_a_task_stuck_on_a_draining_unit_still_brings_one_for_the_others():
+    """Though nobody knows how long they take."""
+    leaving = units(1, DRAINING)
+    stuck = work(ready=5, processing=1)
+    world = snapshot(units=leaving, workers=workers_of(leaving, tasks=1, status="closing"), work=[stuck])
+    assert launched(decided(world)) == {"cpu": 1}
+
+
+def test_paused_workers_are_no_capacity_and_others_are_asked_for():
+    full = busy(2, status="paused", held_bytes=8 * GB, limit_bytes=10 * GB)
+    world = snapshot(**together(full), work=[work(ready=3, processing=2, duration_s=60.0)])
+    assert launched(decided(world))["cpu"] >= 3
+
+
+def test_bound_work_makes_no_demand():
+    actions = decided(snapshot(work=[work(ready=100, waiting=3, bound=True, duration_s=60.0)]))
+    assert held(actions) == Code.NO_WORK.name
+
+
+def test_foreign_workers_are_capacity():
+    foreign = [worker(name=f"f{i}", threads=4, tasks=4) for i in range(2)]
+    world = snapshot(workers=foreign, work=[work(ready=10, duration_s=60.0)])
+    assert launched(decided(world)) == {"cpu": 2}
+
+
+def test_foreign_workers_that_are_done_soon_are_enough():
+    world = snapshot(
+        pool(boot_s=60.0),
+        workers=[worker(threads=8, tasks=8)],
+        work=[work(ready=2, processing=8, duration_s=0.1)],
+    )
+    assert held(decided(world)) == Code.TOO_LATE.name
+
+
+def test_the_minimum_and_a_floor_need_no_work():
+    actions = decided(snapshot(pool(minimum=3)))
+    assert launched(actions) == {"cpu": 3}
+    assert the(actions, Launch).why.code == Code.MINIMUM.name
+    actions = decided(snapshot(pool(minimum=3, state={"floor": 5}), units=units(1, PENDING)))
+    assert launched(actions) == {"cpu": 4}
+    assert the(actions, Launch).why.code == Code.FLOOR.name
+
+
+def test_by_hand_the_work_does_not_matter():
+    by_hand = pool(minimum=3, state={"manual": 2})
+    assert launched(decided(snapshot(by_hand, work=[work(ready=50, duration_s=60.0)]))) == {"cpu": 2}
+    world = snapshot(by_hand, **together(busy(2)), work=[work(ready=50, processing=2, duration_s=60.0)])
+    assert held(decided(world)) == Code.MANUAL.name
+
+
+def test_p24_results_that_fill_the_memory_ask_for_more():
+    full = busy(2, held_bytes=8 * GB, limit_bytes=10 * GB)
+    actions = decided(snapshot(**together(full), work=[work(processing=2, waiting=1, duration_s=60.0)]))
+    assert launched(actions) == {"cpu": 1}  # 16 GB at 6 GB each
+    assert the(actions, Launch).why.code == Code.MEMORY.name
+
+
+@pytest.mark.parametrize("baseline_gb", [0, 1])
+def test_p24_the_need_for_memory_converges(baseline_gb):
+    """New units bring processes of their own; that must not look like results."""
+    state = {"baseline_bytes": baseline_gb * GB}
+    count, rounds = 2, 0
+    while True:
+        new = units(count)
+        holding = [
+            worker(u.name, tasks=1, limit_bytes=10 * GB, **content)
+            for u, content in zip(
+                new,
+                [{"held_bytes": 8 * GB, "used_bytes": 9 * GB}] * 2
+                + [{"used_bytes": baseline_gb * GB}] * (count - 2),
+                strict=True,
+            )
+        ]
+        more = launched(
+            decided(snapshot(pool(state=state), units=new, workers=holding, work=[work(processing=count)]))
+        )
+        if not more:
+            break
+        count, rounds = count + more["cpu"], rounds + 1
+    assert (count, rounds) == (3, 1)
+
+
+def test_p24_memory_nobody_told_is_no_reason():
+    full = busy(2, held_bytes=8 * GB)
+    assert launched(decided(snapshot(**together(full), work=[work(processing=2)]))) == {}
+
+
+def test_the_order_of_work_and_workers_does_not_matter():
+    some = idle(3)
+    first, second = work("a", ready=5, duration_s=9.0), work("a", ready=5)
+    assert decide(snapshot(**together(some), work=[first, second]), NOTHING) == decide(
+        snapshot(units=some[0], workers=some[1][::-1], work=[second, first]), NOTHING
+    )
