@@ -34,11 +34,9 @@ class Processes:
         existing = sum(1 for of, process in self.units.values() if of == pool and process.poll() is None)
         for _ in range(n - existing):
             name = unit_name(self.context.cluster, pool)
+            command = self.command(name, self.context.templates[pool].pool)
             try:
-                self.units[name] = (
-                    pool,
-                    subprocess.Popen(self.command(name, self.context.templates[pool].pool)),
-                )
+                self.units[name] = pool, subprocess.Popen(command)  # noqa: ASYNC220
             except OSError as error:
                 raise LaunchRejected(str(error)) from error
 

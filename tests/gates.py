@@ -12,6 +12,7 @@ from typing import Any
 _lock = threading.Lock()
 _gates: dict[str, threading.Event] = {}
 _starts: Counter[str] = Counter()
+_all = threading.Event()
 
 #: Longer than any test: a task that nobody lets go is a failed test, not a hanging one.
 _END_S = 120.0
@@ -19,7 +20,10 @@ _END_S = 120.0
 
 def _gate(name: str) -> threading.Event:
     with _lock:
-        return _gates.setdefault(name, threading.Event())
+        gate = _gates.setdefault(name, threading.Event())
+    if _all.is_set():
+        gate.set()
+    return gate
 
 
 def held(name: str, value: Any = None, *dependencies: Any) -> Any:
@@ -38,7 +42,9 @@ def quick(name: str, value: Any = None, *dependencies: Any) -> Any:
 
 
 def let(*names: str) -> None:
-    """Let these end; without a name, all that ever started."""
+    """Let these end; without a name all, those too that start later."""
+    if not names:
+        _all.set()
     for name in names or list(_gates):
         _gate(name).set()
 
@@ -53,4 +59,5 @@ def forget() -> None:
     let()
     with _lock:
         _gates.clear()
+        _all.clear()
         _starts.clear()

@@ -23,6 +23,7 @@ from tornado.ioloop import PeriodicCallback
 
 from dask_tide import config as configuration
 from dask_tide.controller.attach import attach
+from dask_tide.controller.ledger import Ledger
 from dask_tide.errors import ConfigError
 from dask_tide.providers.delegate import DelegateProvider
 
@@ -131,6 +132,10 @@ class TideAdaptive:
             await self._exchange()
         except OSError as error:
             logger.info("adapt: the scheduler does not answer: %s", error)
+        except ConfigError as error:
+            logger.error("adapt: the scheduler's controller does not take this object's reports: %s", error)
+            self.error = error
+            self.stop()
         finally:
             self._busy = False
 
@@ -160,6 +165,9 @@ class TideAdaptive:
         orders = await self.cluster.scheduler_comm.tide_exchange(
             owner=self._id, units=units, **self._template()
         )
+        if orders is None:  # what a scheduler that has been restarted replies: it knows no controller
+            self._registered = False
+            return
         if self.periodic_callback is None:
             return
         release = [names[name] for name in orders["release"] if name in names]
@@ -174,9 +182,10 @@ class TideAdaptive:
         return {str(key): key for key in keys}
 
     def _failure(self, key: Any) -> str:
-        worker = getattr(self.cluster, "workers", {})
-        status = getattr(worker.get(key) if isinstance(worker, dict) else None, "status", None)
-        return "the cluster object's worker has failed" if status == Status.failed else ""
+        workers = getattr(self.cluster, "workers", {})
+        status = getattr(workers.get(key) if isinstance(workers, dict) else None, "status", None)
+        ended = status in (Status.closed, Status.failed)
+        return f"the cluster object's worker is {status.name}" if ended else ""
 
     def _template(self) -> dict[str, Any]:
         """What a worker is like: as those are that have registered, else as the class will make them."""
@@ -224,6 +233,8 @@ class AdaptiveService(SchedulerPlugin):
     def __init__(self, owner: str, overrides: dict[str, Any]) -> None:
         self._owner = owner
         self._overrides = overrides
+        #: Once it has started: what is known of the cluster object's units.
+        self.ledger: Ledger | None = None
 
     async def start(self, scheduler: Scheduler) -> None:
         """Called by the scheduler when the plugin arrives there."""
@@ -234,6 +245,12 @@ class AdaptiveService(SchedulerPlugin):
             await old.close()
         delegate = DelegateProvider(_POOL)
         controller = attach(scheduler, self._overrides, provider=delegate)
+        self.ledger = controller.ledger
+        before = scheduler.plugins.get(_NAME)
+        if isinstance(before, AdaptiveService) and before.ledger is not None:
+            # `adapt` has been called again. Units that have had their workers must not seem to wait for a
+            # place, and those that were being given back still have to be.
+            await delegate.scale_down(self.ledger.inherit(before.ledger))
         template = dict(self._overrides["pools"][_POOL])
 
         async def tide_exchange(owner: str, units: dict[str, str], **told: Any) -> dict[str, Any]:

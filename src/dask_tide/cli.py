@@ -17,6 +17,7 @@ from dask_tide.controller import journal as journals
 from dask_tide.controller.explain import describe, story, summary
 from dask_tide.errors import ConfigError, JournalError
 from dask_tide.policy import decide
+from dask_tide.providers.registry import load
 
 _scheduler = click.option(
     "--scheduler",
@@ -70,6 +71,7 @@ def validate(file: Path | None) -> None:
                 raise ConfigError(str(file), content, "a mapping with the section tide")
             dask_config.update(dask_config.global_config, content, priority="new")
         config = configuration.read()
+        load(config.provider)
     except yaml.YAMLError as error:
         raise click.ClickException(f"{file}: {error}") from error
     except ConfigError as error:
@@ -142,10 +144,11 @@ def _ask(address: str | None, question: Callable[[Any], Any]) -> Any:
             return await question(remote)
 
     try:
-        return asyncio.run(ask())
-    except AttributeError as error:
-        raise click.ClickException(
-            f"the scheduler at {address} runs no dask-tide: start it with --preload dask_tide.preload"
-        ) from error
+        answer = asyncio.run(ask())
     except (OSError, CommClosedError, ValueError) as error:
         raise click.ClickException(f"no scheduler answers at {address}: {error}") from error
+    if answer is None:  # what a scheduler replies to an operation that it does not know
+        raise click.ClickException(
+            f"the scheduler at {address} runs no dask-tide: start it with --preload dask_tide.preload"
+        )
+    return answer

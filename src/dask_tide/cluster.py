@@ -118,7 +118,8 @@ class TideCluster(Cluster):
             "port": scheduler_port,
             "protocol": protocol,
             "dashboard": dashboard_address is not None,
-            "dashboard_address": dashboard_address,
+            # The HTTP server runs without a dashboard too, and would take the usual port.
+            "dashboard_address": dashboard_address or "127.0.0.1:0",
         }
         self.security = security or Security()
         self._silence_logs = silence_logs
@@ -288,8 +289,9 @@ class TideCluster(Cluster):
     @property
     def workers(self) -> dict[str, Unit]:
         """The units there are, by name."""
-        snapshot = None if self._controller is None else self._controller.snapshot
-        return {} if snapshot is None else {unit.name: unit for unit in snapshot.units}
+        if self._controller is None or self._controller.snapshot is None or self.status is Status.closed:
+            return {}
+        return {unit.name: unit for unit in self._controller.snapshot.units}
 
     # -- why --------------------------------------------------------------------------------------
 

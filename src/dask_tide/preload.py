@@ -11,8 +11,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from typing import Any, TypeGuard
+from typing import TypeGuard
 
 from distributed import Nanny, Scheduler, Worker
 from distributed.core import Server
@@ -47,14 +46,6 @@ async def dask_setup(server: Server) -> None:
             attach(server)
         elif _departs(server):
             departure.join(server)
-    except ConfigError as error:
-        logger.error("%s", error)
-        raise SystemExit(2) from None
-
-
-def _or_exit(start: Callable[[Any], object], server: Server) -> None:
-    try:
-        start(server)
     except ConfigError as error:
         logger.error("%s", error)
         raise SystemExit(2) from None

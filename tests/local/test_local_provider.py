@@ -255,6 +255,8 @@ async def test_killed_worker_fails_and_is_replaced(scheduler, make):
     await provider.scale_up("cpu", 1)
     await until(lambda: scheduler.workers)
     (process,) = descendants(forkserver_of(provider).pid)
+    log = provider._log((await only_unit(provider)).name)
+    await until(lambda: "Registered to" in log.read_text())  # the scheduler knows it before
     process.kill()
     await until(is_failed(provider))
     unit = await only_unit(provider)
@@ -562,8 +564,8 @@ def test_configured_preloads_are_kept(tmp_path):
         arguments = worker_arguments(make_context(tmp_path), Pool("cpu"))
     assert [arguments[i + 1] for i, word in enumerate(arguments) if word == "--preload"] == [
         "mine",
-        "dask_tide.providers.local.closing",
         "dask_tide.preload",
+        "dask_tide.providers.local.closing",
     ]
 
 

@@ -8,8 +8,8 @@ workers to one and back, and both must compute nothing twice.
 
 from __future__ import annotations
 
+import dask
 import pytest
-from dask import delayed
 
 from records import Tasks, WorkersSeen, units, workers
 from waiting import wait_until
@@ -34,7 +34,7 @@ def count(cluster):
 @pytest.mark.parametrize("minimum", [0, 1])
 def test_p02_fan_out_barrier_fan_out(tide, tasks, minimum):
     """Many tasks, then one that all others wait for, then many again."""
-    cluster = tide(minimum=minimum, maximum=MAXIMUM)
+    cluster = tide(minimum=minimum, maximum=MAXIMUM, release={"tail": "1s"})
     seen = WorkersSeen(cluster)
     with cluster.get_client() as client:
         fan_out = client.map(tasks.function(gated=True, gate="fan-out"), range(FAN_OUT))
@@ -60,36 +60,38 @@ def test_p02_fan_out_barrier_fan_out(tide, tasks, minimum):
     assert len(seen.names) <= 2 * MAXIMUM
 
 
-@pytest.mark.parametrize("minimum", [0, 1])
-def test_p02_memory_intensive_barrier_memory_intensive(tide, tasks, minimum):
+@pytest.mark.parametrize(("minimum", "method"), [(0, "p2p"), (1, "p2p"), (0, "tasks"), (1, "tasks")])
+def test_p02_memory_intensive_barrier_memory_intensive(tide, tasks, minimum, method):
     """A transposition, in which each worker needs something of every other; a barrier; and again."""
     da = pytest.importorskip("dask.array")
-    cluster = tide(minimum=minimum, maximum=MAXIMUM)
+    cluster = tide(minimum=minimum, maximum=MAXIMUM, release={"tail": "1s"})
     seen = WorkersSeen(cluster)
 
     def transposed_sum(seconds):
-        # 2 × 61 MiB at the most, in blocks of 5 MiB; slow enough to be worth more than one worker.
+        # 2 × 61 MiB at the most, in blocks of 7 MiB; slow enough to be worth more than one worker.
         def load(block):
             import time
 
             time.sleep(seconds)
             return block + 1
 
-        matrix = da.zeros((2400, 3200), chunks=(2400, 267)).map_blocks(load, dtype=float)
-        return matrix.rechunk((200, 3200)).sum()
+        with dask.config.set({"array.rechunk.method": method}):
+            matrix = da.zeros((2400, 3200), chunks=(2400, 356)).map_blocks(load, dtype=float)
+            return matrix.rechunk((200, 3200)).sum()
 
     with cluster.get_client() as client:
-        barrier = delayed(tasks.function(gated=True, gate="barrier"))
-        first = client.compute(barrier(transposed_sum(0.5)))
+        total = client.compute(transposed_sum(0.5))
+        barrier = client.submit(tasks.function(gated=True, gate="barrier"), 100, total)
         wait_until(lambda: count(cluster) == MAXIMUM, "up", detail=cluster.explain)
         wait_until(lambda: tasks.starts, "the barrier", detail=cluster.explain)
         wait_until(lambda: count(cluster) == 1, "down to the one with the barrier", detail=cluster.explain)
         tasks.open("barrier")
-        assert first.result() == 2400 * 3200
-        second = client.compute(transposed_sum(0.6))
+        assert barrier.result() == 100
+        assert total.result() == 2400 * 3200
+        again = client.compute(transposed_sum(0.6))
         wait_until(lambda: count(cluster) == MAXIMUM, "up again", detail=cluster.explain)
-        assert second.result() == 2400 * 3200
-        del first, second
+        assert again.result() == 2400 * 3200
+        del total, barrier, again
         wait_until(lambda: count(cluster) == minimum, "down to the minimum", detail=cluster.explain)
     assert set(tasks.starts.values()) == {1}, "computed twice"
     assert len(seen.names) <= 2 * MAXIMUM

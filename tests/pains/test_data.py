@@ -20,7 +20,9 @@ Make = Callable[..., TideCluster]
 
 MIB = 2**20
 #: The test decides how full a worker is of results; what its process takes beside is left out.
-BY_RESULTS = {f"distributed.worker.memory.{limit}": False for limit in ("target", "spill", "pause", "terminate")}
+BY_RESULTS = {
+    f"distributed.worker.memory.{limit}": False for limit in ("target", "spill", "pause", "terminate")
+}
 
 
 @pytest.fixture
@@ -40,7 +42,9 @@ def ready(cluster: TideCluster, n: int) -> set[str]:
 def settled(cluster: TideCluster, n: int) -> None:
     """Wait until there are ``n`` units, and none besides."""
     wait_until(
-        lambda: len(cluster.workers) == len(running(cluster)) == n, f"exactly {n} units", detail=cluster.explain
+        lambda: len(cluster.workers) == len(running(cluster)) == n,
+        f"exactly {n} units",
+        detail=cluster.explain,
     )
 
 
@@ -57,11 +61,19 @@ def actions(cluster: TideCluster, kind: type) -> list[Any]:
     return [a for line in cluster.controller.journal.recent for a in line.actions if isinstance(a, kind)]
 
 
+def finished(cluster: TideCluster, futures: list[Any]) -> None:
+    wait_until(lambda: all(f.status == "finished" for f in futures), "all results", detail=cluster.explain)
+
+
+def tick(cluster: TideCluster) -> None:
+    last = cluster.controller.latest
+    wait_until(lambda: cluster.controller.latest is not last, "another decision")
+
+
 def ticks(cluster: TideCluster, n: int) -> None:
     """Let the controller decide ``n`` more times."""
     for _ in range(n):
-        last = cluster.controller.latest
-        wait_until(lambda last=last: cluster.controller.latest is not last, "another decision")
+        tick(cluster)
 
 
 # -- p15 --------------------------------------------------------------------------------------------
@@ -85,7 +97,7 @@ def test_p15_from_many_full_workers_to_one_loses_and_recomputes_nothing(tide: Ma
         cluster.scale(6)
         ready(cluster, 6)
         futures = fill(client, marked, per_worker=12, size=MIB)
-        wait_until(lambda: all(f.status == "finished" for f in futures), "all results are there")
+        finished(cluster, futures)
         assert sum(marked.starts.values()) == 72
         fullest = 0
 
@@ -137,7 +149,9 @@ def test_p24_full_workers_get_company_in_proportion_to_the_bytes(tide: Make, mar
             detail=cluster.explain,
         )
         # 288 MiB of results; 300 MiB less the process itself are about 200, of which 60 % are to be used.
-        wait_until(lambda: len(running(cluster)) == len(cluster.workers) >= 3, "they come", detail=cluster.explain)
+        wait_until(
+            lambda: len(running(cluster)) == len(cluster.workers) >= 3, "they come", detail=cluster.explain
+        )
         ticks(cluster, 8)
         units = len(cluster.workers)
         ticks(cluster, 8)
@@ -163,7 +177,7 @@ def test_p24_with_dasks_own_limits_paused_workers_are_no_capacity(tide: Make, ma
             client.submit(run, marked.folder, f"r{i}", "", size=32 * MIB, key=f"r{i}", pure=False)
             for i in range(12)
         ]
-        wait_until(lambda: all(f.status == "finished" for f in futures), "all results", detail=cluster.explain)
+        finished(cluster, futures)
         assert 3 <= len(cluster.workers) <= 6
         assert [len(result) for result in client.gather(futures)] == [32 * MIB] * 12
     assert set(marked.starts.values()) == {1}
@@ -178,7 +192,10 @@ def test_p26_shrinking_restarts_no_shuffle(tide: Make, marked: Marked, by_hand: 
     import numpy as np
 
     cluster = tide(maximum=3, release={"keep": "100ms", "tail": "50ms"})
-    with cluster.get_client() as client, dask.config.set({"array.rechunk.method": "p2p", "array.chunk-size": "1 kiB"}):
+    with (
+        cluster.get_client() as client,
+        dask.config.set({"array.rechunk.method": "p2p", "array.chunk-size": "1 kiB"}),
+    ):
         cluster.scale(3)
         ready(cluster, 3)
         if not by_hand:
@@ -192,7 +209,9 @@ def test_p26_shrinking_restarts_no_shuffle(tide: Make, marked: Marked, by_hand: 
             run(folder, str(block_id[0]), "end" if block_id[0] == 8 else "")
             return part
 
-        rows = array.from_array(values, chunks=(10, 90)).map_blocks(block, dtype=values.dtype, meta=values[:0])
+        rows = array.from_array(values, chunks=(10, 90)).map_blocks(
+            block, dtype=values.dtype, meta=values[:0]
+        )
         result = rows.rechunk((90, 10)).persist()
         plugin = cluster.scheduler.plugins["shuffle"]
         wait_until(lambda: plugin.active_shuffles, "the shuffle runs", detail=cluster.explain)
@@ -229,6 +248,36 @@ def test_p26_shrinking_restarts_no_shuffle(tide: Make, marked: Marked, by_hand: 
     assert set(marked.starts.values()) == {1}
 
 
+def test_p26_a_shuffle_that_begins_while_a_worker_drains_waits_for_nothing(
+    tide: Make, marked: Marked
+) -> None:
+    """A shuffle binds its outputs to any worker, also to one that drains and would never run them."""
+    array = pytest.importorskip("dask.array")
+    cluster = tide(maximum=2)
+    with (
+        cluster.get_client() as client,
+        dask.config.set({"array.rechunk.method": "p2p", "array.chunk-size": "1 kiB"}),
+    ):
+        cluster.scale(2)
+        both = ready(cluster, 2)
+        busy = [client.submit(run, marked.folder, f"busy{i}", f"end{i}", key=f"busy{i}") for i in range(2)]
+        wait_until(lambda: len(marked.starts) == 2, "both are busy")
+        cluster.scale(1)
+        wait_until(lambda: len(running(cluster)) == 1, "one drains", detail=cluster.explain)
+        names = {ws.name: ts.key for ws in cluster.scheduler.workers.values() for ts in ws.processing}
+        (draining,) = both - running(cluster)
+        (other,) = running(cluster)
+        marked.open(f"end{names[other][-1]}")
+        result = array.ones((60, 60), chunks=(10, 60)).rechunk((60, 10)).persist()
+        # The drain's own task still runs, for as long as it likes; the drain has given way.
+        wait_until(lambda: draining in running(cluster), "back to work", detail=cluster.explain)
+        assert f"a P2P shuffle relies on worker {draining}" in cluster.explain()
+        marked.open(f"end{names[draining][-1]}")
+        assert client.compute(result.sum()).result(timeout=60) == 3600
+        assert client.gather(busy) == ["busy0", "busy1"]
+    assert set(marked.starts.values()) == {1}
+
+
 # -- p27 --------------------------------------------------------------------------------------------
 
 
@@ -252,7 +301,9 @@ def test_p27_scattered_data_survives_every_planned_exit(tide: Make) -> None:
         ticks(cluster, 4)
         settled(cluster, 1)
         assert client.gather(futures) == data
-        assert client.submit(lambda parts: sum(p["value"] for p in parts), list(futures.values())).result() == 36
+        assert (
+            client.submit(lambda parts: sum(p["value"] for p in parts), list(futures.values())).result() == 36
+        )
         cluster.adapt()
         del futures
         wait_until(lambda: not cluster.workers, "no longer wanted, no longer kept", detail=cluster.explain)
@@ -265,7 +316,9 @@ def test_p27_scattered_data_survives_while_the_work_comes_and_goes(tide: Make, m
         data = client.scatter({"data": 7})["data"]
         for wave in range(2):
             futures = [
-                client.submit(after, data, marked.folder, f"{wave}-{i}", 0, f"end{wave}", key=f"{wave}-{i}", pure=False)
+                client.submit(
+                    after, data, marked.folder, f"{wave}-{i}", 0, f"end{wave}", key=f"{wave}-{i}", pure=False
+                )
                 for i in range(3)
             ]
             wait_until(lambda w=wave: len(marked.starts) == 3 * (w + 1), "all run", detail=cluster.explain)

@@ -6,10 +6,10 @@ import logging
 import os
 import random
 import signal
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from waiting import wait_until
 from dask_tide import TideCluster
 from dask_tide.cli import tide as command
 from dask_tide.controller import journal as journals
-from dask_tide.model import EXISTING, Hold, Phase
+from dask_tide.model import EXISTING, Hold, Launch, Phase
 
 Make = Callable[..., TideCluster]
 
@@ -58,7 +58,9 @@ def running(cluster: TideCluster) -> set[str]:
 def pids(client: Client) -> dict[str, int]:
     """Process of each worker, by the worker's name."""
     workers = client.scheduler_info(n_workers=-1)["workers"]
-    return {workers[address]["name"]: pid for address, pid in client.run(os.getpid).items() if address in workers}
+    return {
+        workers[address]["name"]: pid for address, pid in client.run(os.getpid).items() if address in workers
+    }
 
 
 def processes() -> set[int]:
@@ -77,8 +79,24 @@ def alive(pid: int) -> bool:
         return False
 
 
+def now_s(cluster: TideCluster) -> float:
+    """The controller's clock at its last tick."""
+    assert cluster.controller.snapshot is not None
+    return cluster.controller.snapshot.now_s
+
+
 def submit(client: Client, marked: Marked, name: str, gate: str = "", **options: Any) -> Any:
     return client.submit(run, marked.folder, name, gate, key=name, pure=False, **options)
+
+
+def started(cluster: TideCluster, marked: Marked, name: str, n: int) -> None:
+    wait_until(lambda: marked.starts[name] == n, f"start {n} of {name}", detail=cluster.explain)
+
+
+def tick(cluster: TideCluster) -> None:
+    """Let the controller decide once more."""
+    last = cluster.controller.latest
+    wait_until(lambda: cluster.controller.latest is not last, "another decision")
 
 
 def ready(cluster: TideCluster, n: int) -> set[str]:
@@ -102,7 +120,9 @@ def test_p04_scale_downs_under_one_long_task_end_no_task_as_killed(tide: Make, m
             assert first in ready(cluster, 2)
             cluster.scale(1)
             # Never the busy one while there is an idle one.
-            wait_until(lambda: running(cluster) == {first}, "the idle worker has gone", detail=cluster.explain)
+            wait_until(
+                lambda: running(cluster) == {first}, "the idle worker has gone", detail=cluster.explain
+            )
         marked.open("end")
         assert long.result(timeout=30) == "long"
     assert marked.starts == {"long": 1}
@@ -116,9 +136,11 @@ def test_p04_evictions_under_one_long_task_end_no_task_as_killed(tide: Make, mar
     with cluster.get_client() as client:
         long = submit(client, marked, "long", "end")
         for n in range(1, 7):
-            wait_until(lambda n=n: marked.starts["long"] == n, f"start {n} of the task", detail=cluster.explain)
+            wait_until(
+                lambda n=n: marked.starts["long"] == n, f"start {n} of the task", detail=cluster.explain
+            )
             os.kill(marked.pids["long"], signal.SIGTERM)
-        wait_until(lambda: marked.starts["long"] == 7, "the last start")
+        started(cluster, marked, "long", 7)
         marked.open("end")
         assert long.result(timeout=30) == "long"
 
@@ -126,7 +148,9 @@ def test_p04_evictions_under_one_long_task_end_no_task_as_killed(tide: Make, mar
 # -- p10 --------------------------------------------------------------------------------------------
 
 
-def test_p10_each_change_is_told_and_decides_the_same_again(tide: Make, marked: Marked, tmp_path: Path) -> None:
+def test_p10_each_change_is_told_and_decides_the_same_again(
+    tide: Make, marked: Marked, tmp_path: Path
+) -> None:
     journal = tmp_path / "journal.jsonl"
     cluster = tide(maximum=3, journal={"path": str(journal)}, release={"keep": "200ms", "tail": "200ms"})
     with cluster.get_client() as client:
@@ -157,7 +181,7 @@ def test_p10_each_change_is_told_and_decides_the_same_again(tide: Make, marked: 
         assert str(action.why) in explained.output
     seen = [{unit.name for unit in line.snapshot.units if unit.phase in EXISTING} for line in lines]
     came = set().union(*seen)
-    assert len(came) == sum(action.count for action in changes if type(action).__name__ == "Launch")
+    assert len(came) == sum(a.count for a in changes if isinstance(a, Launch))
 
 
 # -- p12 --------------------------------------------------------------------------------------------
@@ -185,7 +209,10 @@ def test_p12_a_running_task_is_waited_for_and_starts_once(tide: Make, marked: Ma
             # With nobody left to hold the results and run the rest, the last worker stays.
             wait_until(lambda: len(marked.starts) >= 2, "the running tasks end")
             cluster.scale(1)
-        assert client.gather(held + waiting) == [*(f"running{i}" for i in range(2)), *(f"waiting{i}" for i in range(4))]
+        assert client.gather(held + waiting) == [
+            *(f"running{i}" for i in range(2)),
+            *(f"waiting{i}" for i in range(4)),
+        ]
         ready(cluster, 1)
     assert set(marked.starts.values()) == {1}
 
@@ -209,8 +236,7 @@ def test_p16_after_a_soak_live_processes_are_the_target(tide: Make, marked: Mark
                 for pid in list(processes())[:1]:
                     with suppress(ProcessLookupError):
                         os.kill(pid, signal.SIGKILL)
-            ticked = cluster.controller.latest
-            wait_until(lambda ticked=ticked: cluster.controller.latest is not ticked, "another tick")
+            tick(cluster)
         cluster.adapt(minimum=2, maximum=3)
         assert sorted(client.gather(futures)) == sorted(f"t{step}" for step in range(12))
         del futures
@@ -297,12 +323,16 @@ def test_p17_a_worker_that_always_dies_is_retried_ever_more_rarely(
             return state and state.failed >= 5
 
         wait_until(failures, "five failed starts", detail=cluster.explain)
-        wait_until(lambda: "starts failed, the next attempt is in" in cluster.explain(), "a pause", detail=cluster.explain)
-        journal = [line for line in cluster.controller.journal.recent]
-        launches = [(line, a) for line in journal for a in line.actions if type(a).__name__ == "Launch"]
+        wait_until(
+            lambda: "starts failed, the next attempt is in" in cluster.explain(),
+            "a pause",
+            detail=cluster.explain,
+        )
+        journal = list(cluster.controller.journal.recent)
+        launches = [(line, a) for line in journal for a in line.actions if isinstance(a, Launch)]
         # One task, one unit at a time; each launch waits for twice as long as the one before.
         assert starts() == sum(action.count for _, action in launches) >= 5
-        pauses = [b.at_s - a.at_s for (a, _), (b, _) in zip(launches, launches[1:], strict=False)]
+        pauses = [b.at_s - a.at_s for (a, _), (b, _) in pairwise(launches)]
         for n, pause_s in enumerate(pauses):
             assert pause_s >= 0.1 * 2**n
         assert "the licence server said no" in cluster.explain()
@@ -385,7 +415,7 @@ def test_p34_a_unit_of_four_processes_comes_and_goes_as_one(tide: Make, marked: 
             action.count
             for line in cluster.controller.journal.recent
             for action in line.actions
-            if type(action).__name__ == "Launch"
+            if isinstance(action, Launch)
         )
     assert launched == 2  # no unit was thrown away and asked for again
     assert set(marked.starts.values()) == {1}
@@ -412,25 +442,12 @@ def test_p37_never_while_work_is_queued(tide: Make) -> None:
     with cluster.get_client() as client:
         future = client.submit(sum, [1, 2])
         wait_until(lambda: cluster.tide_status()["unfinished_tasks"] == 1, "it is queued")
-        queued_s = cluster.controller.snapshot.now_s
+        queued_s = now_s(cluster)
         # Ten times the limit by the controller's own clock.
-        wait_until(lambda: cluster.controller.snapshot.now_s > queued_s + 3.0, "time goes by")
+        wait_until(lambda: now_s(cluster) > queued_s + 3.0, "time goes by")
         assert cluster.status == Status.running
         assert not cluster.workers
         assert future.status == "pending"
         assert "the maximum is 0" in cluster.explain()
     # Its client has gone, and with it the work.
     wait_until(lambda: cluster.status == Status.closed, "it closes", detail=cluster.explain)
-
-
-_CLIENT = """
-import sys, time
-from distributed import Client
-
-client = Client(sys.argv[1])
-future = client.submit(time.sleep, 1000)
-held = client.submit(sum, [1, 2])
-held.result()
-print("ready", flush=True)
-time.sleep(1000)
-"""

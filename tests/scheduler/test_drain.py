@@ -79,13 +79,14 @@ async def test_four_steps(harbour):
 async def test_waiting_tasks_are_spread_over_the_others(harbour):
     h = await harbour(**KEEP)
     victim, *others = await h.scaled(4)
-    await full(h, victim, 4)
+    futures = await full(h, victim, 4)
     h.drain(victim)
     await until(
         lambda: all(len(h.worker(o).processing) == 1 for o in others),
         "one task for each",
         detail=lambda: {str(ws.name): list(ws.processing) for ws in h.scheduler.workers.values()},
     )
+    assert all(h.scheduler.tasks[f.key].suspicious == 0 for f in futures)
 
 
 async def test_refused_without_a_receiver(harbour):
@@ -181,20 +182,24 @@ async def works_after_close(h, unit, future):
 async def test_controller_closes_during_a_drain(harbour):
     h = await harbour(**KEEP)
     unit, _ = await h.scaled(2)
-    await full(h, unit, 1)
+    (future,) = await full(h, unit, 1)
     h.drain(unit)
     await h.controller.close()
+    assert future.status != "error"
     assert h.provider.names == []
     assert not retiring(h)
 
 
-async def test_restarted_worker_is_left_alone(harbour):
+async def test_restarted_worker_is_left_alone(harbour, monkeypatch):
     """A nanny's worker keeps its name and changes its address: what was drained has gone."""
     h = await harbour(**KEEP)
     unit, _ = await h.scaled(2)
     (future,) = await full(h, unit, 1)
     old = h.worker(unit)
+    monkeypatch.setattr("dask_tide.controller.drain._LOOK_S", 2.0)  # it comes back between two looks
     h.drain(unit)
+    await until(lambda: old.status is Status.closing_gracefully, "the drain has begun")
+    await asyncio.sleep(0)
     future.release()
     await h.provider.restart(unit)
     await until(lambda: any(ws.name == unit and ws is not old for ws in h.scheduler.workers.values()), "back")
@@ -208,10 +213,11 @@ async def test_restarted_worker_is_left_alone(harbour):
 async def test_client_restart_during_a_drain(harbour):
     h = await harbour(**KEEP)
     unit, _ = await h.scaled(2)
-    await full(h, unit, 1)
+    (future,) = await full(h, unit, 1)
     h.drain(unit)
     gates.let()
     await h.client.restart(timeout=30)
+    assert future.status == "cancelled"
     await until(lambda: not h.controller.drains.units, "the drain has ended")
     await h.running(2)
     assert await h.client.submit(where, pure=False) in h.provider.names
@@ -290,11 +296,14 @@ async def test_waiting_tasks_go_only_where_their_resources_are(harbour):
         "cpu": {"memory": "1 GiB", "maximum": 4},
     }
     h = await harbour(**KEEP, pools=pools)
-    for name, n in (("gpu", 2), ("cpu", 2)):
+    for name, n in (("gpu", 1), ("cpu", 2)):
         h.controller.scale(n, name)
+    await h.running(3)
+    (victim,) = (u.name for u in h.units() if u.pool == "gpu")
+    futures = await full(h, victim, 3, resources={"GPU": 1}, workers=None, allow_other_workers=False)
+    h.controller.scale(2, "gpu")
     await h.running(4)
-    victim, other = (u.name for u in h.units() if u.pool == "gpu")
-    futures = await full(h, victim, 3, resources={"GPU": 1})
+    (other,) = (u.name for u in h.units() if u.pool == "gpu" and u.name != victim)
     h.controller.drains.start("gpu", victim, [(victim, h.worker(victim).address)])
     await until(lambda: len(h.worker(victim).processing) == 1, "the waiting ones have moved")
     assert len(h.worker(other).processing) == 2
@@ -305,7 +314,7 @@ async def test_waiting_tasks_go_only_where_their_resources_are(harbour):
 
 async def test_tasks_bound_to_the_draining_worker_run_there(harbour):
     h = await harbour(**KEEP)
-    unit, other = await h.scaled(2)
+    unit, _ = await h.scaled(2)
     futures = await full(h, unit, 2, allow_other_workers=False)
     h.drain(unit)
     gates.let()
@@ -325,3 +334,14 @@ async def test_a_released_unit_was_not_given_back_in_vain(harbour):
     await until(lambda: h.provider.called("scale_down"), "it was tried")
     h.provider.keeps = None
     await until(lambda: unit not in h.provider.names, "the unit is given back")
+
+
+async def test_works_without_work_stealing(harbour):
+    h = await harbour(**KEEP, dask={"distributed.scheduler.work-stealing": False})
+    unit, other = await h.scaled(2)
+    futures = await full(h, unit, 3)
+    h.drain(unit)
+    await until(lambda: len(h.worker(other).processing) == 2, "the waiting ones have moved")
+    gates.let()
+    assert await h.client.gather(futures) == [0, 1, 2]
+    assert [gates.starts(f"{unit}-{i}") for i in range(3)] == [1, 1, 1]

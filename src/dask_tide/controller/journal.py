@@ -7,6 +7,7 @@ given, so deciding again must give the same actions, byte for byte.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 from collections import deque
@@ -150,7 +151,8 @@ def _write_all(descriptor: int, data: bytes) -> None:
         while view:
             view = view[os.write(descriptor, view) :]
     except OSError:
-        os.ftruncate(descriptor, start)
+        with contextlib.suppress(OSError):
+            os.ftruncate(descriptor, start)
         raise
 
 

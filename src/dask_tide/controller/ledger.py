@@ -105,6 +105,11 @@ class Ledger:
             if (entry := self._entries.get(name)) is not None:
                 entry.released = True
 
+    def inherit(self, earlier: Ledger) -> list[str]:
+        """Take over an earlier controller's units; returns the names of those that were told to stop."""
+        self._entries, self.records = earlier._entries, earlier.records
+        return [name for name, entry in self._entries.items() if entry.released]
+
     def update(
         self,
         now_s: float,

@@ -121,6 +121,8 @@ class Controller:
         self._blind = ""
         self._blind_until_s = 0.0
         self._active_s = self.now_s()
+        #: For how long the last tick held up the event loop; not for how long it waited.
+        self._took_s = 0.0
         self._wake = asyncio.Event()
         self._loop: asyncio.Task[None] | None = None
         self._stopping: set[asyncio.Task[None]] = set()
@@ -181,7 +183,6 @@ class Controller:
     async def _run(self) -> None:
         failures = 0
         while True:
-            began = time.perf_counter()
             self._wake.clear()
             try:
                 await self.tick()
@@ -193,8 +194,7 @@ class Controller:
                 await asyncio.sleep(min(30.0, 0.1 * 2.0**failures))
             else:
                 failures = 0
-            took_s = time.perf_counter() - began
-            await asyncio.sleep(max(_SPACING_S, took_s / _SHARE - took_s if took_s < 1.0 else _SPACING_S))
+            await asyncio.sleep(max(_SPACING_S, self._took_s / _SHARE))
             try:
                 async with asyncio.timeout(self.config.interval_s * (_QUIET if self._quiet() else 1)):
                     await self._wake.wait()
@@ -211,6 +211,7 @@ class Controller:
         """Observe, decide, act and take it down, once."""
         observation, blind = await self._observe()
         # From here to the last call of `_begin` nothing awaits: what was decided on still holds.
+        began_s = time.perf_counter()
         self._take_drain_ends()
         snapshot = self.take_snapshot(observation, blind)
         before = self._memory
@@ -218,6 +219,7 @@ class Controller:
         self.snapshot = snapshot
         pending = [action for action in actions if self._begin(action, snapshot)]
         self._warn(actions)
+        self._took_s = time.perf_counter() - began_s
         for action in pending:
             await self._act(action, snapshot)
         events, self._events = tuple(self._events), []
@@ -389,11 +391,12 @@ class Controller:
         while (provider := self._provider) is not None:
             try:
                 async with asyncio.timeout(_PROVIDER_S):
-                    return await provider.scale_down(units)
+                    await provider.scale_down(units)
             except (TimeoutError, ProviderError) as error:
-                self._failed(
-                    pool, f"{', '.join(units)} could not be stopped: {error or type(error).__name__}"
-                )
+                message = str(error) or type(error).__name__
+                self._failed(pool, f"{', '.join(units)} could not be stopped: {message}")
+            else:
+                return
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, _BELIEVE_S)
 
@@ -491,11 +494,18 @@ class Controller:
         self.wake()
 
     def _restarted(self) -> None:
-        """``client.restart`` waits for as many workers as there were; those of ours have no nanny."""
+        """``client.restart`` waits for as many workers as there were; those without a nanny leave for good."""
         if self.snapshot is None:
             return
+        known = {unit.name for unit in self.snapshot.units}
+        owned_by = zip(observe.owners(self.scheduler, known), self.scheduler.workers.values(), strict=True)
+        # They would not exit before their running tasks have ended.
+        leaving = {unit for unit, ws in owned_by if unit and not ws.nanny}
         for name in self.pools:
             units = {u.name for u in self.snapshot.units if u.pool == name and u.phase is Phase.RUNNING}
             if units:
                 limits = self._limits[name]
                 limits.floor, limits.floor_until_s = len(units), self.now_s() + _BELIEVE_S
+            self._give_back(
+                name, [u.name for u in self.snapshot.units if u.pool == name and u.name in leaving]
+            )

@@ -117,7 +117,10 @@ class Provider(Protocol):
         """All units of this cluster. Raises ``Unavailable``; never an empty guess."""
 
     async def scale_up(self, pool: str, n: int) -> None:
-        """See to it that ``n`` units of ``pool`` exist. Does nothing if they do."""
+        """See to it that ``n`` units of ``pool`` exist, those that are stopping included.
+
+        Does nothing if they do. Failed ones do not count.
+        """
 
     async def scale_down(self, units: Sequence[str]) -> None:
         """Stop exactly these units, whose workers were drained. Idempotent; unknown names are ignored."""

@@ -34,6 +34,8 @@ __all__ = ["Platform", "ProviderContract", "process_of"]
 
 _CLUSTER = "tide-contract"
 _LOOK_S = 0.02
+_SOME = 2
+_DNS_LABEL = 63
 
 
 @dataclass
@@ -189,22 +191,22 @@ class ProviderContract:
         assert not platform.scheduler.workers
 
     async def test_scale_up_says_how_many_there_should_be(self, platform: Platform) -> None:
-        first = await platform.up("one", 2)
-        assert len(first) == 2
-        for n in (2, 1, 0):
+        first = await platform.up("one", _SOME)
+        assert len(first) == _SOME
+        for n in (_SOME, 1, 0):
             await platform.provider.scale_up("one", n)
             assert sorted(await platform.units("one")) == first
-        more = await platform.up("one", 3)
-        assert len(more) == 3
+        more = await platform.up("one", _SOME + 1)
+        assert len(more) == _SOME + 1
         assert set(first) < set(more)
 
     async def test_scale_up_asked_twice_at_once_counts_once(self, platform: Platform) -> None:
         scale_up = platform.provider.scale_up
-        await asyncio.gather(scale_up("one", 2), scale_up("one", 2))
-        names = await platform.up("one", 2)
-        assert len(names) == 2
+        await asyncio.gather(scale_up("one", _SOME), scale_up("one", _SOME))
+        names = await platform.up("one", _SOME)
+        assert len(names) == _SOME
         await platform.registered(*names)
-        assert len(platform.scheduler.workers) == 2
+        assert len(platform.scheduler.workers) == _SOME
 
     async def test_units_are_shown_without_a_claim_about_their_workers(self, platform: Platform) -> None:
         names = await platform.up("one", 1)
@@ -218,12 +220,12 @@ class ProviderContract:
         names = []
         for platform in (await make_provider(), await make_provider()):
             for pool in ("one", "two"):
-                names += await platform.up(pool, 2)
-        assert len(set(names)) == 8, "names are unique, also among clusters"
+                names += await platform.up(pool, _SOME)
+        assert len(set(names)) == 2 * 2 * _SOME, "names are unique, also among clusters"
         for name in names:
             assert _CLUSTER in name, "a unit can be found again by its cluster's name"
             assert not name.rpartition("-")[2].isdigit(), "no unit's name looks like another one's worker"
-            assert len(name) <= 63, "a name is a DNS label"
+            assert len(name) <= _DNS_LABEL, "a name is a DNS label"
         assert not any(a != b and b.startswith(a) for a in names for b in names)
 
     async def test_pools_are_apart(self, platform: Platform) -> None:

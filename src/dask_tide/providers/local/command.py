@@ -43,8 +43,8 @@ def worker_arguments(context: ProviderContext, pool: Pool) -> list[str]:
     configured = dask.config.get("distributed.worker.preload")
     for preload in [configured] if isinstance(configured, str) else configured:
         arguments += ["--preload", preload]
-    # Torn down in reverse order: `closing` has the last word about SIGTERM.
-    return [*arguments, "--preload", "dask_tide.providers.local.closing", "--preload", "dask_tide.preload"]
+    # Torn down in reverse order: when dask_tide.preload stops handling SIGTERM, it is ignored already.
+    return [*arguments, "--preload", "dask_tide.preload", "--preload", "dask_tide.providers.local.closing"]
 
 
 def terminate_bytes(pool: Pool) -> int:

@@ -7,7 +7,7 @@ leaves its children behind when it dies; so this is one of our own.
 
 It does not outlive the process that started it, however that ends: the end of file on the
 connection says so at once, and where a forked child of that process has inherited the other end,
-``getppid`` says so within :data:`WATCH_S`. Its workers do not outlive it: the kernel sees to that
+``getppid`` says so, at which a timer makes it look. Its workers do not outlive it: the kernel sees to that
 (``PR_SET_PDEATHSIG``), whatever a worker is doing. The forkserver cannot use that for itself: it
 is bound to the *thread* that started the process, and a notebook's threads come and go.
 """
@@ -29,14 +29,16 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import dask
 import msgspec
+import psutil
+from dask.utils import format_bytes, parse_timedelta
+from distributed.cli.dask_worker import main as dask_worker
 
 from .messages import Exited, Request, Stop, WorkerProcess
 
 __all__ = ["main"]
 
-#: How often the forkserver looks whether the process that started it is still there.
-WATCH_S = 0.5
 #: How long workers may take to end when the forkserver is told to (SIGTERM).
 END_GRACE_S = 1.0
 
@@ -55,7 +57,6 @@ def main(parent: int) -> None:
     parent
         Process id of whoever started this process.
     """
-    _watch_while_importing(parent)
     # What is imported may print or read: the connection must not be where it does.
     connection = socket.socket(fileno=os.dup(0))
     with Path(os.devnull).open() as nothing:
@@ -68,35 +69,20 @@ def main(parent: int) -> None:
         _work(*job)
 
 
-def _watch_while_importing(parent: int) -> None:
-    """Exit soon after the parent has. There is no child yet, and nothing to clean up."""
-
-    def look(*_: object) -> None:
-        if os.getppid() != parent:
-            os._exit(1)
-
-    signal.signal(signal.SIGALRM, look)
-    signal.setitimer(signal.ITIMER_REAL, WATCH_S, WATCH_S)
-
-
 def _import_ahead() -> None:
     """Import what a worker imports until it has registered, so that no child has to."""
-    # Off while importing, which it slows down; and frozen before forking, so that the children's
-    # collections do not write to, and thereby copy, the pages that they share.
-    gc.disable()
-    import dask
-
     routes = dask.config.get("distributed.worker.http.routes", [])
     needed = [
-        "distributed.cli.dask_worker",
         "dask.distributed",
         "tornado.platform.asyncio",
         "dask_tide.preload",
+        "dask_tide.providers.local.closing",
     ]
     for module in [*needed, *routes]:
         # The worker says what is wrong with a module that cannot be imported.
         with suppress(ImportError):
             importlib.import_module(module)
+    # So that the children's collections do not write to, and thereby copy, the pages that they share.
     gc.collect()
     gc.freeze()
     # A fork copies only the thread that calls it: a lock that another one holds would stay locked for ever.
@@ -128,9 +114,6 @@ class _Forkserver:
     """The loop of the forkserver. It has one thread, and waits in ``select`` only."""
 
     def __init__(self, connection: socket.socket, parent: int) -> None:
-        import dask
-        from dask.utils import parse_timedelta
-
         self._connection = connection
         self._parent = parent
         self._pid = os.getpid()
@@ -285,9 +268,6 @@ class _Forkserver:
 
 def _excess(pid: int, limit_bytes: int) -> str:
     """Say by how much a process exceeds its memory limit; empty: it does not."""
-    import psutil
-    from dask.utils import format_bytes
-
     used_bytes = psutil.Process(pid).memory_info().rss
     if used_bytes <= limit_bytes:
         return ""
@@ -308,9 +288,6 @@ def _die_with(forkserver: int) -> None:
 
 def _work(worker: WorkerProcess, path: list[str]) -> None:
     """Be a Dask worker: from here on all is as in a process of its own."""
-    import dask
-    from distributed.cli.dask_worker import main as dask_worker
-
     log = os.open(worker.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     os.dup2(log, 1)
     os.dup2(log, 2)

@@ -23,6 +23,26 @@ __all__ = ["Launcher", "describe_exit", "last_lines", "search_path"]
 #: How long a forkserver may take to end its workers and itself until it is killed.
 END_S = 3.0
 _POLL_S = 0.01
+#: How often the forkserver looks whether we are still there, beside the end of file on the connection.
+WATCH_S = 0.5
+
+# -c instead of -m: a fresh interpreter need not know where dask_tide is. Importing takes a second or more, in
+# which we may end: there is no worker yet, so the forkserver may just exit. Collecting garbage slows it down.
+_PROGRAM = """\
+import sys
+sys.path[:] = {path!r}
+import gc, os, signal
+
+def look(*_):
+    if os.getppid() != {parent}:
+        os._exit(1)
+
+signal.signal(signal.SIGALRM, look)
+signal.setitimer(signal.ITIMER_REAL, {watch_s}, {watch_s})
+gc.disable()
+from dask_tide.providers.local.forkserver import main
+main({parent})
+"""
 
 
 class Launcher:
@@ -48,11 +68,7 @@ class Launcher:
         self.log = log
         self._unsent = b""
         self._writer: asyncio.StreamWriter | None = None
-        # -c instead of -m: a fresh interpreter need not know where dask_tide is.
-        program = (
-            f"import sys; sys.path[:] = {search_path()!r}; "
-            f"from dask_tide.providers.local.forkserver import main; main({os.getpid()})"
-        )
+        program = _PROGRAM.format(path=search_path(), parent=os.getpid(), watch_s=WATCH_S)
         self._socket, theirs = socket.socketpair()
         try:
             with theirs, open(log, "ab", opener=_private) as output:

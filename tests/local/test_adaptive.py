@@ -1,0 +1,488 @@
+"""``cluster.adapt(Adaptive=TideAdaptive)`` over cluster classes that are not ours."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import dask
+import psutil
+import pytest
+from distributed import Client, LocalCluster, Nanny, Scheduler, SpecCluster, Status, Worker
+from distributed.deploy import Cluster
+from distributed.deploy.subprocess import SubprocessScheduler, SubprocessWorker
+from marked import Marked, run
+from served import Served
+from waiting import until, wait_until
+
+from dask_tide import TideAdaptive
+from dask_tide.errors import ConfigError
+
+QUICK = {"interval": "50ms", "release": {"keep": "200ms", "tail": "200ms"}}
+
+
+@pytest.fixture
+def marked(tmp_path: Path) -> Marked:
+    return Marked(tmp_path / "marks")
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[Served]:
+    served = Served(tmp_path)
+    yield served
+    served.close()
+
+
+@pytest.fixture
+def messages() -> Iterator[list[str]]:
+    """What this project's loggers say; Dask's loggers do not propagate to pytest's."""
+    said: list[str] = []
+    handler = logging.Handler(logging.INFO)
+    handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
+    logger = logging.getLogger("distributed.tide")
+    logger.addHandler(handler)
+    yield said
+    logger.removeHandler(handler)
+
+
+def submit(client: Client, marked: Marked, name: str, gate: str = "", **options: Any) -> Any:
+    return client.submit(run, marked.folder, name, gate, key=name, pure=False, **options)
+
+
+def registered(client: Client) -> list[Any]:
+    return sorted(str(w["name"]) for w in client.scheduler_info(n_workers=-1)["workers"].values())
+
+
+def explain(client: Client) -> Callable[[], str]:
+    return lambda: client.sync(client.scheduler.tide_explain)
+
+
+def up_and_down(client: Client, marked: Marked, n: int, wave: str = "") -> None:
+    """``n`` single-thread workers come for as many tasks, and go; each task starts once."""
+    futures = [submit(client, marked, f"{wave}t{i}", f"{wave}end") for i in range(n)]
+    names = {f"{wave}t{i}" for i in range(n)}
+    wait_until(lambda: names <= set(marked.starts), f"{n} tasks run", detail=explain(client))
+    assert len(registered(client)) == n
+    marked.open(f"{wave}end")
+    assert client.gather(futures) == [f"{wave}t{i}" for i in range(n)]
+    del futures
+    wait_until(lambda: not registered(client), "all go", detail=explain(client))
+    assert all(marked.starts[name] == 1 for name in names)
+
+
+# -- LocalCluster -------------------------------------------------------------------------------------
+
+
+@contextmanager
+def local(**options: Any) -> Iterator[tuple[LocalCluster, Client]]:
+    common = {"n_workers": 0, "threads_per_worker": 1, "dashboard_address": None, "memory_limit": "1 GiB"}
+    with LocalCluster(**(common | options)) as cluster, Client(cluster, set_as_default=False) as client:
+        yield cluster, client
+
+
+def test_local_cluster_whose_names_are_integers(marked: Marked) -> None:
+    with local() as (cluster, client):
+        cluster.adapt(Adaptive=TideAdaptive, minimum=0, maximum=2, **QUICK)
+        up_and_down(client, marked, 2)
+        # The cluster's own books agree, and it can begin anew.
+        wait_until(lambda: not cluster.workers and not cluster.worker_spec, "no entry is left")
+        up_and_down(client, marked, 1, "again-")
+
+
+def test_results_are_kept_when_workers_go(marked: Marked) -> None:
+    """SpecCluster's own scale-down retires names as if they were addresses, and loses what they hold."""
+    with local(processes=False) as (cluster, client):
+        adaptive = cluster.adapt(Adaptive=TideAdaptive, minimum=3, maximum=3, **QUICK)
+        client.wait_for_workers(3, timeout=60)
+        addresses = sorted(client.scheduler_info(n_workers=-1)["workers"])
+        futures = [submit(client, marked, f"t{i}", workers=[addresses[i % 3]]) for i in range(9)]
+        client.gather(futures)
+        adaptive = cluster.adapt(Adaptive=TideAdaptive, minimum=0, maximum=3, **QUICK)
+        wait_until(lambda: len(registered(client)) == 1, "one holds everything", detail=explain(client))
+        assert client.gather(futures) == [f"t{i}" for i in range(9)]
+        assert adaptive.error is None
+        wait_until(lambda: len(cluster.worker_spec) == 1, "the cluster knows")
+    assert set(marked.starts.values()) == {1}
+
+
+def test_a_client_that_waits_for_workers_is_no_reason(marked: Marked) -> None:
+    with local(processes=False) as (cluster, client):
+        cluster.adapt(Adaptive=TideAdaptive, minimum=1, maximum=2, **QUICK)
+        client.wait_for_workers(1, timeout=60)
+        assert registered(client) == ["0"]
+        assert "its minimum is 1" in explain(client)()
+
+
+# -- the contract of `adapt` ---------------------------------------------------------------------------
+
+
+def test_stop_is_synchronous_and_repeatable(marked: Marked) -> None:
+    with local(processes=False) as (cluster, client):
+        adaptive = cluster.adapt(Adaptive=TideAdaptive, minimum=1, maximum=2, **QUICK)
+        client.wait_for_workers(1, timeout=60)
+        assert adaptive.periodic_callback is not None
+        assert adaptive.stop() is None
+        assert adaptive.periodic_callback is None
+        adaptive.stop()
+        adaptive.stop("again")
+        # The scheduler is told, and the worker stays.
+        wait_until(lambda: "tide" not in cluster.scheduler.extensions, "no controller")
+        assert registered(client) == ["0"]
+        # Manual scaling works as ever.
+        cluster.scale(2)
+        client.wait_for_workers(2, timeout=60)
+        adaptive.stop()
+
+
+def test_adapt_again_takes_over(marked: Marked) -> None:
+    with local(processes=False) as (cluster, client):
+        first = cluster.adapt(Adaptive=TideAdaptive, minimum=0, maximum=1, **QUICK)
+        second = cluster.adapt(Adaptive=TideAdaptive, minimum=0, maximum=2, **QUICK)
+        assert first.periodic_callback is None
+        up_and_down(client, marked, 2)
+        assert (first.error, second.error) == (None, None)
+        third = cluster.adapt(Adaptive=TideAdaptive, minimum=1, maximum=2, **QUICK)
+        wait_until(lambda: len(registered(client)) == 1, "the new minimum", detail=explain(client))
+        assert third.periodic_callback is not None
+
+
+def test_the_widgets_own_adapt_afterwards_is_the_stock_one(marked: Marked) -> None:
+    """Options accumulate from call to call; the button of the notebook calls ``adapt(minimum, maximum)``."""
+    from distributed import Adaptive
+
+    with local(processes=False) as (cluster, client):
+        assert "Adaptive" not in repr(cluster)
+        cluster.adapt(Adaptive=TideAdaptive, minimum=0, maximum=1, interval="50ms", wait_count=2)
+        assert isinstance(cluster._adaptive, TideAdaptive)
+        assert repr(cluster)
+        assert cluster._repr_html_()
+        # Stock's options that were given with ours go on to it.
+        stock = cluster.adapt(minimum=1, maximum=1)
+        assert type(stock) is Adaptive
+        client.wait_for_workers(1, timeout=60)
+        wait_until(lambda: "tide" not in cluster.scheduler.extensions, "our controller has gone")
+        # And back.
+        ours: Any = cluster.adapt(Adaptive=TideAdaptive, minimum=0, maximum=1, **QUICK)
+        wait_until(lambda: not registered(client), "idle, it goes", detail=explain(client))
+        assert ours.error is None
+
+
+def test_unknown_options_are_ignored_and_said_once(messages: list[str]) -> None:
+    from dask_tide import adaptive
+
+    adaptive._told.clear()
+    with local(processes=False) as (cluster, _):
+        for _ in range(2):
+            cluster.adapt(Adaptive=TideAdaptive, minimum=0, maximum=1, wait_count=3, target_duration="5s")
+    said = [message for message in messages if "is ignored" in message]
+    assert sorted(said) == [
+        "adapt: option target_duration is not one of dask-tide's and is ignored",
+        "adapt: option wait_count is not one of dask-tide's and is ignored",
+    ]
+
+
+def test_wrong_options_are_refused_at_once() -> None:
+    with local(processes=False) as (cluster, client):
+        with pytest.raises(ConfigError, match="minimum"):
+            cluster.adapt(Adaptive=TideAdaptive, minimum=3, maximum=2)
+        with pytest.raises(ConfigError, match="release"):
+            cluster.adapt(Adaptive=TideAdaptive, release={"keep": "soon"})
+        cluster._adaptive = None
+        cluster._adaptive_options = {}
+        cluster.scale(1)
+        client.wait_for_workers(1, timeout=60)
+
+
+def test_no_maximum_is_a_finite_one(messages: list[str]) -> None:
+    with local(processes=False) as (cluster, _):
+        adaptive = cluster.adapt(Adaptive=TideAdaptive)
+        assert (adaptive.minimum, adaptive.maximum) == (0, 10)
+        assert cluster.adapt(Adaptive=TideAdaptive, minimum=20).maximum == 20
+
+
+def test_a_cluster_that_closes_ends_it_without_a_word(messages: list[str]) -> None:
+    with local(processes=False) as (cluster, client):
+        adaptive = cluster.adapt(Adaptive=TideAdaptive, minimum=1, maximum=1, **QUICK)
+        client.wait_for_workers(1, timeout=60)
+    assert adaptive.periodic_callback is None
+    adaptive.stop()
+    assert adaptive.error is None
+    assert not [message for message in messages if "does not answer" in message or "failed" in message]
+
+
+# -- SpecCluster ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [Worker, Nanny])
+def test_spec_cluster(marked: Marked, kind: type) -> None:
+    options = {"nthreads": 1, "dashboard": False, "host": "127.0.0.1"}
+    scheduler = {"cls": Scheduler, "options": {"dashboard": False, "host": "127.0.0.1", "port": 0}}
+    worker = {"cls": kind, "options": options}
+    with (
+        SpecCluster(scheduler=scheduler, worker=worker, silence_logs=logging.ERROR) as cluster,
+        Client(cluster, set_as_default=False) as client,
+    ):
+        cluster.adapt(Adaptive=TideAdaptive, minimum=0, maximum=2, **QUICK)
+        up_and_down(client, marked, 2)
+
+
+async def test_spec_cluster_asynchronous(marked: Marked) -> None:
+    scheduler = {"cls": Scheduler, "options": {"dashboard": False, "host": "127.0.0.1", "port": 0}}
+    worker = {"cls": Worker, "options": {"nthreads": 1, "dashboard": False, "host": "127.0.0.1"}}
+    async with (
+        SpecCluster(scheduler=scheduler, worker=worker, asynchronous=True) as cluster,
+        Client(cluster, asynchronous=True, set_as_default=False) as client,
+    ):
+        adaptive = cluster.adapt(Adaptive=TideAdaptive, minimum=0, maximum=2, **QUICK)
+        futures = [submit(client, marked, f"t{i}", "end") for i in range(2)]
+        await until(lambda: len(marked.starts) == 2, "both run")
+        marked.open("end")
+        assert await client.gather(futures) == ["t0", "t1"]
+        del futures
+        await until(lambda: not cluster.scheduler.workers, "both go")
+        adaptive.stop()
+
+
+class Pair(Nanny):
+    """One entry of ``worker_spec`` that makes two workers, ``<name>-0`` and ``<name>-1``."""
+
+    def __init__(self, scheduler: str, name: Any = None, **options: Any) -> None:
+        self.status = Status.init
+        self.parts = [Worker(scheduler, name=f"{name}-{i}", **options) for i in range(2)]
+
+    def __await__(self) -> Any:
+        async def start() -> Pair:
+            await asyncio.gather(*self.parts)
+            self.status = Status.running
+            return self
+
+        return start().__await__()
+
+    async def close(self, **_: Any) -> None:  # type: ignore[override]
+        self.status = Status.closed
+        await asyncio.gather(*(part.close() for part in self.parts))
+
+    def __del__(self) -> None:
+        """Nanny's asks for what was never set up here."""
+
+
+def test_grouped_specs_come_and_go_as_a_whole(marked: Marked) -> None:
+    scheduler = {"cls": Scheduler, "options": {"dashboard": False, "host": "127.0.0.1", "port": 0}}
+    options = {"nthreads": 1, "dashboard": False, "host": "127.0.0.1"}
+    worker = {"cls": Pair, "options": options, "group": ["-0", "-1"]}
+    with (
+        SpecCluster(scheduler=scheduler, worker=worker, silence_logs=logging.ERROR) as cluster,
+        Client(cluster, set_as_default=False) as client,
+    ):
+        cluster.adapt(Adaptive=TideAdaptive, minimum=0, maximum=2, **QUICK)
+        up_and_down(client, marked, 4)
+        wait_until(lambda: not cluster.worker_spec, "no entry")
+        # A part that is busy keeps the whole.
+        busy = submit(client, marked, "busy", "busy-end")
+        wait_until(lambda: marked.starts["busy"], "it runs", detail=explain(client))
+        cluster.adapt(Adaptive=TideAdaptive, minimum=0, maximum=1, **QUICK)
+        other = submit(client, marked, "other")
+        assert other.result(timeout=60) == "other"
+        assert len(registered(client)) == 2
+        marked.open("busy-end")
+        assert busy.result(timeout=60) == "busy"
+    assert set(marked.starts.values()) == {1}
+
+
+# -- a scheduler in another process -------------------------------------------------------------------------
+
+
+class NamedWorker(SubprocessWorker):
+    """Dask's own takes a name and does not pass it on, so nobody could tell whose worker it is."""
+
+    def __init__(self, scheduler: str, name: Any = None, **options: Any) -> None:
+        super().__init__(scheduler, "distributed.Worker", name, options | {"name": name})
+
+
+def test_spec_cluster_with_a_scheduler_in_another_process(
+    marked: Marked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))  # where the tasks are found
+    here = {"host": "127.0.0.1", "dashboard": False}
+    scheduler = {"cls": SubprocessScheduler, "options": {"scheduler_kwargs": here | {"port": 0}}}
+    worker = {"cls": NamedWorker, "options": here | {"nthreads": 1}}
+    with (
+        SpecCluster(scheduler=scheduler, worker=worker, name="subprocesses") as cluster,
+        Client(cluster, set_as_default=False) as client,
+    ):
+        adaptive = cluster.adapt(Adaptive=TideAdaptive, minimum=0, maximum=2, **QUICK)
+        up_and_down(client, marked, 2)
+        wait_until(lambda: not cluster.worker_spec, "no entry is left", detail=explain(client))
+        assert adaptive.error is None
+
+
+_NO_TIDE = """
+import sys
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == "dask_tide":
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Absent())
+sys.argv = ["dask", "scheduler", *sys.argv[1:]]
+from dask.__main__ import main
+main()
+"""
+
+
+class Remote(Cluster):
+    """A class with no more than ``adapt`` needs, over a scheduler in another process: worker processes."""
+
+    def __init__(self, address: str, served: Served) -> None:
+        self.address = address
+        self.served = served
+        self.wanted: set[str] = set()
+        self.asked: list[int] = []
+        self.gone: list[str] = []
+        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._count = 0
+        super().__init__(asynchronous=False, quiet=True)
+        self._loop_runner.start()
+        self.sync(self._start)
+
+    async def _start(self) -> None:
+        from distributed.core import rpc
+
+        self.scheduler_comm = rpc(self.address)
+        await super()._start()
+
+    @property
+    def plan(self) -> set[str]:
+        return self.wanted
+
+    def scale(self, n: int) -> None:
+        self.asked.append(n)
+        while len(self.wanted) < n:
+            name = f"remote-{self._count}"
+            self._count += 1
+            self.wanted.add(name)
+            arguments = [
+                "-m",
+                "dask",
+                "worker",
+                self.address,
+                "--name",
+                name,
+                "--no-nanny",
+                "--nthreads",
+                "1",
+            ]
+            arguments += [
+                "--no-dashboard",
+                "--host",
+                "127.0.0.1",
+                "--local-directory",
+                str(self.served.folder),
+            ]
+            self.processes[name] = self.served.start(name, *arguments)
+
+    async def scale_down(self, names: list[str]) -> None:
+        for name in names:
+            self.wanted.discard(name)
+            self.gone.append(name)
+            self.processes[name].terminate()
+
+
+def test_a_minimal_cluster_class_over_a_remote_scheduler(served: Served, marked: Marked) -> None:
+    scheduler = served.scheduler(preload=False)
+    with Remote(scheduler.address, served) as cluster, Client(cluster, set_as_default=False) as client:
+        adaptive = cluster.adapt(Adaptive=TideAdaptive, minimum=0, maximum=2, **QUICK)
+        up_and_down(client, marked, 2)
+        wait_until(lambda: sorted(cluster.gone) == ["remote-0", "remote-1"], "both were told to stop")
+        assert adaptive.error is None
+        assert not cluster.wanted
+        assert repr(cluster)
+        assert max(cluster.asked) == 2
+
+
+def test_a_scheduler_without_dask_tide(served: Served, messages: list[str]) -> None:
+    file = served.folder / "bare.json"
+    arguments = ["--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--scheduler-file", str(file)]
+    bare = served.start("bare", "-c", _NO_TIDE, *arguments)
+
+    def address() -> Any:
+        assert bare.poll() is None, served.log("bare")
+        with suppress(OSError, ValueError):
+            return json.loads(file.read_text())["address"]
+
+    with Remote(wait_until(address, "it listens"), served) as cluster:
+        adaptive = cluster.adapt(Adaptive=TideAdaptive, minimum=0, maximum=1, **QUICK)
+        wait_until(lambda: adaptive.error is not None, "the error is known")
+        assert adaptive.periodic_callback is None
+        said = [
+            message
+            for message in messages
+            if "dask-tide is not installed where the scheduler runs" in message
+        ]
+        assert len(said) == 1
+        adaptive.stop()
+
+
+def test_a_scheduler_that_has_a_controller_of_its_own(served: Served, messages: list[str]) -> None:
+    scheduler = served.scheduler(environment={"DASK_TIDE__POOLS__DEFAULT__MAXIMUM": "1"})
+    with Remote(scheduler.address, served) as cluster, Client(cluster, set_as_default=False) as client:
+        adaptive = cluster.adapt(Adaptive=TideAdaptive, minimum=0, maximum=1, **QUICK)
+        wait_until(lambda: adaptive.error is not None, "the error is known")
+        assert "a dask-tide controller of its own" in str(adaptive.error)
+        # That one goes on.
+        assert client.submit(sum, [1, 2]).result(timeout=60) == 3
+
+
+def test_a_scheduler_that_ends(served: Served, messages: list[str]) -> None:
+    scheduler = served.scheduler(preload=False)
+    quickly = dask.config.set({"distributed.comm.timeouts.connect": "1s"})
+    with quickly, Remote(scheduler.address, served) as cluster:
+        adaptive = cluster.adapt(Adaptive=TideAdaptive, minimum=0, maximum=1, **QUICK)
+        wait_until(lambda: adaptive._registered, "the controller is there")
+        scheduler.kill()
+        wait_until(lambda: any("does not answer" in message for message in messages), "it says so")
+        adaptive.stop()
+
+
+# -- dask-jobqueue -----------------------------------------------------------------------------------------
+
+
+def test_dask_jobqueue_with_two_workers_a_job(marked: Marked, monkeypatch: pytest.MonkeyPatch) -> None:
+    jobqueue = pytest.importorskip("dask_jobqueue.local")
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
+    job = {
+        "cores": 2,
+        "processes": 2,
+        "memory": "2 GiB",
+        "scheduler_options": {"dashboard": False, "host": "127.0.0.1", "port": 0},
+        "interface": None,
+        "local_directory": str(marked.path),
+        "log_directory": None,
+        "death_timeout": 60,
+    }
+    before = set(psutil.Process().children(recursive=True))
+    try:
+        with jobqueue.LocalCluster(**job) as cluster, Client(cluster, set_as_default=False) as client:
+            adaptive = cluster.adapt(Adaptive=TideAdaptive, minimum=0, maximum=2, **QUICK)
+            futures = [submit(client, marked, f"t{i}", "end") for i in range(4)]
+            wait_until(lambda: len(marked.starts) == 4, "four tasks run", detail=explain(client))
+            assert len(cluster.worker_spec) == 2
+            assert len(registered(client)) == 4
+            marked.open("end")
+            assert client.gather(futures) == [f"t{i}" for i in range(4)]
+            del futures
+            wait_until(lambda: not registered(client), "all go", detail=explain(client))
+            wait_until(lambda: not cluster.worker_spec, "no job is left")
+            assert adaptive.error is None
+    finally:
+        for process in set(psutil.Process().children(recursive=True)) - before:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+    assert set(marked.starts.values()) == {1}

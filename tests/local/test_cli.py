@@ -1,0 +1,225 @@
+"""``dask tide …``: what it says, and with which exit code."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import dask
+import msgspec
+import pytest
+import yaml
+from click.testing import CliRunner, Result
+from distributed import Client, LocalCluster
+from waiting import wait_until
+
+from dask_tide import TideCluster
+from dask_tide.cli import tide as command
+from dask_tide.controller import journal as journals
+from dask_tide.model import Launch
+
+
+def ask(*arguments: str) -> Result:
+    return CliRunner().invoke(command, list(arguments))
+
+
+@pytest.fixture
+def journal(tide: Callable[..., TideCluster], tmp_path: Path) -> Path:
+    """A journal of a real run: one unit came, worked and went."""
+    path = tmp_path / "journal.jsonl"
+    cluster = tide(maximum=1, journal={"path": str(path)}, release={"keep": "100ms"})
+    with cluster.get_client() as client:
+        assert client.submit(sum, [1, 2]).result(timeout=60) == 3
+        wait_until(lambda: not cluster.workers, "zero", detail=cluster.explain)
+    cluster.close()
+    return path
+
+
+def test_explain_and_status_of_a_running_cluster(tide: Callable[..., TideCluster]) -> None:
+    cluster = tide(minimum=1, maximum=3, name="shown")
+    with cluster.get_client() as client:
+        client.wait_for_workers(1, timeout=60)
+        explained = ask("explain", "--scheduler", cluster.scheduler_address)
+        assert explained.exit_code == 0, explained.output
+        assert "asked for 1 more unit, because the pool has 0 units and its minimum is 1" in explained.output
+        assert "minimum 1, maximum 3" in explained.output
+
+        with dask.config.set({"scheduler-address": cluster.scheduler_address}):
+            status = ask("status")
+        assert status.exit_code == 0, status.output
+        shown = yaml.safe_load(status.output)
+        assert shown["cluster"] == "shown"
+        assert shown["pools"]["default"]["maximum"] == 3
+        assert [unit["phase"] for unit in shown["units"]] == ["running"]
+        assert shown["mode"] == "automatic"
+
+
+@pytest.mark.parametrize("subcommand", ["explain", "status"])
+def test_without_an_address_it_asks_for_one(subcommand: str) -> None:
+    with dask.config.set({"scheduler-address": None}):
+        result = ask(subcommand)
+    assert result.exit_code == 2
+    assert "--scheduler ADDRESS" in result.output
+
+
+@pytest.mark.parametrize("address", ["tcp://127.0.0.1:1", "127.0.0.1:1", "nonsense", "ftp://127.0.0.1:1"])
+def test_no_scheduler(address: str) -> None:
+    with dask.config.set({"distributed.comm.timeouts.connect": "500ms"}):
+        result = ask("status", "--scheduler", address)
+    assert result.exit_code == 1
+    assert f"no scheduler answers at {address}" in result.output
+    assert "Traceback" not in result.output
+
+
+@pytest.mark.parametrize("subcommand", ["explain", "status"])
+def test_a_scheduler_without_tide(subcommand: str) -> None:
+    with LocalCluster(n_workers=0, dashboard_address=None) as stock:
+        result = ask(subcommand, "--scheduler", stock.scheduler_address)
+    assert result.exit_code == 1
+    assert "runs no dask-tide: start it with --preload dask_tide.preload" in result.output
+
+
+def test_explain_and_replay_a_journal(journal: Path) -> None:
+    explained = ask("explain", "--journal", str(journal))
+    assert explained.exit_code == 0, explained.output
+    for told in ("asked for 1 more unit", "drained in", "no unfinished task"):
+        assert told in explained.output
+    assert len(ask("explain", "--journal", str(journal), "--lines", "1").output) < len(explained.output)
+    replayed = ask("replay", str(journal))
+    assert (replayed.exit_code, replayed.output.endswith("decisions, 0 differ\n")) == (0, True), (
+        replayed.output
+    )
+
+
+def test_replay_shows_what_would_be_decided_differently(journal: Path) -> None:
+    lines = list(journals.read(journal))
+    changed = []
+    for line in lines:
+        actions = tuple(
+            Launch(a.pool, a.count + 1, a.why) if isinstance(a, Launch) else a for a in line.actions
+        )
+        changed.append(msgspec.structs.replace(line, actions=actions))
+    journal.write_bytes(b"".join(msgspec.json.encode(line) + b"\n" for line in changed))
+    result = ask("replay", str(journal))
+    assert result.exit_code == 1
+    assert "- Pool default: asked for 2 more units" in result.output
+    assert "+ Pool default: asked for 1 more unit" in result.output
+    assert result.output.endswith(f"{len(lines)} decisions, 1 differ\n")
+
+
+@pytest.mark.parametrize("arguments", [("replay",), ("explain", "--journal")])
+def test_a_journal_that_cannot_be_read(arguments: tuple[str, ...], tmp_path: Path, journal: Path) -> None:
+    missing = ask(*arguments, str(tmp_path / "missing"))
+    assert missing.exit_code == 1
+    assert "missing: No such file or directory" in missing.output
+
+    good = journal.read_bytes()
+    for bad, said in (
+        (good + b"{\n", f"line {good.count(10) + 1}"),
+        (good[: len(good) // 2], "line"),
+        (b"\xff\xfe\x00 no journal\n", "line 1"),
+        (b"[]\n", "line 1"),
+        (good.replace(b'"at_s"', b'"version":99,"at_s"', 1), "format version 99, this is 1"),
+    ):
+        journal.write_bytes(bad)
+        result = ask(*arguments, str(journal))
+        assert result.exit_code == 1, bad
+        assert str(journal) in result.output
+        assert said in result.output
+        assert isinstance(result.exception, SystemExit)
+
+
+def test_an_empty_journal(tmp_path: Path) -> None:
+    empty = tmp_path / "empty"
+    empty.touch()
+    assert "is empty" in ask("explain", "--journal", str(empty)).output
+    assert ask("replay", str(empty)).output == "0 decisions, 0 differ\n"
+
+
+def write(path: Path, content: Any) -> str:
+    path.write_text(content if isinstance(content, str) else yaml.safe_dump(content))
+    return str(path)
+
+
+@pytest.fixture
+def untouched() -> Any:
+    """``validate FILE`` merges the file into Dask's configuration of its process: this one's, here."""
+    import copy
+
+    before = copy.deepcopy(dask.config.config)
+    yield
+    dask.config.config.clear()
+    dask.config.config.update(before)
+
+
+@pytest.mark.usefixtures("untouched")
+def test_validate_what_is_right(tmp_path: Path) -> None:
+    assert ask("validate").exit_code == 0
+    good = {
+        "tide": {
+            "pools": {"cpu": {"threads": 4, "maximum": 7}, "gpu": {"resources": {"GPU": 1}, "maximum": 2}}
+        }
+    }
+    result = ask("validate", write(tmp_path / "good.yaml", good))
+    assert result.exit_code == 0, result.output
+    assert "pool cpu: 0 to 7 units of 1 workers, 4 threads each" in result.output
+    assert "pool gpu: 0 to 2 units" in result.output
+    assert "provider local: the configuration is valid" in result.output
+
+
+@pytest.mark.usefixtures("untouched")
+@pytest.mark.parametrize(
+    ("section", "named"),
+    [
+        ({"pools": {"cpu": {"maximun": 7}}}, ["tide.pools.cpu", "maximun", "maximum"]),
+        ({"pools": {"cpu": {"maximum": -1}}}, ["tide.pools.cpu.maximum", "-1"]),
+        ({"pools": {"cpu": {"minimum": 3, "maximum": 2}}}, ["tide.pools.cpu.minimum", "3"]),
+        ({"interval": "7 parsecs"}, ["tide.interval", "7 parsecs"]),
+        ({"idle_shutdwn": "1h"}, ["idle_shutdwn"]),
+        ({"provider": "clouds"}, ["tide.provider", "clouds"]),
+        ({"memory": {"want-below": 60}}, ["tide.memory.want-below", "60"]),
+        ("nothing", ["tide", "nothing"]),
+    ],
+)
+def test_validate_what_is_wrong(tmp_path: Path, section: Any, named: list[str]) -> None:
+    result = ask("validate", write(tmp_path / "bad.yaml", {"tide": section}))
+    assert result.exit_code == 2, result.output
+    for word in named:
+        assert word in result.output
+    assert "expected" in result.output
+
+
+@pytest.mark.usefixtures("untouched")
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [("tide: [", "bad.yaml"), ("- tide\n", "bad.yaml"), (b"\xff\xfe\xfa".decode("latin1"), "")],
+)
+def test_validate_what_is_no_configuration(tmp_path: Path, content: str, said: str) -> None:
+    result = ask("validate", write(tmp_path / "bad.yaml", content))
+    assert result.exit_code in (1, 2), result.output
+    assert said in result.output
+    assert isinstance(result.exception, SystemExit)
+
+
+def test_it_is_a_subcommand_of_dask(tmp_path: Path) -> None:
+    bad = write(tmp_path / "bad.yaml", {"tide": {"interval": "soon"}})
+    result = subprocess.run(
+        [sys.executable, "-m", "dask", "tide", "validate", bad],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert result.returncode == 2
+    assert "tide.interval: got 'soon'" in result.stderr
+
+
+def test_a_client_reads_the_same(tide: Callable[..., TideCluster]) -> None:
+    cluster = tide(maximum=1)
+    with Client(cluster.scheduler_address) as client:
+        status = client.sync(client.scheduler.tide_status)
+        assert status["pools"]["default"]["maximum"] == 1
+        assert "minimum 0, maximum 1" in client.sync(client.scheduler.tide_explain)

@@ -1,0 +1,99 @@
+"""What clients ask the scheduler."""
+
+from __future__ import annotations
+
+import gates
+import pytest
+from conftest import KEEP
+from waiting import until
+
+from dask_tide.controller.handlers import raise_for
+from dask_tide.errors import ConfigError
+
+_POOLS = {"one": {"memory": "1 GiB", "maximum": 4}, "two": {"memory": "1 GiB", "maximum": 2}}
+
+
+async def test_status(harbour):
+    h = await harbour(**KEEP, pools=_POOLS)
+    (name,) = await h.scaled(1)
+    future = h.client.submit(gates.held, "task")
+    await until(lambda: gates.starts("task"), "it runs")
+    await h.tick()
+    status = await h.client.scheduler.tide_status()
+    assert status["mode"] == "manual"
+    assert status["pools"]["one"]["units"] == {"running": 1}
+    assert status["pools"]["two"] == {"minimum": 0, "maximum": 2, "boot_s": None, "units": {}}
+    (unit,) = status["units"]
+    assert (unit["name"], unit["pool"], unit["phase"]) == (name, "one", "running")
+    assert status["unfinished_tasks"] == 1
+    assert status["starts"] == 1
+    assert status["errors"] == 0
+    assert [d["count"] for d in status["decisions"] if d["action"] == "launch"] == [1]
+    gates.let()
+    await future
+
+
+async def test_explain(harbour):
+    h = await harbour(**KEEP)
+    await h.scaled(2)
+    text = await h.client.scheduler.tide_explain()
+    assert "asked for 2 more units, because the pool was set to 2 units by hand" in text
+    assert "2 running" in text
+    short = await h.client.scheduler.tide_explain(lines=0)
+    assert "asked for" not in short
+
+
+async def test_scale_adapt_floor(harbour):
+    h = await harbour(release={"keep": "0s", "tail": "0s"}, pools=_POOLS)
+    scheduler = h.client.scheduler
+    raise_for(await scheduler.tide_scale(n=2, pool="two"))
+    await h.running(2)
+    assert {unit.pool for unit in h.units()} == {"two"}
+    raise_for(await scheduler.tide_adapt(pool="two", maximum=1))
+    assert h.controller.pools["two"].maximum == 1
+    raise_for(await scheduler.tide_adapt(minimum=1, pool="two"))
+    await h.running(1)
+    raise_for(await scheduler.tide_floor(n=3, seconds=60, pool="one"))
+    await h.running(4)
+    assert not h.controller.manual
+
+
+@pytest.mark.parametrize(
+    ("operation", "arguments", "key"),
+    [
+        ("scale", {"n": -1}, "n"),
+        ("scale", {"n": 1.5}, "n"),
+        ("scale", {"n": True}, "n"),
+        ("scale", {"n": 1, "pool": "three"}, "pool"),
+        ("adapt", {"minimum": 5}, "minimum"),
+        ("adapt", {"minimum": -1}, "minimum"),
+        ("adapt", {"maximum": "many"}, "maximum"),
+        ("adapt", {"pool": "three"}, "pool"),
+        ("floor", {"n": 9}, "n_workers"),
+        ("floor", {"n": "two"}, "n_workers"),
+        ("floor", {"n": -1}, "n_workers"),
+        ("floor", {"n": 1, "seconds": "long"}, "seconds"),
+        ("floor", {"n": 1, "seconds": -1}, "seconds"),
+        ("floor", {"n": 1, "pool": "three"}, "pool"),
+    ],
+)
+async def test_wrong_arguments(harbour, operation, arguments, key):
+    h = await harbour(**KEEP, pools=_POOLS)
+    before = dict(h.controller.pools)
+    reply = await getattr(h.client.scheduler, f"tide_{operation}")(**arguments)
+    with pytest.raises(ConfigError) as error:
+        raise_for(reply)
+    assert error.value.key == key
+    assert error.value.value in arguments.values()
+    assert h.controller.pools == before
+    await h.tick()
+    assert h.provider.called("scale_up") == []
+
+
+async def test_floor_counts_workers_not_units(harbour):
+    pools = {"default": {"memory": "1 GiB", "maximum": 2, "workers-per-unit": 2}}
+    h = await harbour(**KEEP, pools=pools)
+    with pytest.raises(ConfigError, match="at most 4"):
+        h.controller.floor(5, 60)
+    h.controller.floor(3, 60)
+    await until(lambda: len(h.scheduler.workers) == 4, "two units of two workers")

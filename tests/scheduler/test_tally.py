@@ -1,0 +1,174 @@
+"""The tally: what is counted while tasks change equals what a full count gives."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections import Counter
+
+import dask
+import gates
+import pytest
+from conftest import KEEP
+from distributed import secede
+from waiting import until
+
+_UNFINISHED = ("waiting", "queued", "no-worker", "processing")
+
+
+def fail(*dependencies):
+    raise RuntimeError("on purpose")
+
+
+def away(name):
+    secede()
+    return gates.held(name)
+
+
+def recount(scheduler):
+    """Every unfinished task, looked at one by one: (group, needs, bound, hint) by state."""
+    counted = Counter()
+    seceded = {ts for ws in scheduler.workers.values() for ts in ws.long_running}
+    for ts in scheduler.tasks.values():
+        if ts.state in _UNFINISHED and ts not in seceded:
+            needs = tuple(sorted((name, float(n)) for name, n in (ts.resource_restrictions or {}).items()))
+            bound = bool(ts.worker_restrictions or ts.host_restrictions) and not ts.loose_restrictions
+            state = "ready" if ts.state in ("queued", "no-worker") else ts.state
+            counted[ts.group.name, needs, bound, state] += 1
+    return counted
+
+
+def tallied(controller):
+    counted = Counter()
+    for work in controller.tally.work(controller.now_s()):
+        for state in ("waiting", "ready", "processing"):
+            counted[work.group, work.needs, work.bound, state] += getattr(work, state)
+    return +counted
+
+
+def check(h):
+    assert tallied(h.controller) == recount(h.scheduler)
+    assert h.controller.tally.unfinished == sum(ts.state in _UNFINISHED for ts in h.scheduler.tasks.values())
+
+
+async def watched(h):
+    """Check again and again while the scheduler works."""
+    while True:
+        check(h)
+        await asyncio.sleep(0)
+
+
+async def anything(h, chance, address):
+    futures = []
+    for i in range(60):
+        options = {
+            "resources": chance.choice([None, None, {"GPU": 1}, {"TPU": 1}]),
+            "workers": chance.choice([None, None, None, address]),
+            "allow_other_workers": False,
+            "retries": chance.choice([0, 2]),
+        }
+        function = chance.choice([gates.quick, gates.quick, gates.held, fail])
+        earlier = chance.sample(futures, min(len(futures), chance.randrange(3)))
+        arguments = earlier if function is fail else [f"t{i}", i, *earlier]
+        with dask.annotate(**chance.choice([{}, {"duration": "2s"}, {"priority": 3}])):
+            futures.append(h.client.submit(function, *arguments, key=f"{function.__name__}-{i}", **options))
+        action = chance.randrange(6)
+        if action == 0:
+            await asyncio.sleep(0.02)
+        elif action == 1:
+            gates.let(*(f"t{n}" for n in range(i)))
+        elif action == 2:
+            await futures.pop(chance.randrange(len(futures))).cancel()
+        elif action == 3:
+            futures.pop(chance.randrange(len(futures)))
+        elif action == 4:
+            failed = [future for future in futures if future.status == "error"]
+            await h.client.retry(failed[:1])
+    await asyncio.sleep(0.1)
+    gates.let()
+    await asyncio.sleep(0.1)
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_equals_a_recount_after_anything(harbour, seed, caplog):
+    """Plain, restricted and bound tasks, chains, failures, retries, cancelling, forgetting."""
+    caplog.set_level(logging.INFO, logger="distributed.scheduler")
+    chance = random.Random(seed)
+    pools = {"default": {"memory": "1 GiB", "maximum": 4, "threads": 2, "resources": {"GPU": 1}}}
+    h = await harbour(**KEEP, pools=pools)
+    units = await h.scaled(2)
+    watch = asyncio.create_task(watched(h))
+    await anything(h, chance, h.worker(units[0]).address)
+    watch.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await watch
+    check(h)
+    gates.let()
+    await until(lambda: not h.scheduler.tasks, "all tasks are forgotten", detail=lambda: h.scheduler.tasks)
+    check(h)
+    assert h.controller.tally.work(0.0) == ()
+    assert "Plugin failed" not in caplog.text
+
+
+async def test_worker_lost(harbour):
+    h = await harbour(**KEEP, dask={"distributed.scheduler.allowed-failures": 3})
+    lost, _ = await h.scaled(2)
+    futures = h.client.map(gates.held, [f"t{i}" for i in range(8)])
+    await until(lambda: h.worker(lost).processing, "tasks run there")
+    await h.provider.kill(lost)
+    await until(lambda: lost not in {ws.name for ws in h.scheduler.workers.values()}, "it has gone")
+    check(h)
+    gates.let()
+    await h.client.gather(futures)
+    check(h)
+
+
+async def test_restart_clears_it(harbour):
+    h = await harbour(**KEEP)
+    await h.scaled(1)
+    futures = h.client.map(gates.held, [f"t{i}" for i in range(8)])
+    await until(lambda: h.controller.tally.unfinished == len(futures), "all are counted")
+    gates.let()
+    await h.client.restart(timeout=30)
+    assert h.controller.tally.unfinished == 0
+    check(h)
+
+
+async def test_seceded_tasks_take_no_slot(harbour):
+    h = await harbour(**KEEP)
+    (unit,) = await h.scaled(1)
+    future = h.client.submit(away, "away")
+    await until(lambda: h.worker(unit).long_running, "it has seceded")
+    assert [work.processing for work in h.controller.tally.work(0.0)] == [0]
+    assert h.controller.tally.unfinished == 1
+    gates.let()
+    await future
+
+
+async def test_hint_of_the_duration(harbour, caplog):
+    h = await harbour(**KEEP)
+    (unit,) = await h.scaled(1)
+    with dask.annotate(duration="2 hours"):
+        known = h.client.submit(gates.held, "known", key="known-1")
+    with dask.annotate(duration="soon"):
+        bad = h.client.submit(gates.held, "bad", key="bad-1")
+    await until(lambda: len(h.worker(unit).processing) == 2, "both are there")
+    durations = {work.group: work.duration_s for work in h.controller.tally.work(0.0)}
+    assert durations == {"known": 7200.0, "bad": None}
+    assert caplog.text.count("duration='soon'") == 1
+    gates.let()
+    await h.client.gather([known, bad])
+
+
+async def test_measured_durations_stay_when_the_tasks_are_gone(harbour):
+    h = await harbour(**KEEP)
+    await h.scaled(1)
+    await h.client.submit(gates.quick, "first", key="quick-1")
+    await until(lambda: not h.scheduler.tasks, "forgotten")
+    future = h.client.submit(gates.held, "second", key="quick-2")
+    await until(lambda: gates.starts("second"), "it runs")
+    (work,) = h.controller.tally.work(0.0)
+    assert work.duration_s is not None
+    gates.let()
+    await future

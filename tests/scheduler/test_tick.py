@@ -1,0 +1,353 @@
+"""Ticks: what the controller does when the platform, the work or somebody's wishes change."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+
+import gates
+import pytest
+from conftest import KEEP
+from distributed import Scheduler
+from distributed.core import Status
+from waiting import until
+
+from dask_tide.controller.attach import attach
+from dask_tide.errors import CapacityExhausted, LaunchRejected, QuotaExceeded, Unavailable
+from dask_tide.model import TRANSITIONS, Drain, Phase, Release, why
+from dask_tide.model.reasons import Code
+from dask_tide.providers.base import Limit
+from dask_tide.testing import RecordingProvider
+
+_AT_ONCE = {"release": {"keep": "0s", "tail": "0s"}}
+
+
+@pytest.fixture(autouse=True)
+def phases(monkeypatch, caplog):
+    """Units take no way through their phases that the table does not know."""
+    from dask_tide.controller.ledger import Ledger
+
+    known: dict[str, Phase] = {}
+    update = Ledger.update
+
+    def checked(self, *args):
+        units = update(self, *args)
+        for unit in units:
+            before = known.get(unit.name, Phase.REQUESTED)
+            assert unit.phase is before or unit.phase in TRANSITIONS[before], (unit, before)
+            known[unit.name] = unit.phase
+        return units
+
+    monkeypatch.setattr(Ledger, "update", checked)
+    yield
+    assert "should not be" not in caplog.text
+
+
+async def test_blind_pool_is_left_alone(harbour):
+    h = await harbour(**_AT_ONCE)
+    await h.scaled(2)
+    h.provider.unavailable = Unavailable("connection refused", retry_after_s=0.05)
+    await until(lambda: h.controller.snapshot.pools[0].blind == "connection refused", "it is blind")
+    calls = len(h.provider.calls)
+    h.controller.scale(4)
+    await h.tick(3)
+    h.controller.scale(0)
+    await h.tick(3)
+    assert {call.method for call in h.provider.calls[calls:]} == {"observe"}
+    assert len(h.units(Phase.RUNNING)) == len(h.scheduler.workers) == 2
+    assert h.told("BLIND")
+    assert "connection refused" in await h.client.scheduler.tide_explain()
+    h.provider.unavailable = None
+    await h.running(0)
+
+
+async def test_unavailable_platform_is_asked_when_it_wants(harbour):
+    h = await harbour()
+    await h.tick()
+    h.provider.unavailable = Unavailable("slow down", retry_after_s=3600)
+    await until(lambda: h.controller.snapshot.pools[0].blind, "it is blind")
+    calls = len(h.provider.calls)
+    await h.tick(5)
+    assert len(h.provider.calls) == calls
+    assert h.controller.snapshot.pools[0].blind == "slow down", "the reason stays known"
+
+
+async def test_a_failed_tick_is_logged_and_the_next_one_follows(harbour, monkeypatch, caplog):
+    h = await harbour()
+    await h.tick()
+    observe, left = h.provider.observe, 2
+
+    async def broken():
+        nonlocal left
+        if left:
+            left -= 1
+            raise RuntimeError("a bug")
+        return await observe()
+
+    monkeypatch.setattr(h.provider, "observe", broken)
+    h.controller.wake()
+    await until(lambda: h.controller.errors == 2, "two ticks have failed")
+    await h.tick()
+    assert "RuntimeError: a bug" in caplog.text
+    assert (await h.client.scheduler.tide_status())["errors"] == 2
+    await h.scaled(1)
+
+
+async def test_a_slow_answer_does_not_make_ticks_rare(harbour, monkeypatch):
+    """Only what holds up the event loop counts against the controller's share of it."""
+    h = await harbour(**KEEP)
+    scale_up = h.provider.scale_up
+
+    async def slow(pool, n):
+        await asyncio.sleep(0.5)
+        await scale_up(pool, n)
+
+    monkeypatch.setattr(h.provider, "scale_up", slow)
+    h.controller.scale(1)
+    await h.running(1)
+    assert h.controller._took_s < 0.5
+
+
+@pytest.mark.parametrize("error", [CapacityExhausted, QuotaExceeded])
+async def test_no_capacity_caps_the_pool_for_a_while(harbour, error, monkeypatch):
+    monkeypatch.setattr("dask_tide.controller.loop._BELIEVE_S", 0.5)
+    h = await harbour(**KEEP)
+    await h.scaled(1)
+    h.provider.refusal = error("no more of these machines")
+    h.controller.scale(3)
+    await until(lambda: h.told("NO_CAPACITY"), "it is told")
+    began_s, calls = time.monotonic(), len(h.provider.called("scale_up"))
+    await h.tick(10)
+    took_s = time.monotonic() - began_s
+    assert len(h.provider.called("scale_up")) - calls <= 1 + took_s / 0.5
+    assert h.controller.snapshot.pools[0].capacity in (1, None)
+    h.provider.refusal = None
+    await h.running(3)
+
+
+async def test_observed_limit_holds_as_long_as_it_is_observed(harbour):
+    h = await harbour(**KEEP)
+    await h.tick()
+    h.provider.limits = (Limit("default", 2, "quota of 2"),)
+    h.controller.scale(4)
+    await h.running(2)
+    await h.tick(3)
+    assert h.provider.called("scale_up") == [("default", 2)]
+    assert "quota of 2" in str(h.told("NO_CAPACITY")[-1].why)
+    h.provider.limits = ()
+    await h.running(4)
+
+
+async def test_rejected_launches_back_off(harbour):
+    h = await harbour(start={"backoff": "10s", "backoff-maximum": "1m"})
+    await h.tick()
+    h.provider.refusal = LaunchRejected("no such image")
+    h.controller.scale(2)
+    await until(lambda: h.told("BACKOFF"), "it waits")
+    await h.tick(5)
+    assert len(h.provider.called("scale_up")) == 1
+    assert "no such image" in str(h.told("BACKOFF")[-1].why)
+
+
+async def test_failed_starts_are_replaced_with_backoff_and_say_why(harbour):
+    def setup(provider):
+        provider.failure, provider.failures = "Illegal instruction", 2
+
+    h = await harbour(setup=setup, start={"backoff": "20ms", "backoff-maximum": "40ms"}, **KEEP)
+    h.controller.scale(1)
+    await h.running(1)
+    record = h.controller.ledger.records["default"]
+    assert (record.failed, record.started) == (2, 1)
+    assert record.failure == "Illegal instruction"
+    assert "Illegal instruction" in await h.client.scheduler.tide_explain()
+
+
+async def test_failed_unit_whose_worker_seems_to_be_there_is_replaced(harbour):
+    """A machine that dies closes no connection: the scheduler misses its worker minutes later."""
+    h = await harbour(**KEEP)
+    (lost,) = await h.scaled(1)
+    unit = h.provider._units[lost]
+    unit.phase, unit.message = Phase.FAILED, "node lost"
+    h.controller.wake()
+    await until(lambda: lost not in h.provider.names and h.provider.names, "another one is there")
+    await h.running(1)
+
+
+async def test_hanging_launch_ends(harbour, monkeypatch):
+    monkeypatch.setattr("dask_tide.controller.loop._PROVIDER_S", 0.2)
+    h = await harbour(**KEEP)
+    h.provider.hangs = True
+    h.controller.scale(1)
+    await until(lambda: h.told("BLIND"), "it is told")
+    h.provider.hangs = False
+    await h.running(1)
+    assert h.controller.errors == 0
+
+
+async def test_release_that_the_platform_did_not_hear_is_repeated(harbour):
+    h = await harbour(**_AT_ONCE)
+    h.provider.boot = asyncio.Event()
+    h.controller.scale(1)
+    await until(lambda: h.units(Phase.STARTING), "it starts")
+    h.provider.keeps = Unavailable("not now", retry_after_s=0.01)
+    h.controller.scale(0)
+    await until(lambda: h.provider.called("scale_down"), "it was tried")
+    h.provider.keeps = None
+    await until(lambda: not h.provider.names, "it is gone")
+
+
+async def test_victim_that_became_busy_is_spared(harbour):
+    h = await harbour(**KEEP)
+    (unit,) = await h.scaled(1)
+    await h.tick()
+    ws, stale = h.worker(unit), h.controller.snapshot
+    future = h.client.submit(gates.held, "task")
+    await until(lambda: ws.processing, "it is busy")
+    workers = ((str(ws.name), ws.address),)
+    reason = why(Code.NO_WORK)
+    assert not h.controller._begin(Drain("default", (unit,), workers, reason), stale)
+    assert h.controller.drains.units == set()
+    assert ws.status is Status.running
+    await until(lambda: h.told("BECAME_BUSY"), "it is told")
+    gates.let()
+    await future
+
+
+async def test_victim_that_left_or_came_back_elsewhere_is_spared(harbour):
+    h = await harbour(**KEEP)
+    (unit,) = await h.scaled(1)
+    await h.tick()
+    stale, old = h.controller.snapshot, h.worker(unit)
+    await h.provider.restart(unit)
+    await until(lambda: old.address not in h.scheduler.workers and h.scheduler.workers, "it came back")
+    h.controller._begin(Drain("default", (unit,), ((unit, old.address),), why(Code.NO_WORK)), stale)
+    assert h.controller.drains.units == set()
+    await until(lambda: h.told("LEFT"), "it is told")
+    assert h.worker(unit).status is Status.running
+
+
+async def test_booting_unit_whose_worker_registered_is_not_released(harbour):
+    h = await harbour(**KEEP)
+    h.provider.boot = asyncio.Event()
+    h.controller.scale(1)
+    await until(lambda: h.units(Phase.STARTING), "it starts")
+    stale = h.controller.snapshot
+    (unit,) = h.provider.names
+    h.provider.boot.set()
+    await h.running(1)
+    await h.controller._act(Release("default", (unit,), why(Code.NO_WORK)), stale)
+    assert h.provider.called("scale_down") == []
+    assert h.provider.names == [unit]
+    assert [u.phase for u in h.units()] == [Phase.RUNNING]
+
+
+async def test_floor_ends(harbour):
+    h = await harbour(**_AT_ONCE)
+    h.controller.floor(2, 0.5)
+    await h.running(2)
+    await h.running(0)
+
+
+async def test_manual_size_then_automatic(harbour):
+    h = await harbour(**_AT_ONCE)
+    await h.scaled(3)
+    await h.scaled(1)
+    h.controller.adapt(minimum=0, maximum=4)
+    await h.running(0)
+
+
+async def test_manual_size_needs_no_work_and_drains_the_busy_one_last(harbour):
+    h = await harbour(**_AT_ONCE)
+    names = await h.scaled(3)
+    busy = names[1]
+    future = h.client.submit(gates.held, "task", 1, workers=[busy])
+    await until(lambda: gates.starts("task"), "it is busy")
+    h.controller.scale(1)
+    assert await h.running(1) == [busy]
+    gates.let()
+    assert await future == 1
+
+
+async def test_limits_at_run_time(harbour):
+    h = await harbour(**_AT_ONCE)
+    h.controller.adapt(minimum=2)
+    await h.running(2)
+    h.controller.adapt(minimum=3, maximum=3)
+    await h.running(3)
+    h.controller.adapt(minimum=0, maximum=1)
+    await until(lambda: len(h.units(Phase.RUNNING)) <= 1, "no more than the maximum")
+
+
+async def test_unit_of_a_pool_that_is_no_longer_configured(harbour):
+    h = await harbour(setup=lambda provider: provider.adopt("tide-test-old-bcdfg", "old"), **KEEP)
+    await h.scaled(1)
+    assert h.controller.errors == 0
+    assert "tide-test-old-bcdfg" in h.provider.names
+
+
+async def test_idle_shutdown(tmp_path):
+    async with Scheduler(host="127.0.0.1", port=0, dashboard=False) as scheduler:
+        overrides = {"idle-shutdown": "300ms", "interval": "50ms", "folder": str(tmp_path)}
+        attach(scheduler, overrides, provider=RecordingProvider)
+        await until(lambda: scheduler.status is Status.closed, "it closes")
+
+
+async def test_no_idle_shutdown_while_work_waits(harbour):
+    shut = []
+
+    async def shut_down():
+        shut.append(True)
+
+    h = await harbour(**{"idle-shutdown": "200ms", **KEEP})
+    h.controller._shut_down = shut_down
+    h.provider.placed.clear()
+    future = h.client.submit(gates.held, "task")
+    await until(lambda: h.controller.tally.unfinished, "it waits")
+    shut.clear()
+    began_s = h.controller.now_s()
+    await until(lambda: h.controller.now_s() - began_s > 0.6, "some time")
+    await h.tick(2)
+    h.provider.placed.set()
+    await until(lambda: gates.starts("task"), "it runs")
+    await until(lambda: h.controller.now_s() - began_s > 1.5, "some time")
+    await h.tick(2)
+    assert not shut
+    gates.let()
+    await future
+    await until(lambda: shut, "it closes once there is no work")
+
+
+async def test_impossible_work_is_named_once(harbour, caplog):
+    caplog.set_level(logging.WARNING, logger="distributed.tide.controller")
+    h = await harbour(**KEEP)
+    future = h.client.submit(gates.quick, "gpu", key="train-7", resources={"GPU": 1})
+    await until(lambda: "train-7" in caplog.text, "it is told")
+    await h.tick(5)
+    told = [record.getMessage() for record in caplog.records if "train-7" in record.getMessage()]
+    assert len(told) == 1
+    assert "GPU=1" in told[0]
+    await future.cancel()
+
+
+async def test_close_ends_everything(harbour):
+    h = await harbour(**KEEP)
+    await h.scaled(2)
+    await asyncio.gather(h.controller.close(), h.controller.close())
+    await h.controller.close()
+    await until(lambda: not h.provider.names, "no unit is left")
+    assert "tide" not in h.scheduler.plugins
+    assert h.provider.called("close") == [()]
+
+
+async def test_close_while_a_unit_cannot_be_given_back(harbour, caplog):
+    h = await harbour(**KEEP)
+    unit, _ = await h.scaled(2)
+    h.provider.keeps = Unavailable("not now")
+    h.drain(unit)
+    await until(lambda: h.provider.called("scale_down"), "it was tried")
+    await h.controller.close()
+    tried = len(h.provider.called("scale_down"))
+    await asyncio.sleep(0.6)  # longer than the pause between two attempts
+    assert len(h.provider.called("scale_down")) == tried
+    assert "never retrieved" not in caplog.text
