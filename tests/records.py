@@ -61,9 +61,7 @@ def units(cluster: TideCluster, pool: str | None = None) -> int:
 
 def running(cluster: TideCluster, pool: str | None = None) -> int:
     """How many units have workers now and are not leaving."""
-    return sum(
-        unit.phase is Phase.RUNNING for unit in cluster.workers.values() if pool in (None, unit.pool)
-    )
+    return sum(unit.phase is Phase.RUNNING for unit in cluster.workers.values() if pool in (None, unit.pool))
 
 
 def lines(cluster: TideCluster) -> list[Line]:
@@ -74,6 +72,14 @@ def lines(cluster: TideCluster) -> list[Line]:
 def actions(cluster: TideCluster, kind: type[Action]) -> list[Any]:
     """Everything of that kind that was decided, oldest first."""
     return [action for line in lines(cluster) for action in line.actions if isinstance(action, kind)]
+
+
+def reasons(cluster: TideCluster) -> set[str]:
+    """Codes of the reasons of all that was decided until now, and of all that was decided not to do."""
+    told = lines(cluster)
+    if cluster.controller.latest is not None:
+        told.append(cluster.controller.latest)
+    return {action.why.code for line in told for action in line.actions}
 
 
 def peak(cluster: TideCluster, pool: str | None = None) -> int:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
-from pathlib import Path
+import time
 from typing import Any
 
 
-async def dask_setup(worker: Any) -> None:
-    """Dask awaits it before the worker registers."""
-    await asyncio.sleep(float(os.environ.get("SLOW_START_S", "0")))
+def dask_setup(worker: Any) -> None:
+    """Dask calls it before the worker registers; it blocks, as a slow import does."""
+    time.sleep(float(os.environ.get("SLOW_START_S", "0")))
     gate = os.environ.get("SLOW_START_GATE")
-    while gate and not Path(gate).exists():
-        await asyncio.sleep(0.02)
+    while gate and not os.path.exists(gate):  # noqa: PTH110
+        time.sleep(0.02)

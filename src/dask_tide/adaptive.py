@@ -184,8 +184,10 @@ class TideAdaptive:
     def _failure(self, key: Any) -> str:
         workers = getattr(self.cluster, "workers", {})
         status = getattr(workers.get(key) if isinstance(workers, dict) else None, "status", None)
-        ended = status in (Status.closed, Status.failed)
-        return f"the cluster object's worker is {status.name}" if ended else ""
+        for ended in (Status.closed, Status.failed):
+            if status == ended:
+                return f"the cluster object's worker is {ended.name}"
+        return ""
 
     def _template(self) -> dict[str, Any]:
         """What a worker is like: as those are that have registered, else as the class will make them."""

@@ -159,8 +159,14 @@ def leave(server: Leaver) -> None:
     """Undo :func:`join`; where it was not done, do nothing."""
     with suppress(ValueError):
         _sigterm.leavers.remove(server)
-    if not _sigterm.leavers and threading.current_thread() is threading.main_thread():
-        _sigterm.give_back()
+    if _sigterm.leavers or threading.current_thread() is not threading.main_thread():
+        return
+    _sigterm.give_back()
+    handler = signal.getsignal(signal.SIGTERM)
+    if isinstance(server, Worker) and getattr(handler, "__module__", "") == "distributed._signals":
+        # `dask worker --no-nanny` would cancel the close that is under way, and wait for ever for what it
+        # has cancelled. The process is about to end; SIGTERM has nothing to add.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 async def depart(server: Leaver, timeout_s: float) -> None:
@@ -179,8 +185,11 @@ async def depart(server: Leaver, timeout_s: float) -> None:
         while server.status == Status.init and time.monotonic() < start + timeout_s:  # noqa: ASYNC110 -- it has no event
             await asyncio.sleep(POLL_S)
     # If not, Dask is closing it already, perhaps since the scheduler has gone; or it has not started.
-    running = server.status in WORKER_ANY_RUNNING and server.status != Status.closing_gracefully
+    running = server.status in WORKER_ANY_RUNNING
     if isinstance(server, Nanny):
+        # Told so by a worker that is about to end. (A worker's own such status may also mean that it is being
+        # drained, and still runs tasks.)
+        running = running and server.status != Status.closing_gracefully
         # Else it would start a new worker if this one ended before it.
         server.close_gracefully(reason="SIGTERM")
     if running and server.worker_address:

@@ -9,11 +9,11 @@ import psutil
 import pytest
 from distributed import Client
 from distributed.core import Status
+from records import Tasks, busy, reasons, running, units, workers
+from waiting import wait_until
 
 from dask_tide import TideAdaptive, TideCluster
 from dask_tide.errors import ConfigError
-from records import Tasks, busy, running, units, workers
-from waiting import until, wait_until
 
 
 @pytest.fixture
@@ -93,7 +93,9 @@ async def test_closing_twice_at_once_and_before_the_start():
 async def test_closing_while_it_starts_closes_what_the_start_makes():
     cluster = TideCluster(maximum=1, dashboard_address=None, asynchronous=True)
     start = asyncio.ensure_future(asyncio.wait_for(cluster, 60))
-    await until(lambda: cluster.status is Status.starting, "the start")
+    while cluster.status is Status.created:  # noqa: ASYNC110
+        await asyncio.sleep(0)
+    assert cluster.status is Status.starting
     await cluster.close()
     await start
     assert cluster.status is Status.closed
@@ -102,8 +104,8 @@ async def test_closing_while_it_starts_closes_what_the_start_makes():
 
 
 def test_closing_while_busy_and_while_units_start(tide, tasks):
-    cluster = tide(maximum=2)
     before = set(psutil.Process().children(recursive=True))
+    cluster = tide(maximum=2)
     with cluster.get_client() as client:
         with dask.annotate(duration="1h"):
             futures = client.map(tasks.function(gated=True), range(4))
@@ -111,9 +113,8 @@ def test_closing_while_busy_and_while_units_start(tide, tasks):
         cluster.scale(4)
         wait_until(lambda: units(cluster) == 4, "units that start", detail=cluster.explain)
         cluster.close()
-        assert all(future.status in ("cancelled", "pending", "lost") for future in futures)
-    left = {p for p in before if p.is_running() and p.status() != psutil.STATUS_ZOMBIE}
-    assert not [p for p in left if p.pid in {c.pid for c in psutil.Process().children(recursive=True)}]
+        assert not any(future.status == "finished" for future in futures)
+    assert set(psutil.Process().children(recursive=True)) <= before
 
 
 def test_several_clusters_in_one_process(tide):
@@ -227,7 +228,7 @@ def test_logs_info_and_representations(tide):
         logs = cluster.get_logs()
     (address,) = workers(cluster)
     assert set(logs) == {"Cluster", "Scheduler", address}
-    assert "somebody waits for 1 units" in logs["Cluster"]
+    assert "asked for 1 more unit" in logs["Cluster"]
     assert address in logs["Scheduler"]
     assert set(cluster.get_logs(cluster=False, workers=False)) == {"Scheduler"}
     wait_until(lambda: address in cluster.scheduler_info["workers"], "its arrival here")
@@ -315,7 +316,10 @@ def test_restart_in_automatic_mode_while_busy(tide, tasks):
 def test_restart_from_zero(tide):
     cluster = tide()
     with cluster.get_client() as client:
+        generation = client.generation
         client.restart(timeout=60)
+        # Dask tells the client on another connection, and that cancels what was submitted before.
+        wait_until(lambda: client.generation > generation, "its news")
         assert client.submit(of_this_module, 1).result() == 2
 
 
@@ -371,7 +375,7 @@ def test_a_result_is_gathered_from_the_last_worker_which_then_goes(tide):
     cluster = tide(release={"keep": "100ms"})
     with cluster.get_client() as client:
         future = client.submit(of_this_module, 1)
-        wait_until(lambda: "results that somebody still wants" in cluster.explain(), "why it stays")
+        wait_until(lambda: "KEPT_FOR_RESULT" in reasons(cluster), "why it stays", detail=cluster.explain)
         assert len(workers(cluster)) == 1
         assert future.result() == 2
         del future

@@ -45,7 +45,7 @@ def submit(client: Client, marked: Marked, name: str, gate: str = "") -> Any:
     return client.submit(run, marked.folder, name, gate, key=name, pure=False)
 
 
-def units(client: Client) -> list[str]:
+def units(client: Any) -> list[str]:
     status = client.sync(client.scheduler.tide_status)
     return sorted(unit["phase"] for unit in status["units"])
 

@@ -1,16 +1,15 @@
 """Coiled's two scenarios of a workload that changes, on one machine.
 
 After ``test_adapt_to_changing_workload`` and ``test_adapt_to_memory_intensive_workload`` of
-``tests/stability/test_adaptive_scaling.py`` in github.com/coiled/benchmarks. The second one is skipped there: "The
-test behavior is unreliable and may lead to very long runtime" (coiled-runtime#211). Both go from many
-workers to one and back, and both must compute nothing twice.
+``tests/stability/test_adaptive_scaling.py`` in github.com/coiled/benchmarks. The second one is skipped
+there: "The test behavior is unreliable and may lead to very long runtime" (coiled-runtime#211). Both go
+from many workers to one and back, and both must compute nothing twice.
 """
 
 from __future__ import annotations
 
 import dask
 import pytest
-
 from records import Tasks, WorkersSeen, units, workers
 from waiting import wait_until
 

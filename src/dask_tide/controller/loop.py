@@ -494,7 +494,7 @@ class Controller:
         self.wake()
 
     def _restarted(self) -> None:
-        """``client.restart`` waits for as many workers as there were; those without a nanny leave for good."""
+        """``client.restart`` waits for as many workers as there were; those without a nanny are gone."""
         if self.snapshot is None:
             return
         known = {unit.name for unit in self.snapshot.units}

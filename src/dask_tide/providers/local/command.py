@@ -43,8 +43,7 @@ def worker_arguments(context: ProviderContext, pool: Pool) -> list[str]:
     configured = dask.config.get("distributed.worker.preload")
     for preload in [configured] if isinstance(configured, str) else configured:
         arguments += ["--preload", preload]
-    # Torn down in reverse order: when dask_tide.preload stops handling SIGTERM, it is ignored already.
-    return [*arguments, "--preload", "dask_tide.preload", "--preload", "dask_tide.providers.local.closing"]
+    return [*arguments, "--preload", "dask_tide.preload"]
 
 
 def terminate_bytes(pool: Pool) -> int:

@@ -72,13 +72,7 @@ def main(parent: int) -> None:
 def _import_ahead() -> None:
     """Import what a worker imports until it has registered, so that no child has to."""
     routes = dask.config.get("distributed.worker.http.routes", [])
-    needed = [
-        "dask.distributed",
-        "tornado.platform.asyncio",
-        "dask_tide.preload",
-        "dask_tide.providers.local.closing",
-    ]
-    for module in [*needed, *routes]:
+    for module in ["dask.distributed", "tornado.platform.asyncio", "dask_tide.preload", *routes]:
         # The worker says what is wrong with a module that cannot be imported.
         with suppress(ImportError):
             importlib.import_module(module)
