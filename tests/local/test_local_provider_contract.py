@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from typing import ClassVar
 
 import pytest
 
@@ -13,7 +14,10 @@ from dask_tide.testing.contract import Platform, ProviderContract, process_of
 
 
 class TestLocalProvider(ProviderContract):
-    pools = ProviderContract.pools | {"pair": Pool("pair", memory_bytes=2**30, workers_per_unit=2)}
+    pools: ClassVar = {
+        **ProviderContract.pools,
+        "pair": Pool("pair", memory_bytes=2**30, workers_per_unit=2),
+    }
 
     def provider(self, context: ProviderContext) -> LocalProvider:
         return LocalProvider(context)

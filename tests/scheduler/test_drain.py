@@ -6,10 +6,10 @@ import asyncio
 
 import gates
 import pytest
-from conftest import KEEP
 from distributed import get_worker
 from distributed.active_memory_manager import RetireWorker
 from distributed.core import Status
+from harbour import KEEP
 from waiting import until
 
 from dask_tide.model import Phase
@@ -28,6 +28,13 @@ async def full(h, unit, count, **options):
     await until(lambda: len(h.worker(unit).processing) == count, f"{count} tasks on {unit}")
     await until(lambda: any(gates.starts(f"{unit}-{i}") for i in range(count)), f"a task runs on {unit}")
     return futures
+
+
+async def steady(h, n):
+    """``n`` units, and none more or fewer whatever happens but for what the test does."""
+    names = await h.scaled(n)
+    h.controller.adapt(minimum=0, maximum=n)
+    return names
 
 
 def at_work(h, unit):
@@ -49,7 +56,7 @@ async def works(h, unit):
 
 async def test_four_steps(harbour):
     h = await harbour(**KEEP)
-    victim, other = await h.scaled(2)
+    victim, other = await steady(h, 2)
     kept = await h.client.scatter({"only-copy": "data"}, workers=[h.worker(victim).address])
     futures = await full(h, victim, 4)
     running = [i for i in range(4) if gates.starts(f"{victim}-{i}")]
@@ -71,14 +78,14 @@ async def test_four_steps(harbour):
     assert [gates.starts(f"{victim}-{i}") for i in range(4)] == [1, 1, 1, 1]
     assert all(h.scheduler.tasks[f.key].suspicious == 0 for f in futures)
     assert await h.client.gather(kept) == {"only-copy": "data"}
-    assert [event.unit for event in h.told("DRAIN_DONE")] == [victim]
+    await until(lambda: [event.unit for event in h.told("DRAIN_DONE")] == [victim], "it is told")
     assert other in h.provider.names
     await until(lambda: not retiring(h), "the AMM forgets it")
 
 
 async def test_waiting_tasks_are_spread_over_the_others(harbour):
     h = await harbour(**KEEP)
-    victim, *others = await h.scaled(4)
+    victim, *others = await steady(h, 4)
     futures = await full(h, victim, 4)
     h.drain(victim)
     await until(
@@ -91,7 +98,7 @@ async def test_waiting_tasks_are_spread_over_the_others(harbour):
 
 async def test_refused_without_a_receiver(harbour):
     h = await harbour(**KEEP)
-    (unit,) = await h.scaled(1)
+    (unit,) = await steady(h, 1)
     (kept,) = await h.client.scatter(["data"])
     h.drain(unit)
     await until(lambda: h.told("DRAIN_REFUSED"), "the drain is refused")
@@ -106,7 +113,7 @@ async def test_refused_without_a_receiver(harbour):
 async def test_refused_at_once_though_a_task_runs(harbour):
     """Nothing is gained by keeping a worker from new tasks until its last one has ended."""
     h = await harbour(**KEEP)
-    (unit,) = await h.scaled(1)
+    (unit,) = await steady(h, 1)
     (kept,) = await h.client.scatter(["data"])
     (future,) = await full(h, unit, 1)
     h.drain(unit)
@@ -119,7 +126,7 @@ async def test_refused_at_once_though_a_task_runs(harbour):
 
 async def test_timed_out(harbour):
     h = await harbour(**KEEP, drain={"timeout": "300ms"})
-    unit, other = await h.scaled(2)
+    unit, _ = await steady(h, 2)
     kept = await h.client.scatter({"x": 1, "y": 2}, workers=[h.worker(unit).address])
     (future,) = await full(h, unit, 1)
     h.drain(unit)
@@ -127,20 +134,19 @@ async def test_timed_out(harbour):
     (event,) = h.told("DRAIN_TIMED_OUT")
     assert event.why.numbers["tasks"] == 1
     await until(lambda: at_work(h, unit), "at work again")
-    await until(lambda: len(h.units(Phase.RUNNING)) == 2, "the unit counts again")
+    await until(lambda: unit in {u.name for u in h.units(Phase.RUNNING)}, "the unit counts again")
     gates.let()
     assert await future == 0
     await works(h, unit)
     assert gates.starts(f"{unit}-0") == 1
     assert await h.client.gather(kept) == {"x": 1, "y": 2}
-    assert other in h.provider.names
     assert not retiring(h)
 
 
 async def test_timed_out_while_results_are_copied(harbour):
     """A receiver that does not fetch: the policy that moves keys away must not outlive the drain."""
     h = await harbour(**KEEP, drain={"timeout": "300ms"})
-    unit, _ = await h.scaled(2)
+    unit, _ = await steady(h, 2)
     kept = await h.client.scatter({"x": 1}, workers=[h.worker(unit).address])
     (worker,) = h.provider.workers(unit)
     serve, answer = worker.handlers["get_data"], asyncio.Event()
@@ -165,7 +171,7 @@ async def test_timed_out_while_results_are_copied(harbour):
 
 async def test_cancelled_by_close(harbour):
     h = await harbour(**KEEP)
-    unit, _ = await h.scaled(2)
+    unit, _ = await steady(h, 2)
     (future,) = await full(h, unit, 1)
     h.drain(unit)
     await until(lambda: retiring(h) or h.worker(unit).status is not Status.running, "the drain has begun")
@@ -183,7 +189,7 @@ async def works_after_close(h, unit, future):
 
 async def test_controller_closes_during_a_drain(harbour):
     h = await harbour(**KEEP)
-    unit, _ = await h.scaled(2)
+    unit, _ = await steady(h, 2)
     (future,) = await full(h, unit, 1)
     h.drain(unit)
     await h.controller.close()
@@ -195,7 +201,7 @@ async def test_controller_closes_during_a_drain(harbour):
 async def test_restarted_worker_is_left_alone(harbour, monkeypatch):
     """A nanny's worker keeps its name and changes its address: what was drained has gone."""
     h = await harbour(**KEEP)
-    unit, _ = await h.scaled(2)
+    unit, _ = await steady(h, 2)
     (future,) = await full(h, unit, 1)
     old = h.worker(unit)
     monkeypatch.setattr("dask_tide.controller.drain._LOOK_S", 2.0)  # it comes back between two looks
@@ -271,7 +277,7 @@ async def test_worker_dies_during_a_drain(harbour):
 async def test_broken_connection_at_the_start_of_a_drain(harbour):
     """The scheduler does not know yet that the worker has gone: no error, no drain without an end."""
     h = await harbour(**KEEP)
-    unit, other = await h.scaled(2)
+    unit, other = await steady(h, 2)
     ws = h.worker(unit)
     h.scheduler.stream_comms[ws.address].comm.abort()
     h.drain(unit)
@@ -284,7 +290,7 @@ async def test_broken_connection_at_the_start_of_a_drain(harbour):
 @pytest.mark.parametrize("ending", ["refused", "done"])
 async def test_no_task_exception_is_left_unread(harbour, ending, caplog):
     h = await harbour(**KEEP)
-    units = await h.scaled(1 if ending == "refused" else 2)
+    units = await steady(h, 1 if ending == "refused" else 2)
     await h.client.scatter({"x": 1}, workers=[h.worker(units[0]).address])
     h.drain(units[0])
     await until(lambda: h.told("DRAIN_" + ending.upper()), f"the drain is {ending}")
@@ -313,15 +319,34 @@ async def test_waiting_tasks_go_only_where_their_resources_are(harbour):
     assert [gates.starts(f"{victim}-{i}") for i in range(3)] == [1, 1, 1]
 
 
-async def test_tasks_bound_to_the_draining_worker_run_there(harbour):
+async def test_a_task_that_runs_and_is_bound_to_the_worker_is_waited_for(harbour, monkeypatch):
+    monkeypatch.setattr("dask_tide.controller.drain._STUCK_S", 2.0)
     h = await harbour(**KEEP)
-    unit, _ = await h.scaled(2)
+    unit, _ = await steady(h, 2)
+    (future,) = await full(h, unit, 1, allow_other_workers=False)
+    await until(lambda: h.worker(unit).executing, "a heartbeat tells that it runs")
+    h.drain(unit)
+    began_s = h.controller.now_s()
+    await until(lambda: h.controller.now_s() - began_s > 3.0, "longer than a task may be stuck")
+    gates.let()
+    assert await future == 0
+    await until(lambda: unit not in h.provider.names, "the unit is given back")
+    assert gates.starts(f"{unit}-0") == 1
+
+
+async def test_refused_when_a_task_waits_that_can_run_nowhere_else(harbour, monkeypatch):
+    """A draining worker starts nothing: the task would wait until the drain times out."""
+    monkeypatch.setattr("dask_tide.controller.drain._STUCK_S", 2.0)
+    h = await harbour(**KEEP)
+    unit, _ = await steady(h, 2)
     futures = await full(h, unit, 2, allow_other_workers=False)
     h.drain(unit)
+    await until(lambda: h.told("DRAIN_REFUSED"), "the drain is refused")
+    assert "can run nowhere else" in str(h.told("DRAIN_REFUSED")[0].why)
     gates.let()
     assert await h.client.gather(futures) == [0, 1]
-    await until(lambda: unit not in h.provider.names, "the unit is given back")
     assert [gates.starts(f"{unit}-{i}") for i in range(2)] == [1, 1]
+    await works(h, unit)
 
 
 async def test_a_released_unit_was_not_given_back_in_vain(harbour):
@@ -329,7 +354,7 @@ async def test_a_released_unit_was_not_given_back_in_vain(harbour):
     from dask_tide.errors import Unavailable
 
     h = await harbour(**KEEP)
-    unit, _ = await h.scaled(2)
+    unit, _ = await steady(h, 2)
     h.provider.keeps = Unavailable("not now")
     h.drain(unit)
     await until(lambda: h.provider.called("scale_down"), "it was tried")
@@ -339,7 +364,7 @@ async def test_a_released_unit_was_not_given_back_in_vain(harbour):
 
 async def test_works_without_work_stealing(harbour):
     h = await harbour(**KEEP, dask={"distributed.scheduler.work-stealing": False})
-    unit, other = await h.scaled(2)
+    unit, other = await steady(h, 2)
     futures = await full(h, unit, 3)
     h.drain(unit)
     await until(lambda: len(h.worker(other).processing) == 2, "the waiting ones have moved")

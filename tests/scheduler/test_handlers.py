@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gates
 import pytest
-from conftest import KEEP
+from harbour import KEEP
 from waiting import until
 
 from dask_tide.controller.handlers import raise_for

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import pytest
 
 from dask_tide.errors import Unavailable
@@ -12,7 +14,10 @@ from dask_tide.testing.contract import Platform, ProviderContract
 
 
 class TestRecordingProvider(ProviderContract):
-    pools = ProviderContract.pools | {"pair": Pool("pair", memory_bytes=2**30, workers_per_unit=2)}
+    pools: ClassVar = {
+        **ProviderContract.pools,
+        "pair": Pool("pair", memory_bytes=2**30, workers_per_unit=2),
+    }
 
     def provider(self, context: ProviderContext) -> RecordingProvider:
         return RecordingProvider(context)

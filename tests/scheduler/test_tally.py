@@ -6,12 +6,13 @@ import asyncio
 import logging
 import random
 from collections import Counter
+from typing import Any
 
 import dask
 import gates
 import pytest
-from conftest import KEEP
 from distributed import secede
+from harbour import KEEP
 from waiting import until
 
 _UNFINISHED = ("waiting", "queued", "no-worker", "processing")
@@ -28,7 +29,7 @@ def away(name):
 
 def recount(scheduler):
     """Every unfinished task, looked at one by one: (group, needs, bound, hint) by state."""
-    counted = Counter()
+    counted: Counter[Any] = Counter()
     seceded = {ts for ws in scheduler.workers.values() for ts in ws.long_running}
     for ts in scheduler.tasks.values():
         if ts.state in _UNFINISHED and ts not in seceded:
@@ -40,7 +41,7 @@ def recount(scheduler):
 
 
 def tallied(controller):
-    counted = Counter()
+    counted: Counter[Any] = Counter()
     for work in controller.tally.work(controller.now_s()):
         for state in ("waiting", "ready", "processing"):
             counted[work.group, work.needs, work.bound, state] += getattr(work, state)
@@ -60,7 +61,7 @@ async def watched(h):
 
 
 async def anything(h, chance, address):
-    futures = []
+    futures: list[Any] = []
     for i in range(60):
         options = {
             "resources": chance.choice([None, None, {"GPU": 1}, {"TPU": 1}]),

@@ -8,9 +8,9 @@ import time
 
 import gates
 import pytest
-from conftest import KEEP
 from distributed import Scheduler
 from distributed.core import Status
+from harbour import KEEP
 from waiting import until
 
 from dask_tide.controller.attach import attach

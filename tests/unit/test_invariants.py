@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import msgspec
+import pytest
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
@@ -31,6 +32,9 @@ from dask_tide.model import (
 )
 from dask_tide.policy import decide
 
+# Making a counterexample small may take minutes.
+pytestmark = pytest.mark.timeout(600)
+
 RESOURCES = ((), (), (("GPU", 1.0),), (("GPU", 2.0), ("MEMORY", 10.0)), (("threads", 3.0),))
 NEEDS = (
     (),
@@ -53,7 +57,7 @@ def maybe(strategy):
 
 @st.composite
 def pool_states(draw, name: str) -> PoolState:
-    maximum = draw(st.integers(0, 12))
+    maximum = draw(st.sampled_from([12, 12, 12, 5, 2, 0]))
     limit_bytes = draw(st.sampled_from([0, 100]))
     return PoolState(
         Pool(
@@ -62,14 +66,14 @@ def pool_states(draw, name: str) -> PoolState:
             memory_bytes=limit_bytes,
             resources=draw(st.sampled_from(RESOURCES)),
             workers_per_unit=draw(st.sampled_from([1, 1, 3])),
-            minimum=draw(st.integers(0, min(3, maximum))),
+            minimum=min(maximum, draw(st.sampled_from([0, 0, 0, 3]))),
             maximum=maximum,
             price=draw(st.sampled_from([0.0, 0.3, 1.0, 7.0])),
             boot_s=draw(st.sampled_from([0.0, 1.0, 10.0])),
         ),
-        blind=draw(st.sampled_from(["", "", "", "timed out"])),
-        manual=draw(maybe(st.integers(0, 14))) if draw(st.booleans()) else None,
-        floor=draw(st.sampled_from([0, 0, 2, 14])),
+        blind=draw(st.sampled_from(["", "", "", "", "", "timed out"])),
+        manual=draw(st.sampled_from([None, None, None, 0, 2, 14])),
+        floor=draw(st.sampled_from([0, 0, 0, 2, 14])),
         boot_s=draw(maybe(st.sampled_from([0.0, 0.1, 5.0]))),
         capacity=draw(maybe(st.integers(0, 12))),
         capacity_message="no {room}",
@@ -83,51 +87,45 @@ def pool_states(draw, name: str) -> PoolState:
 @st.composite
 def worlds(draw, states: tuple[PoolState, ...], now_s: float) -> Snapshot:
     names = [state.pool.name for state in states]
-    some_units = [
-        Unit(f"u{i}", of, phase, machine=machine, message="{}")
-        for i, (of, phase, machine) in enumerate(
-            draw(
-                st.lists(
-                    st.tuples(
-                        st.sampled_from([*names, *names, "nobody's"]),
-                        st.sampled_from([*Phase, *[Phase.RUNNING] * 8]),
-                        st.sampled_from(["", "a", "b"]),
-                    ),
-                    max_size=14,
-                )
-            )
-        )
-    ]
-    homes = [u.name for u in some_units if u.phase in (Phase.RUNNING, Phase.DRAINING)] * 3
-    homes += [u.name for u in some_units] + [""]
     contents = st.tuples(
-        st.sampled_from(homes),
-        st.sampled_from(["running"] * 4 + ["paused", "closing_gracefully"]),
-        st.sampled_from([0, 0, 1, 3]),  # tasks
+        st.sampled_from(["running"] * 5 + ["paused", "closing_gracefully"]),
+        st.sampled_from([0, 0, 0, 1, 3]),  # tasks
         st.sampled_from(HELD),
         st.sampled_from([0, 100, 100]),  # memory limit
         st.sampled_from(["", "", "", "", "an {actor}"]),
     )
-    some_workers = [
-        Worker(
-            address=f"tcp://{i}",
-            name=f"{unit}-{i}",
-            unit=unit,
-            threads=2,
-            status=status,
-            tasks=tasks,
-            held_keys=keys,
-            held_bytes=size,
-            only_copies=only_copies,
-            used_bytes=20,
-            limit_bytes=limit,
-            pinned=pinned,
+    homes = st.tuples(
+        st.sampled_from([*names * 3, "nobody's"]),
+        st.sampled_from([*Phase, *[Phase.RUNNING] * 12]),
+        st.sampled_from(["", "a", "b"]),
+        st.sampled_from([1, 1, 1, 1, 0, 2]),  # workers, where it should have any
+        st.sampled_from([0, 0, 0, 0, 0, 1]),  # and where not
+    )
+    some_units, owners = [], [""] * draw(st.sampled_from([0, 0, 0, 1, 2]))
+    for i, (of, phase, machine, usual, odd) in enumerate(draw(st.lists(homes, max_size=12))):
+        unit = Unit(f"u{i}", of, phase, machine=machine, message="{}")
+        some_units.append(unit)
+        owners += [unit.name] * (usual if phase in (Phase.RUNNING, Phase.DRAINING) else odd)
+    some_workers = []
+    for i, owner in enumerate(owners):
+        status, tasks, (keys, size, only_copies), limit, pinned = draw(contents)
+        some_workers.append(
+            Worker(
+                address=f"tcp://{i}",
+                name=f"{owner}-{i}",
+                unit=owner,
+                threads=2,
+                status=status,
+                tasks=tasks,
+                held_keys=keys,
+                held_bytes=size,
+                only_copies=only_copies,
+                used_bytes=20,
+                limit_bytes=limit,
+                pinned=pinned,
+            )
         )
-        for i, (unit, status, tasks, (keys, size, only_copies), limit, pinned) in enumerate(
-            draw(st.lists(contents, max_size=14))
-        )
-    ]
-    counts = st.sampled_from([0, 0, 1, 3, 17, 400])
+    counts = st.sampled_from([0, 0, 0, 1, 3, 17, 400])
     some_work = draw(
         st.lists(
             st.builds(
@@ -190,7 +188,7 @@ def situations(draw) -> tuple[Snapshot, Memory]:
 QUIET = [HealthCheck.too_slow, HealthCheck.data_too_large]
 
 
-def invariant(*more: Any, examples: int = 300) -> Callable[[Any], Any]:
+def invariant(*more: Any, examples: int = 200) -> Callable[[Any], Any]:
     """A test of many situations."""
 
     def decorate(test):
@@ -330,8 +328,9 @@ def test_p27_p15_what_goes_finds_room(situation):
 @invariant()
 def test_p26_pinned_units_stay(situation):
     world, memory = situation
-    pinned = {w.unit for w in world.workers if w.pinned}
+    pinned = {w.unit for w in world.workers if w.pinned and w.unit}
     drained = {u for a in decide(world, memory)[0] if isinstance(a, Drain) for u in a.units}
+    event(f"drains beside pinned units: {bool(drained and pinned)}")
     assert not drained & pinned
 
 
@@ -388,7 +387,7 @@ def test_p01_what_has_not_started_goes_before_what_runs(situation):
             assert starting <= set(let_go(actions))
 
 
-@invariant(examples=150)
+@invariant(examples=100)
 def test_a_blind_pool_is_left_alone(situation):
     world, memory = situation
     actions, _ = decide(world, memory)
@@ -398,7 +397,7 @@ def test_a_blind_pool_is_left_alone(situation):
             assert isinstance(hold, Hold)
 
 
-@invariant(examples=150)
+@invariant(examples=100)
 def test_p10_every_action_says_why(situation):
     world, memory = situation
     for action in decide(world, memory)[0]:
@@ -463,7 +462,7 @@ def come_true(world: Snapshot, actions: tuple[Action, ...], tick: int) -> Snapsh
     return msgspec.structs.replace(world, now_s=world.now_s + 1.0, units=tuple(units), workers=tuple(workers))
 
 
-@invariant(examples=150)
+@invariant(examples=100)
 def test_p02_when_the_world_stands_still_so_do_we(situation):
     world, memory = situation
     for tick in range(SETTLED + WATCHED):

@@ -38,6 +38,10 @@ logger = logging.getLogger("distributed.tide.drain")
 #: How often a drain looks whether the worker's tasks are done, and asks again for those that wait.
 _LOOK_S = 0.05
 _ASK_AGAIN_S = 1.0
+#: A task that nobody else may run and that no heartbeat has reported as running for so long waits: it would
+#: do so until the drain times out, as a worker that is being drained starts nothing. Longer than the time
+#: between two heartbeats, which is 6 s for 1,000 workers.
+_STUCK_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -155,6 +159,7 @@ class Drains:
         """Steps 1 to 3; returns when nothing runs on the worker any more."""
         copied = asyncio.ensure_future(self._retire(ws, leave=False))
         asked_s: dict[TaskState, float] = {}
+        stuck_s: dict[TaskState, float] = {}
         try:
             # Tasks that wait here are needed elsewhere now, not once all results are copied.
             while self._here(ws):
@@ -166,7 +171,7 @@ class Drains:
                     await copied  # refused: its tasks need not end first for it to be back at work
                     if not ws.processing:
                         return
-                self._hand_over(ws, asked_s)
+                self._hand_over(ws, asked_s, stuck_s)
                 await (asyncio.sleep(_LOOK_S) if copied.done() else asyncio.wait({copied}, timeout=_LOOK_S))
         finally:
             copied.cancel()
@@ -193,7 +198,9 @@ class Drains:
         """Whether it is still the same worker: a restarted one has a new address and state."""
         return self._scheduler.workers.get(ws.address) is ws
 
-    def _hand_over(self, victim: WorkerState, asked_s: dict[TaskState, float]) -> None:
+    def _hand_over(
+        self, victim: WorkerState, asked_s: dict[TaskState, float], stuck_s: dict[TaskState, float]
+    ) -> None:
         """Ask the worker to give up the tasks it has not started; it refuses for those it runs."""
         scheduler = self._scheduler
         stealing = scheduler.extensions.get("stealing")
@@ -201,7 +208,8 @@ class Drains:
             # Without distributed.scheduler.work-stealing; not started, so it moves what we tell it to only.
             stealing = scheduler.extensions["stealing"] = WorkStealing(scheduler)
         now_s = time()
-        for ts in list(victim.processing):
+        # Those it is likeliest to run come last: they would take a place that they will not need.
+        for ts in sorted(victim.processing, key=lambda ts: ts.priority or (), reverse=True):
             if ts in victim.long_running or now_s - asked_s.get(ts, 0.0) < _ASK_AGAIN_S:
                 continue
             able = scheduler.valid_workers(ts)
@@ -212,6 +220,8 @@ class Drains:
                 thief = min(thieves, key=lambda ws: (_load(ws, stealing), ws.address))
                 asked_s[ts] = now_s
                 stealing.move_task_request(ts, victim, thief)
+            elif now_s - stuck_s.setdefault(ts, now_s) > _STUCK_S and ts not in victim.executing:
+                raise DrainRefused(f"task {ts.key} waits on worker {victim.name} and can run nowhere else")
 
     def _back_to_work(self, workers: Iterable[WorkerState]) -> None:
         amm = self._scheduler.extensions.get("amm")

@@ -132,7 +132,7 @@ class _PoolDecision:
         more = size.why or why(
             Code.DEMAND,
             runnable=demand.runnable,
-            slots=self.pool.threads_per_unit,
+            slots=demand.slots,
             have=have,
             want=demand.usable,
         )
@@ -302,7 +302,7 @@ class _PoolDecision:
         surplus = self.live - needed
         if surplus > 0:
             if self._needed() > needed:
-                return why(Code.KEPT_FOR_LATER, surplus=surplus, later=self.demand.waiting)
+                return why(Code.KEPT_FOR_LATER, surplus=surplus, later=self.demand.later)
             last_s = max((when for when, units in self.memory.needed if units > needed), default=-math.inf)
             if last_s > -math.inf:
                 return why(

@@ -20,6 +20,8 @@ class Demand:
     ----------
     runnable
         Tasks that could run now.
+    slots
+        How many of them one unit runs at a time, where all are of one kind.
     usable
         Units that those keep busy: an upper bound for any launch.
     work_s
@@ -37,6 +39,7 @@ class Demand:
 
     pool: Pool
     runnable: int = 0
+    slots: int = 0
     work_s: float = 0.0
     unmeasured: bool = False
     stranded: bool = False
@@ -44,16 +47,12 @@ class Demand:
     later: int = 0
     _longest_s: float = 0.0
     _used: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    _known_shares: dict[Resources, dict[str, float]] = field(default_factory=dict)
 
     @property
     def usable(self) -> int:
         # The tolerance keeps 3 × (1/3) one unit.
         return math.ceil(max(self._used.values(), default=0.0) - 1e-9)
-
-    @property
-    def waiting(self) -> int:
-        """Tasks that wait for others."""
-        return self.unfinished - self.runnable
 
     def later_in_s(self, slots: int) -> float | None:
         """When the waiting tasks may run, with ``slots``; None: the durations do not tell.
@@ -66,10 +65,12 @@ class Demand:
 
     def _shares(self, work: Work) -> dict[str, float]:
         """What one task of ``work`` takes of a unit, by dimension."""
-        shares = {_THREADS: 1.0 / self.pool.threads_per_unit}
-        bundle = 1.0 / self.pool.slots_per_unit(work.needs)
-        for name, _ in work.needs:
-            shares[name] = bundle
+        shares = self._known_shares.get(work.needs)
+        if shares is None:
+            bundle = 1.0 / self.pool.slots_per_unit(work.needs)
+            shares = {name: bundle for name, _ in work.needs}
+            shares[_THREADS] = 1.0 / self.pool.threads_per_unit
+            self._known_shares[work.needs] = shares
         return shares
 
     def room(self, work: Work, units: float) -> int:
@@ -84,6 +85,7 @@ class Demand:
         self.stranded |= stranded
         for name, share in self._shares(work).items():
             self._used[name] += tasks * share
+        self.slots = max(self.slots, self.pool.slots_per_unit(work.needs))
         self.runnable += tasks
         self.unfinished += tasks
         # While nothing finishes, a task takes at least as long as those have been running.

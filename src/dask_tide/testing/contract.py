@@ -18,7 +18,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import psutil
 import pytest
@@ -121,7 +121,7 @@ class ProviderContract:
         How long the platform may take for anything.
     """
 
-    pools: Mapping[str, Pool] = {
+    pools: ClassVar[Mapping[str, Pool]] = {
         "one": Pool("one", threads=1, memory_bytes=2**30, maximum=8),
         "two": Pool("two", threads=2, memory_bytes=2**30, resources=(("GPU", 1.0),), maximum=8),
     }

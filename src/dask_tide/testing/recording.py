@@ -19,6 +19,9 @@ from dask_tide.providers.base import Limit, Observation, ObservedUnit, ProviderC
 
 __all__ = ["Call", "RecordingProvider"]
 
+#: How long a worker may wait for each of the things that it closes.
+_PATIENCE_S = 0.5
+
 
 @dataclass(frozen=True)
 class Call:
@@ -210,7 +213,7 @@ class RecordingProvider:
         pool = self.context.templates[unit.pool].pool
         count = pool.workers_per_unit
         unit.workers = [
-            Worker(
+            _Worker(
                 self.context.scheduler_address,
                 name=name if count == 1 else f"{name}-{i}",
                 nthreads=pool.threads,
@@ -243,5 +246,17 @@ def _cancel(life: asyncio.Task[None] | None) -> None:
 
 
 async def _close(workers: Sequence[Worker]) -> None:
-    # What a task's thread is doing is not waited for: a process would be killed.
-    await asyncio.gather(*(worker.close(executor_wait=False, nanny=False) for worker in workers))
+    await asyncio.gather(*(worker.close() for worker in workers))
+
+
+class _Worker(Worker):
+    """Ends as a process does: what its threads are doing is not waited for."""
+
+    async def close(  # type: ignore[override]  # as in distributed
+        self,
+        timeout: float = _PATIENCE_S,  # noqa: ASYNC109 its name in distributed
+        executor_wait: bool = False,
+        nanny: bool = False,
+        reason: str = "worker-close",
+    ) -> str | None:
+        return await super().close(min(timeout, _PATIENCE_S), executor_wait=False, nanny=False, reason=reason)
