@@ -43,7 +43,7 @@ test-oldest: .venv-oldest/stamp
 check: .venv/stamp
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy src tests
+	$(BIN)/mypy src tests benchmarks
 	$(BIN)/lint-imports --no-logo
 
 format: .venv/stamp

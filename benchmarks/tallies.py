@@ -35,7 +35,7 @@ async def _plugin_us() -> float:
         tally._class_of.clear()
         startstops = [{"action": "compute", "start": 1.0, "stop": 2.0}]
         keys = list(scheduler.tasks)
-        life = (
+        life: tuple[tuple[str, str, dict[str, Any]], ...] = (
             ("released", "waiting", {}),
             ("waiting", "queued", {}),
             ("queued", "processing", {}),
@@ -64,7 +64,7 @@ def _counter(dask_scheduler: Any) -> int:
     return int(dask_scheduler.transition_counter)
 
 
-def _scheduler_us() -> float:
+def _scheduler_us() -> Any:
     """Microseconds of CPU time of a scheduler process per transition, in a job of small tasks."""
 
     def work(i: int) -> int:

@@ -61,7 +61,7 @@ def _add_worker(scheduler: Scheduler, number: int) -> None:
     scheduler.workers[address] = ws
     scheduler.running.add(ws)
     scheduler.aliases[ws.name] = address
-    scheduler.stream_comms[address] = _Nowhere()
+    scheduler.stream_comms[address] = _Nowhere()  # type: ignore[assignment]
     scheduler.total_nthreads += ws.nthreads
     scheduler.extensions["stealing"].add_worker(worker=address)
     scheduler.check_idle_saturated(ws)
@@ -73,7 +73,7 @@ def _nothing() -> None:
 
 def populate(scheduler: Scheduler, tasks: int) -> None:
     """Fill a scheduler with runnable tasks in equally large groups."""
-    recommendations = {}
+    recommendations: dict[Any, Any] = {}
     for number in range(tasks):
         key = (f"group{number % GROUPS:03}-0123456789abcdef0123456789abcdef", number)
         ts = scheduler.new_task(key, Task(key, _nothing), "released")
@@ -85,11 +85,13 @@ def populate(scheduler: Scheduler, tasks: int) -> None:
 def finish(scheduler: Scheduler, count: int) -> None:
     """Let that many running tasks end, as their workers would report it."""
     now_s = time.time()
-    running = [ts for ws in scheduler.workers.values() for ts in ws.processing]
-    for ts in random.sample(running, min(count, len(running))):
+    running: list[tuple[str, Any]] = [
+        (ws.address, ts) for ws in scheduler.workers.values() for ts in ws.processing
+    ]
+    for address, ts in random.sample(running, min(count, len(running))):
         scheduler.stimulus_task_finished(
             key=ts.key,
-            worker=ts.processing_on.address,
+            worker=address,
             stimulus_id="benchmark",
             run_id=ts.run_id,
             nbytes=1000,
@@ -114,6 +116,7 @@ async def _run() -> dict[str, Any]:
         units = tuple(ObservedUnit(str(ws.name), "cpu", Phase.STARTING) for ws in scheduler.workers.values())
         observation, memory = Observation(units), Memory()
         snapshot_s, decide_s, both_s = [], [], []
+        snapshot = controller.take_snapshot(observation, "")
         for _ in range(TICKS):
             finish(scheduler, 100)
             began_s = time.perf_counter()

@@ -13,17 +13,18 @@ import pytest_asyncio
 from dask_tide import TideCluster
 
 
+def _defaults(folder: Path, arguments: dict[str, Any]) -> dict[str, Any]:
+    of_pool = {} if "pools" in arguments else {"memory_limit": "1 GiB", "maximum": 4}
+    return {"dashboard_address": None, "folder": str(folder), **of_pool}
+
+
 @pytest.fixture
 def tide(tmp_path: Path) -> Iterator[Callable[..., TideCluster]]:
     """A factory of clusters with real worker processes; they close when the test ends."""
     with ExitStack() as stack:
 
         def make(**arguments: Any) -> TideCluster:
-            arguments = {"maximum": 4} | arguments if "pools" not in arguments else arguments
-            defaults: dict[str, Any] = {"dashboard_address": None, "memory_limit": "1 GiB", "folder": str(tmp_path)}
-            if "pools" in arguments:
-                defaults.pop("memory_limit")
-            cluster = TideCluster(**(defaults | arguments))
+            cluster = TideCluster(**(_defaults(tmp_path, arguments) | arguments))
             stack.enter_context(cluster)
             return cluster
 
@@ -36,10 +37,7 @@ async def atide(tmp_path: Path) -> AsyncIterator[Callable[..., Awaitable[TideClu
     clusters: list[TideCluster] = []
 
     async def make(**arguments: Any) -> TideCluster:
-        defaults: dict[str, Any] = {"dashboard_address": None, "folder": str(tmp_path)}
-        if "pools" not in arguments:
-            defaults |= {"memory_limit": "1 GiB", "maximum": 4}
-        cluster = TideCluster(asynchronous=True, **(defaults | arguments))
+        cluster = TideCluster(asynchronous=True, **(_defaults(tmp_path, arguments) | arguments))
         clusters.append(cluster)
         return await cluster
 

@@ -44,7 +44,7 @@ def messages() -> Iterator[list[str]]:
     """What this project's loggers say; Dask's loggers do not propagate to pytest's."""
     said: list[str] = []
     handler = logging.Handler(logging.INFO)
-    handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
+    handler.emit = lambda record: said.append(record.getMessage())
     logger = logging.getLogger("distributed.tide")
     logger.addHandler(handler)
     yield said

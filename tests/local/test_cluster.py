@@ -329,7 +329,7 @@ def test_an_uploaded_file_reaches_workers_that_come_later(tide, tmp_path):
     cluster = tide(maximum=1, release={"keep": "100ms"})
 
     def answer():
-        import uploaded_with_the_client
+        import uploaded_with_the_client  # type: ignore[import-not-found]
 
         return uploaded_with_the_client.ANSWER
 

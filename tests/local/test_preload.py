@@ -99,7 +99,7 @@ from marked import run
 
 client = Client(sys.argv[1])
 future = client.submit(run, sys.argv[2], "lost", "end", key="lost")
-waiting = [client.submit(run, sys.argv[2], f"waiting{i}", "never", key=f"waiting{i}") for i in range(9)]
+waiting = [client.submit(run, sys.argv[2], f"waiting{i}", "", future, key=f"waiting{i}") for i in range(9)]
 time.sleep(1000)
 """
 
@@ -184,7 +184,7 @@ def test_p37_after_a_lost_client_everything_goes(served: Served, marked: Marked)
     assert workers
     client.kill()
     client.wait()
-    marked.open("end", "never")
+    marked.open("end")
     wait_until(lambda: scheduler.process.poll() is not None, "it ends", detail=lambda: scheduler.log)
     assert scheduler.process.returncode == 0, scheduler.log
     wait_until(lambda: not scheduler.descendants, "its workers too", GONE_S, lambda: scheduler.descendants)

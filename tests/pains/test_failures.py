@@ -40,7 +40,7 @@ def warnings_of_tide() -> Iterator[list[str]]:
     """Messages of this project's loggers; Dask's loggers do not propagate to pytest's."""
     messages: list[str] = []
     handler = logging.Handler(logging.WARNING)
-    handler.emit = lambda record: messages.append(record.getMessage())  # type: ignore[method-assign]
+    handler.emit = lambda record: messages.append(record.getMessage())
     logger = logging.getLogger("distributed.tide")
     logger.addHandler(handler)
     yield messages

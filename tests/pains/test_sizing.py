@@ -138,7 +138,7 @@ def test_p23_units_of_eight_threads_are_counted_in_slots_from_zero(tide, tasks, 
         with dask.annotate(**({"duration": hint} if hint else {})):
             futures = client.map(tasks.function(gated=True), range(count))
         wait_until(lambda: len(tasks.starts) == min(count, 32), "all slots at work", detail=cluster.explain)
-        assert running(cluster) == expected, cluster.explain()
+        wait_until(lambda: running(cluster) == expected, "as many units", detail=cluster.explain)
         tasks.open()
         client.gather(futures)
     assert peak(cluster) == expected, cluster.explain()

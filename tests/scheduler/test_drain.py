@@ -87,6 +87,7 @@ async def test_waiting_tasks_are_spread_over_the_others(harbour):
     h = await harbour(**KEEP)
     victim, *others = await steady(h, 4)
     futures = await full(h, victim, 4)
+    await until(lambda: h.worker(victim).executing, "a heartbeat tells which of them runs")
     h.drain(victim)
     await until(
         lambda: all(len(h.worker(o).processing) == 1 for o in others),

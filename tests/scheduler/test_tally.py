@@ -84,8 +84,8 @@ async def anything(h, chance, address):
         elif action == 3:
             futures.pop(chance.randrange(len(futures)))
         elif action == 4:
-            failed = [future for future in futures if future.status == "error"]
-            await h.client.retry(failed[:1])
+            failed = [ts.key for ts in h.scheduler.tasks.values() if ts.state == "erred"]
+            h.scheduler.stimulus_retry(failed[:1])
     await asyncio.sleep(0.1)
     gates.let()
     await asyncio.sleep(0.1)

@@ -145,7 +145,7 @@ def test_actions_survive_json():
 
 def test_values_cannot_be_changed():
     with pytest.raises(AttributeError):
-        pool().floor = 3  # type: ignore[misc]
+        pool().floor = 3
 
 
 def test_every_public_name_is_exported_on_purpose():

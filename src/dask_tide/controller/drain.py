@@ -201,16 +201,20 @@ class Drains:
     def _hand_over(
         self, victim: WorkerState, asked_s: dict[TaskState, float], stuck_s: dict[TaskState, float]
     ) -> None:
-        """Ask the worker to give up the tasks it has not started; it refuses for those it runs."""
+        """Ask the worker to give up the tasks it has not started; it refuses for those it runs.
+
+        Which it runs is known as of its last heartbeat.
+        """
         scheduler = self._scheduler
         stealing = scheduler.extensions.get("stealing")
         if stealing is None:
             # Without distributed.scheduler.work-stealing; not started, so it moves what we tell it to only.
             stealing = scheduler.extensions["stealing"] = WorkStealing(scheduler)
         now_s = time()
-        # Those it is likeliest to run come last: they would take a place that they will not need.
-        for ts in sorted(victim.processing, key=lambda ts: ts.priority or (), reverse=True):
-            if ts in victim.long_running or now_s - asked_s.get(ts, 0.0) < _ASK_AGAIN_S:
+        for ts in list(victim.processing):
+            if ts in victim.executing or ts in victim.long_running:
+                continue
+            if now_s - asked_s.get(ts, 0.0) < _ASK_AGAIN_S:
                 continue
             able = scheduler.valid_workers(ts)
             thieves = scheduler.running if able is None else able & scheduler.running
@@ -220,7 +224,7 @@ class Drains:
                 thief = min(thieves, key=lambda ws: (_load(ws, stealing), ws.address))
                 asked_s[ts] = now_s
                 stealing.move_task_request(ts, victim, thief)
-            elif now_s - stuck_s.setdefault(ts, now_s) > _STUCK_S and ts not in victim.executing:
+            elif now_s - stuck_s.setdefault(ts, now_s) > _STUCK_S:
                 raise DrainRefused(f"task {ts.key} waits on worker {victim.name} and can run nowhere else")
 
     def _back_to_work(self, workers: Iterable[WorkerState]) -> None:

@@ -17,18 +17,20 @@ class Code(enum.Enum):
     MANUAL = "the pool was set to {want:units} by hand and has {have}"
     MEMORY = "the results take {used_bytes} bytes, more than {have:units} should hold; it takes {want:units}"
     # fewer
-    SURPLUS = "for the last {window_s:.1f} s the work could use no more than {want:units}, and the pool has {have}"
+    SURPLUS = (
+        "for the last {window_s:.1f} s the work could use no more than {want:units}, and the pool has {have}"
+    )
     ABOVE_MAXIMUM = "the pool has {have:units} and its maximum is {want}"
     EXPIRED = "the unit did not start within {limit_s:.0f} s: {message}"
     FAILED = "the unit ended without having been asked to: {message}"
     # neither
     NO_WORK = "there is no work and no unit"
     ENOUGH = "{have:units} can be used by the work, and that many there are"
-    KEPT_FOR_RESULT = (
-        "a unit holds {keys:results} that somebody still wants, and no other has room"
-    )
+    KEPT_FOR_RESULT = "a unit holds {keys:results} that somebody still wants, and no other has room"
     KEPT_BREAK_EVEN = "{surplus:units} more than needed now, kept for the moment: starting again would cost {keep_s:.1f} s, the last use was {idle_s:.1f} s ago"
-    KEPT_FOR_LATER = "{surplus:units} more than needed now, kept: {later:units} will be used by tasks that wait for others"
+    KEPT_FOR_LATER = (
+        "{surplus:units} more than needed now, kept: {later:units} will be used by tasks that wait for others"
+    )
     TOO_LATE = "a new unit takes {boot_s:.1f} s to start and would find too little of the {work_s:.1f} s of work that {runnable:tasks} have left"
     RAMP = "the tasks' durations are not known yet: {have:units} until one of them ends or proves long"
     AT_MAXIMUM = "the work could use {want:units}, the maximum is {limit}"
