@@ -8,6 +8,7 @@ import stat
 
 import gates
 import pytest
+from waiting import until
 
 from dask_tide.controller.journal import Event, Journal, Line, encode_actions, read
 from dask_tide.errors import JournalError
@@ -126,6 +127,7 @@ async def test_deciding_again_gives_the_same_bytes(harbour, tmp_path):
     await h.running(2)
     h.controller.adapt()
     await h.running(0)
+    await until(lambda: h.told("DRAIN_DONE"), "the ends of the drains are in it too")
     await h.controller.close()
     lines = list(read(path))
     assert {type(action).__name__ for entry in lines for action in entry.actions} >= {

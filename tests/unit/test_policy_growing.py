@@ -42,8 +42,16 @@ def test_p08_no_second_one_before_the_first_has_come():
     assert held(actions) == Code.RAMP.name
 
 
+def test_p08_no_more_before_there_is_evidence():
+    """The first worker has come, and its task may end at once."""
+    actions = decided(snapshot(**together(busy(1)), work=[work(ready=99, processing=1)]))
+    assert held(actions) == Code.RAMP.name
+
+
 def test_p08_then_twice_as_many():
-    assert launched(decided(snapshot(**together(busy(4)), work=[work(ready=96, processing=4)]))) == {"cpu": 4}
+    """A tenth of a boot time has passed and none has ended; what that proves pays for no start yet."""
+    few = work(ready=12, processing=4, stalled_s=0.1)
+    assert launched(decided(snapshot(**together(busy(4)), work=[few]))) == {"cpu": 4}
 
 
 def test_p08_tasks_that_prove_long_are_evidence():

@@ -51,6 +51,7 @@ def attach(
     config = configuration.read(overrides)
     factory = load(config.provider) if provider is None else provider
     cluster = config.name or f"tide-{secrets.token_hex(3)}"
+    config = replace(config, name=cluster)
     folder, clean_up = _folder(config.folder, cluster)
     if config.journal.path is None:
         config = replace(config, journal=replace(config.journal, path=folder / "journal.jsonl"))
