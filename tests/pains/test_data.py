@@ -321,6 +321,13 @@ def test_p27_scattered_data_survives_every_planned_exit(tide: Make) -> None:
         wait_until(lambda: not cluster.workers, "no longer wanted, no longer kept", detail=cluster.explain)
 
 
+def test_p27_data_can_be_scattered_when_there_is_no_worker(tide: Make) -> None:
+    cluster = tide(maximum=2)
+    with cluster.get_client() as client:
+        future = client.scatter({"a": 1})["a"]
+        assert client.submit(lambda a: a + 1, future).result() == 2
+
+
 def test_p27_scattered_data_survives_while_the_work_comes_and_goes(tide: Make, marked: Marked) -> None:
     cluster = tide(minimum=1, maximum=3, release={"keep": "100ms", "tail": "100ms"})
     with cluster.get_client() as client:

@@ -5,6 +5,7 @@ Each is called as ``client.scheduler.tide_status()`` and so on.
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 from dask_tide.errors import ConfigError
@@ -35,7 +36,16 @@ def register(controller: Controller) -> None:
     async def tide_floor(n: int, seconds: float = 30.0, pool: str | None = None) -> dict[str, Any]:
         return _checked(controller.floor, n_workers=n, seconds=seconds, pool=pool)
 
-    for handler in (tide_status, tide_explain, tide_scale, tide_adapt, tide_floor):
+    stock_scatter = handlers["scatter"]
+
+    async def scatter(**arguments: Any) -> Any:
+        # Dask waits for a worker to give the data to, and no task says that one is wanted.
+        if not controller.scheduler.running and controller.provider is not None:
+            with contextlib.suppress(ConfigError):  # no pool may have any: Dask's own error says so
+                controller.floor(1, arguments.get("timeout") or 2.0)
+        return await stock_scatter(**arguments)
+
+    for handler in (tide_status, tide_explain, tide_scale, tide_adapt, tide_floor, scatter):
         handlers[handler.__name__] = handler
 
 

@@ -478,7 +478,7 @@ class Controller:
         return any(limits.manual is not None for limits in self._limits.values())
 
     def floor(self, n_workers: int, seconds: float, pool: str | None = None) -> None:
-        """See to it that ``n_workers`` workers come, and stay for ``seconds`` from now."""
+        """See to it that ``n_workers`` workers come, and stay for ``seconds`` from now; 0 ends that."""
         if isinstance(n_workers, bool) or not isinstance(n_workers, int) or n_workers < 0:
             raise ConfigError("n_workers", n_workers, "a whole number, 0 or more")
         if not isinstance(seconds, int | float) or not seconds >= 0:
@@ -490,6 +490,8 @@ class Controller:
             most = self.pools[name].maximum * per_unit
             raise ConfigError("n_workers", n_workers, f"at most {most}, what the maximum allows")
         limits = self._limits[name]
+        if units and limits.floor_until_s > self.now_s() and limits.floor > units:
+            return  # somebody else waits for more
         limits.floor, limits.floor_until_s = units, self.now_s() + seconds
         self.wake()
 

@@ -9,7 +9,6 @@ from dask_tide.model import Code, Why, why
 
 from .demand import Demand
 
-
 #: For what part of the boot time tasks must have been running without an end to count as evidence.
 _PROVEN = 0.1
 
@@ -29,9 +28,9 @@ def worthwhile(demand: Demand, *, ready: int, booting: int, boot_s: float) -> Si
     nobody else could run it, and each one that is must find at least as much work as its start
     has cost: with ``W`` slot-seconds of work left when new units arrive and ``s`` slots each, at
     most ``W / (s · boot_s)`` units. Tasks never measured count with the time for which they have
-    been seen running; beside that, units double once tasks have been seen running for a
-    while (a part of the boot time) with none of them ending. This ramps from one unit to as many as the tasks can use within about two boot times when tasks
-    turn out to be long.
+    been seen running; beside that, units double once tasks have been seen running for a part of
+    the boot time with none of them ending. This ramps from one unit to as many as the tasks can
+    use within about two boot times when tasks turn out to be long.
 
     Parameters
     ----------
