@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -16,6 +17,29 @@ from dask_tide import TideCluster
 def _defaults(folder: Path, arguments: dict[str, Any]) -> dict[str, Any]:
     of_pool = {} if "pools" in arguments else {"memory_limit": "1 GiB", "maximum": 4}
     return {"dashboard_address": None, "folder": str(folder), **of_pool}
+
+
+def _said(level: int) -> Iterator[list[str]]:
+    """What this project's loggers say; Dask's loggers do not propagate to pytest's."""
+    said: list[str] = []
+    handler = logging.Handler(level)
+    handler.emit = lambda record: said.append(record.getMessage())
+    logger = logging.getLogger("distributed.tide")
+    logger.addHandler(handler)
+    yield said
+    logger.removeHandler(handler)
+
+
+@pytest.fixture
+def messages() -> Iterator[list[str]]:
+    """All messages of this project's loggers."""
+    yield from _said(logging.INFO)
+
+
+@pytest.fixture
+def warned() -> Iterator[list[str]]:
+    """Their warnings and errors."""
+    yield from _said(logging.WARNING)
 
 
 @pytest.fixture

@@ -39,18 +39,6 @@ def served(tmp_path: Path) -> Iterator[Served]:
     served.close()
 
 
-@pytest.fixture
-def messages() -> Iterator[list[str]]:
-    """What this project's loggers say; Dask's loggers do not propagate to pytest's."""
-    said: list[str] = []
-    handler = logging.Handler(logging.INFO)
-    handler.emit = lambda record: said.append(record.getMessage())
-    logger = logging.getLogger("distributed.tide")
-    logger.addHandler(handler)
-    yield said
-    logger.removeHandler(handler)
-
-
 def submit(client: Client, marked: Marked, name: str, gate: str = "", **options: Any) -> Any:
     return client.submit(run, marked.folder, name, gate, key=name, pure=False, **options)
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import random
 import signal
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
@@ -33,18 +32,6 @@ Make = Callable[..., TideCluster]
 @pytest.fixture
 def marked(tmp_path: Path) -> Marked:
     return Marked(tmp_path / "marks")
-
-
-@pytest.fixture
-def warnings_of_tide() -> Iterator[list[str]]:
-    """Messages of this project's loggers; Dask's loggers do not propagate to pytest's."""
-    messages: list[str] = []
-    handler = logging.Handler(logging.WARNING)
-    handler.emit = lambda record: messages.append(record.getMessage())
-    logger = logging.getLogger("distributed.tide")
-    logger.addHandler(handler)
-    yield messages
-    logger.removeHandler(handler)
 
 
 def names(cluster: TideCluster, *phases: Phase) -> set[str]:
@@ -315,7 +302,7 @@ def test_p17_some_bad_starts_still_reach_the_number(tide: Make, bad_start: Any) 
 
 
 def test_p17_a_worker_that_always_dies_is_retried_ever_more_rarely(
-    tide: Make, bad_start: Any, warnings_of_tide: list[str]
+    tide: Make, bad_start: Any, warned: list[str]
 ) -> None:
     options, starts = bad_start(1, 0)
     cluster = tide(maximum=2, options=options, start={"backoff": "100ms"})
@@ -336,7 +323,7 @@ def test_p17_a_worker_that_always_dies_is_retried_ever_more_rarely(
         for n, pause_s in enumerate(pauses):
             assert pause_s >= 0.1 * 2**n
         assert "the licence server said no" in cluster.explain()
-        assert any("the licence server said no" in message for message in warnings_of_tide)
+        assert any("the licence server said no" in message for message in warned)
         assert future.status == "pending"
 
 

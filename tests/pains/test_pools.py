@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-
 import dask
 import pytest
 from dask import delayed
@@ -19,18 +17,6 @@ def tasks(tmp_path):
     yield tasks
     tasks.open()
     tasks.open("gpu")
-
-
-@pytest.fixture
-def warned():
-    """Messages of the controller's warnings; Dask's loggers do not propagate to pytest's."""
-    records: list[str] = []
-    handler = logging.Handler(logging.WARNING)
-    handler.emit = lambda record: records.append(record.getMessage())
-    logger = logging.getLogger("distributed.tide")
-    logger.addHandler(handler)
-    yield records
-    logger.removeHandler(handler)
 
 
 def two_pools(cpu: int = 3, gpu: int = 2, **of_cpu):

@@ -179,7 +179,7 @@ async def test_hanging_launch_ends(harbour, monkeypatch):
     h = await harbour(**KEEP)
     h.provider.hangs = True
     h.controller.scale(1)
-    await until(lambda: h.told("BLIND"), "it is told")
+    await until(lambda: h.told("PROVIDER"), "it is told")
     h.provider.hangs = False
     await h.running(1)
     assert h.controller.errors == 0

@@ -70,6 +70,8 @@ class _Limits:
     """What somebody has set at run time for a pool."""
 
     manual: int | None = None
+    #: What the maximum was before somebody asked for more by hand.
+    maximum: int | None = None
     floor: int = 0
     floor_until_s: float = 0.0
 
@@ -362,7 +364,7 @@ class Controller:
         self._give_back(action.pool, [unit for unit in action.units if unit not in registered])
 
     def _failed(self, pool: str, message: str) -> None:
-        self._events.append(Event(pool, "", why(Code.BLIND, message=message)))
+        self._events.append(Event(pool, "", why(Code.PROVIDER, message=message)))
         logger.warning("Pool %s: %s", pool, message)
 
     def _take_drain_ends(self) -> None:
@@ -431,13 +433,18 @@ class Controller:
         return name
 
     def scale(self, n: int, pool: str | None = None) -> None:
-        """Manual mode: keep exactly ``n`` units of ``pool`` (of the first one by default)."""
+        """Manual mode: keep exactly ``n`` units of ``pool`` (of the first one by default).
+
+        More than the maximum is meant: the maximum is that until :meth:`adapt` is called.
+        """
         if isinstance(n, bool) or not isinstance(n, int) or n < 0:
             raise ConfigError("n", n, "a whole number, 0 or more")
         name = self._pool(pool)
+        limits = self._limits[name]
         if n > self.pools[name].maximum:
+            limits.maximum = limits.maximum or self.pools[name].maximum
             self.pools[name] = msgspec.structs.replace(self.pools[name], maximum=n)
-        self._limits[name].manual = n
+        limits.manual = n
         self.wake()
 
     def adapt(self, minimum: int | None = None, maximum: int | None = None, pool: str | None = None) -> None:
@@ -445,13 +452,14 @@ class Controller:
         name = self._pool(pool)
         old = self.pools[name]
         low = old.minimum if minimum is None else minimum
-        high = old.maximum if maximum is None else maximum
+        high = maximum if maximum is not None else self._limits[name].maximum or old.maximum
         for key, value in (("minimum", low), ("maximum", high)):
             if isinstance(value, bool) or not isinstance(value, int) or value < 0:
                 raise ConfigError(key, value, "a whole number, 0 or more")
         if low > high:
             raise ConfigError("minimum", low, f"at most the maximum, {high}")
         self.pools[name] = msgspec.structs.replace(old, minimum=low, maximum=high)
+        self._limits[name].maximum = None
         for limits in self._limits.values():
             limits.manual = None
         self.wake()

@@ -45,6 +45,7 @@ class Code(enum.Enum):
     BECAME_BUSY = "the worker was given {tasks:tasks} after the decision"
     LEFT = "the worker left after the decision"
     NEW_ADDRESS = "the worker was restarted after the decision"
+    PROVIDER = "the provider could not do what it was asked: {message}"
     # ends of a drain
     DRAIN_DONE = "drained in {took_s:.1f} s"
     DRAIN_REFUSED = "the drain was refused, the worker is back at work: {message}"

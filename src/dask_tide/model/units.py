@@ -29,16 +29,25 @@ P = Phase
 TRANSITIONS: dict[Phase, frozenset[Phase]] = {
     # A platform may show a unit at once as running, or refuse it.
     P.REQUESTED: frozenset(
-        {P.PENDING, P.STARTING, P.RUNNING, P.STOPPING, P.FAILED, P.EXPIRED, P.GONE, P.UNKNOWN}
+        {P.PENDING, P.STARTING, P.RUNNING, P.DRAINING, P.STOPPING, P.FAILED, P.EXPIRED, P.GONE, P.UNKNOWN}
     ),
     # Cancelled before it got a place (STOPPING), evicted from the queue (GONE).
-    P.PENDING: frozenset({P.STARTING, P.RUNNING, P.STOPPING, P.FAILED, P.EXPIRED, P.GONE, P.UNKNOWN}),
+    # DRAINING at once: told to leave (SIGTERM) right after it had registered.
+    P.PENDING: frozenset(
+        {P.STARTING, P.RUNNING, P.DRAINING, P.STOPPING, P.FAILED, P.EXPIRED, P.GONE, P.UNKNOWN}
+    ),
     # Back to PENDING: a batch job was requeued, a pod was rescheduled.
-    P.STARTING: frozenset({P.PENDING, P.RUNNING, P.STOPPING, P.FAILED, P.EXPIRED, P.GONE, P.UNKNOWN}),
-    # Back to STARTING: its worker left the scheduler while the unit lives (a restart).
-    P.RUNNING: frozenset({P.PENDING, P.STARTING, P.DRAINING, P.STOPPING, P.FAILED, P.GONE, P.UNKNOWN}),
-    # Back to RUNNING: the drain was refused or timed out, the worker is at work again.
-    P.DRAINING: frozenset({P.RUNNING, P.STARTING, P.STOPPING, P.FAILED, P.GONE, P.UNKNOWN}),
+    P.STARTING: frozenset(
+        {P.PENDING, P.RUNNING, P.DRAINING, P.STOPPING, P.FAILED, P.EXPIRED, P.GONE, P.UNKNOWN}
+    ),
+    # Back to STARTING: its worker left the scheduler while the unit lives (a restart). EXPIRED: it did so
+    # while the platform did not answer.
+    P.RUNNING: frozenset(
+        {P.PENDING, P.STARTING, P.DRAINING, P.EXPIRED, P.STOPPING, P.FAILED, P.GONE, P.UNKNOWN}
+    ),
+    # Back to RUNNING: the drain was refused or timed out, the worker is at work again. Back to PENDING or
+    # STARTING: its worker left by itself, and the platform keeps the unit.
+    P.DRAINING: frozenset({P.RUNNING, P.PENDING, P.STARTING, P.STOPPING, P.FAILED, P.GONE, P.UNKNOWN}),
     # A unit that was told to stop never comes back.
     P.STOPPING: frozenset({P.GONE, P.FAILED, P.UNKNOWN}),
     # Ended units are cleaned away; their worker may register late (EXPIRED only).
