@@ -74,9 +74,15 @@ _ENDLESS = 1 << 62
 
 
 class Room:
-    """Whether the workers that stay have room for the results of those that go."""
+    """Whether the workers that stay have room for the results of those that go.
+
+    It is counted when it is first asked: most decisions let nobody go.
+    """
 
     def __init__(self, snapshot: Snapshot) -> None:
+        self._snapshot: Snapshot | None = snapshot
+
+    def _count(self, snapshot: Snapshot) -> None:
         fill_ratio = snapshot.settings.fill_ratio
         phases = {unit.name: unit.phase for unit in snapshot.units}
         self._room: dict[str, int] = {}
@@ -93,6 +99,9 @@ class Room:
 
     def admit(self, candidate: Candidate) -> bool:
         """Let ``candidate`` go if what it and the earlier ones hold fits into the others."""
+        if self._snapshot is not None:
+            self._count(self._snapshot)
+            self._snapshot = None
         own = {w.address: self._room[w.address] for w in candidate.workers if w.address in self._room}
         free = self._free - sum(own.values())
         moving = self._moving + candidate.bytes_to_move
