@@ -148,16 +148,16 @@ class _PoolDecision:
 
     def _results(self) -> tuple[int, int]:
         """Bytes of results in this pool, and the units they need."""
-        base = self.state.baseline_bytes
-        workers = [worker for owned in self.stock.workers.values() for worker in owned]
-        used = sum(max(w.held_bytes, w.used_bytes - base if base else 0) for w in workers)
-        limit = sum(w.limit_bytes for w in workers)
-        if not limit:
-            return used, 0
-        capacity = (limit // len(workers) - base) * self.pool.workers_per_unit
-        return used, sizing.for_results(
-            held_bytes=used, capacity_bytes=capacity, ratio=self.settings.memory_ratio
+        stock = self.stock
+        if not stock.limit_bytes:
+            return stock.held_bytes, 0
+        of_worker = stock.limit_bytes // stock.workers - self.state.baseline_bytes
+        units = sizing.for_results(
+            held_bytes=stock.held_bytes,
+            capacity_bytes=of_worker * self.pool.workers_per_unit,
+            ratio=self.settings.memory_ratio,
         )
+        return stock.held_bytes, units
 
     def _launch(self, target: int, reason: Why) -> Action:
         ceiling = limits.ceiling(self.state, self.stock.existing, self.allowance, target)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from dataclasses import dataclass
-from operator import attrgetter
 
-from dask_tide.model import BOOTING, EXISTING, LIVE, Phase, Snapshot, Unit, Worker
+from dask_tide.model import BOOTING, EXISTING, LIVE, Phase, Snapshot, Unit
+
+#: A worker that has just registered is "init" for a moment.
+_TAKING = ("init", "running")
 
 
-@dataclass(frozen=True)
+@dataclass
 class Stock:
     """What there is of one pool.
 
@@ -17,8 +19,6 @@ class Stock:
     ----------
     units
         Its units.
-    workers
-        Their workers, by the unit's name.
     existing
         Units that count against the limits.
     live
@@ -27,14 +27,20 @@ class Stock:
         Live units without a worker yet.
     paused
         Running units none of whose workers takes tasks: full of results, they are no capacity.
+    workers
+        Registered workers.
+    held_bytes, limit_bytes
+        What those hold, in results or otherwise, beyond what an empty one does; and may hold.
     """
 
-    units: tuple[Unit, ...]
-    workers: dict[str, tuple[Worker, ...]]
-    existing: int
-    live: int
-    booting: int
-    paused: int
+    units: list[Unit]
+    existing: int = 0
+    live: int = 0
+    booting: int = 0
+    paused: int = 0
+    workers: int = 0
+    held_bytes: int = 0
+    limit_bytes: int = 0
 
     @property
     def taking(self) -> int:
@@ -49,30 +55,27 @@ class Stock:
 
 def take_stock(snapshot: Snapshot) -> dict[str, Stock]:
     """Stock by pool name; units of no pool are nobody's."""
-    units: dict[str, list[Unit]] = {state.pool.name: [] for state in snapshot.pools}
+    stocks = {state.pool.name: Stock([]) for state in snapshot.pools}
+    empty_bytes = {state.pool.name: state.baseline_bytes for state in snapshot.pools}
+    pool_of = {unit.name: unit.pool for unit in snapshot.units if unit.pool in stocks}
+    taking = set()
+    for worker in snapshot.workers:
+        pool = pool_of.get(worker.unit)
+        if pool is None:
+            continue
+        stock, base = stocks[pool], empty_bytes[pool]
+        stock.workers += 1
+        stock.held_bytes += max(worker.held_bytes, worker.used_bytes - base if base else 0)
+        stock.limit_bytes += worker.limit_bytes
+        if worker.status in _TAKING:
+            taking.add(worker.unit)
     for unit in snapshot.units:
-        if unit.pool in units:
-            units[unit.pool].append(unit)
-    workers: dict[str, list[Worker]] = defaultdict(list)
-    for worker in sorted(snapshot.workers, key=attrgetter("address")):
-        workers[worker.unit].append(worker)
-    return {pool: _stock(owned, workers) for pool, owned in units.items()}
-
-
-def _stock(units: list[Unit], workers: dict[str, list[Worker]]) -> Stock:
-    phases = Counter(unit.phase for unit in units)
-    owned = {unit.name: tuple(workers[unit.name]) for unit in units if unit.name in workers}
-    paused = sum(
-        # A worker that has just registered is "init" for a moment.
-        unit.phase is Phase.RUNNING
-        and not any(w.status in ("init", "running") for w in owned.get(unit.name, ()))
-        for unit in units
-    )
-    return Stock(
-        units=tuple(units),
-        workers=owned,
-        existing=sum(phases[phase] for phase in EXISTING),
-        live=sum(phases[phase] for phase in LIVE),
-        booting=sum(phases[phase] for phase in BOOTING),
-        paused=paused,
-    )
+        if unit.name in pool_of:
+            stocks[unit.pool].units.append(unit)
+    for stock in stocks.values():
+        phases = Counter(unit.phase for unit in stock.units)
+        stock.existing = sum(phases[phase] for phase in EXISTING)
+        stock.live = sum(phases[phase] for phase in LIVE)
+        stock.booting = sum(phases[phase] for phase in BOOTING)
+        stock.paused = sum(unit.phase is Phase.RUNNING and unit.name not in taking for unit in stock.units)
+    return stocks

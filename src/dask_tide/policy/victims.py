@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from operator import attrgetter
 
 from dask_tide.model import BOOTING, LIVE, Phase, Snapshot, Unit, Worker
 
@@ -49,7 +50,12 @@ def candidates(snapshot: Snapshot, stock: Stock, *, busy: bool) -> list[Candidat
     Not yet started; idle, with the fewest only-copies, on the machine that is closest to being
     empty; then, if asked for, ``busy`` ones, with the fewest tasks first.
     """
-    found = [Candidate(unit, stock.workers.get(unit.name, ())) for unit in stock.units if unit.phase in LIVE]
+    live = {unit.name: unit for unit in stock.units if unit.phase in LIVE}
+    workers: dict[str, list[Worker]] = {name: [] for name in live}
+    for worker in sorted(snapshot.workers, key=attrgetter("address")):
+        if worker.unit in live:
+            workers[worker.unit].append(worker)
+    found = [Candidate(unit, tuple(workers[name])) for name, unit in live.items()]
     if not busy:
         found = [candidate for candidate in found if candidate.idle]
     on_machine = Counter(unit.machine for unit in snapshot.units if unit.phase is Phase.RUNNING)
