@@ -294,9 +294,9 @@ async def test_actor_is_waited_for(processes, scheduler, client):
     assert "nothing is lost" in processes.log("leaver")
 
 
+@pytest.mark.parametrize("processes", [True], indirect=True, ids=["nanny"])
 async def test_workers_of_one_process_depart_together(processes, scheduler, client, tasks):
-    if not processes.nanny:
-        pytest.skip("several workers in one process have nannies")
+    """Only nannies can be several in one process."""
     leaver = processes.worker(scheduler.address, "leaver", "--nworkers", "2")
     await registered(scheduler, "leaver-0", "leaver-1")
     futures = await results(client, tasks, count=8)

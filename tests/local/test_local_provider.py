@@ -266,7 +266,7 @@ async def test_killed_worker_fails_and_is_replaced(scheduler, make):
     await provider.scale_up("cpu", 1)
     await until(lambda: scheduler.workers)
     # The forkserver has reaped what ended.
-    assert [p.status() for p in descendants() if p.status() == psutil.STATUS_ZOMBIE] == []
+    assert [p for p in descendants(forkserver_of(provider).pid) if p.status() == psutil.STATUS_ZOMBIE] == []
 
 
 async def test_killed_forkserver_takes_its_workers_along_and_is_replaced(scheduler, make):
