@@ -404,7 +404,8 @@ async def test_close_leaves_no_process_and_is_idempotent(scheduler, make):
     provider = make()
     await provider.scale_up("cpu", 3)
     await until(lambda: len(scheduler.workers) == 3)
-    processes = descendants()
+    forkserver = psutil.Process(forkserver_of(provider).pid)
+    processes = [forkserver, *descendants(forkserver.pid)]
     assert len(processes) >= 4
     await asyncio.gather(provider.close(), provider.close())
     assert not alive(processes)
