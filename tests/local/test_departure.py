@@ -201,8 +201,8 @@ async def test_p04_evictions_do_not_kill(processes, scheduler, client, tasks):
         start()
         leaver = workers[tasks.starts()[-1][1]]
         leaver.send_signal(signal.SIGTERM)
-        # By the signal itself where closing took too long (its task does not end): what counts here is how the
-        # scheduler takes it.
+        # By the signal itself where closing took too long (its task does not end): what counts here is
+        # how the scheduler takes it.
         assert await ended(leaver) in (0, -signal.SIGTERM)
 
     await until(lambda: len(tasks.starts()) == evictions + 1, "the last start")
