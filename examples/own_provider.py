@@ -5,6 +5,7 @@ Use it by its dotted name::
     TideCluster(provider="own_provider:Processes", maximum=4)
 """
 
+import asyncio
 import subprocess
 import sys
 
@@ -20,15 +21,18 @@ class Processes:
     def __init__(self, context):
         self.context = context
         self.units = {}  # name: (pool, process)
+        self.stopping = set()
 
     async def observe(self):
-        self.units = {name: unit for name, unit in self.units.items() if unit[1].poll() != 0}
+        for name in [n for n, (_, process) in self.units.items() if process.poll() is not None]:
+            if self.units[name][1].returncode == 0 or name in self.stopping:
+                del self.units[name]
         return Observation(tuple(self.look(name, *unit) for name, unit in self.units.items()))
 
     def look(self, name, pool, process):
-        failed = process.poll() is not None
-        message = f"ended with code {process.returncode}" if failed else ""
-        return ObservedUnit(name, pool, Phase.FAILED if failed else Phase.STARTING, message=message)
+        if process.returncode is not None:
+            return ObservedUnit(name, pool, Phase.FAILED, message=f"ended with code {process.returncode}")
+        return ObservedUnit(name, pool, Phase.STOPPING if name in self.stopping else Phase.STARTING)
 
     async def scale_up(self, pool, n):
         existing = sum(1 for of, process in self.units.values() if of == pool and process.poll() is None)
@@ -48,9 +52,11 @@ class Processes:
                 "--preload", "dask_tide.preload"]  # fmt: skip
 
     async def scale_down(self, units):
-        for name in units:
-            if name in self.units:
-                self.units.pop(name)[1].terminate()
+        for name in set(units) & set(self.units) - self.stopping:
+            self.units[name][1].terminate()
+            self.stopping.add(name)
 
     async def close(self):
         await self.scale_down(list(self.units))
+        for _, process in self.units.values():
+            await asyncio.to_thread(process.wait)

@@ -67,7 +67,7 @@ def validate(file: Path | None) -> None:
     try:
         if file is not None:
             content = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
-            if not isinstance(content, dict):
+            if not isinstance(content, dict) or "tide" not in content:
                 raise ConfigError(str(file), content, "a mapping with the section tide")
             dask_config.update(dask_config.global_config, content, priority="new")
         config = configuration.read()
@@ -80,8 +80,8 @@ def validate(file: Path | None) -> None:
     for name, template in config.pools.items():
         pool = template.pool
         click.echo(
-            f"pool {name}: {pool.minimum} to {pool.maximum} units of {pool.workers_per_unit} workers, "
-            f"{pool.threads} threads each"
+            f"pool {name}: units {pool.minimum} to {pool.maximum}, workers in each: {pool.workers_per_unit}, "
+            f"threads of each: {pool.threads}"
         )
     click.echo(f"provider {config.provider}: the configuration is valid")
 

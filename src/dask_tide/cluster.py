@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import contextlib
+import difflib
 import logging
 import math
 import secrets
@@ -56,7 +57,8 @@ class TideCluster(Cluster):
     name
         The cluster's name, a DNS label.
     host, scheduler_port, protocol, dashboard_address, security
-        As for ``LocalCluster``. Listens on loopback unless told otherwise.
+        As for ``LocalCluster``. Listens on loopback unless told otherwise, whatever the provider: for workers
+        on other machines give a ``host``.
     asynchronous, loop
         As for any Dask cluster class.
     silence_logs
@@ -114,7 +116,7 @@ class TideCluster(Cluster):
         # One name for the cluster, its units and its folder.
         self._overrides["name"] = config.name or f"tide-{secrets.token_hex(3)}"
         self._scheduler_options: dict[str, Any] = {
-            "host": host or ("127.0.0.1" if config.provider == "local" else None),
+            "host": host or "127.0.0.1",
             "port": scheduler_port,
             "protocol": protocol,
             "dashboard": dashboard_address is not None,
@@ -251,9 +253,8 @@ class TideCluster(Cluster):
             raise ConfigError("Adaptive", Adaptive, "nothing: a TideCluster decides itself")
         if options:
             ignored(options)
-        if maximum is not None and not math.isinf(maximum) and maximum == int(maximum):
-            maximum = int(maximum)
-        limit: Any = None if maximum is not None and math.isinf(maximum) else maximum
+        # Dask's other classes say "no maximum" with infinity; here the one that was set stays.
+        limit: Any = None if maximum == math.inf else maximum
         self._call(self.controller.adapt, minimum, limit, pool)
         self._adaptive = TideAdapting(self.controller)
         return self._adaptive
@@ -341,6 +342,15 @@ def _overrides(
 ) -> dict[str, Any]:
     """The arguments, as a configuration section ``tide``."""
     given = {key: value for key, value in pool.items() if value is not None}
+    arguments = {"minimum", "maximum", "threads_per_worker", "memory_limit", "resources", "pools", "host"}
+    known = {key.replace("-", "_") for key in configuration.top_level_keys()} | arguments
+    for key, value in settings.items():
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"one of {', '.join(sorted(known))}"
+            raise ConfigError(key, value, f"an argument that exists; {hint}")
+    if pools is not None and not isinstance(pools, Mapping):
+        raise ConfigError("pools", pools, "a mapping from pool names to mappings")
     overrides = {key.replace("_", "-"): value for key, value in settings.items()}
     if provider is not None:
         overrides["provider"] = provider

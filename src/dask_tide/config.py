@@ -58,6 +58,8 @@ POOL_DEFAULTS: Mapping[str, Any] = {
     "options": {},
 }
 
+#: Less is a unit that was forgotten: 4 for 4 GiB.
+_SMALLEST_MEMORY = 2**20
 #: ``maximum: auto`` where the size of the platform is not known: finite, and small enough for a mistake.
 _MAXIMUM_ELSEWHERE = 10
 
@@ -206,6 +208,9 @@ def _pool(name: str, entry: Mapping[str, Any], *, local: bool) -> Pool:
 
     if entry["memory"] != "auto":
         memory_bytes = _bytes(entry["memory"])
+        if 0 < memory_bytes < _SMALLEST_MEMORY:
+            expected = "at least 1 MiB, with a unit ('4 GiB'), or 0 for no limit"
+            raise ConfigError(f"tide.pools.{name}.memory", entry["memory"], expected)
     else:  # LocalCluster's rule
         memory_bytes = int(distributed.system.MEMORY_LIMIT * min(1, threads / cpus)) if local else 0
 

@@ -17,7 +17,7 @@ from distributed import Nanny, Scheduler, Worker
 from distributed.core import Server
 
 from dask_tide import departure
-from dask_tide.errors import ConfigError
+from dask_tide.errors import TideError
 
 __all__ = ["dask_setup", "dask_teardown"]
 
@@ -46,7 +46,7 @@ async def dask_setup(server: Server) -> None:
             attach(server)
         elif _departs(server):
             departure.join(server)
-    except ConfigError as error:
+    except TideError as error:
         logger.error("%s", error)
         raise SystemExit(2) from None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
 import shutil
 import tempfile
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dask_tide import config as configuration
+from dask_tide.errors import ConfigError
 from dask_tide.providers.base import Provider, ProviderContext
 from dask_tide.providers.registry import load
 
@@ -19,6 +21,8 @@ from .loop import Controller
 
 if TYPE_CHECKING:
     from distributed.scheduler import Scheduler
+
+logger = logging.getLogger("distributed.tide.attach")
 
 
 def attach(
@@ -71,6 +75,13 @@ def attach(
         clean_up()
         raise
     register(controller)
+    logger.info(
+        "dask-tide: cluster %s, provider %s, pools %s; logs and journal in %s",
+        cluster,
+        config.provider,
+        ", ".join(f"{pool.name} ({pool.minimum} to {pool.maximum})" for pool in controller.pools.values()),
+        folder,
+    )
     scheduler.extensions["tide"] = controller
     return controller
 
@@ -81,5 +92,9 @@ def _folder(configured: Path | None, cluster: str) -> tuple[Path, Callable[[], N
         folder = Path(tempfile.mkdtemp(prefix=f"dask-{cluster}-"))
         return folder, lambda: shutil.rmtree(folder, ignore_errors=True)
     folder = configured / cluster
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        expected = f"a folder that can be written to ({error.strerror})"
+        raise ConfigError("tide.folder", str(configured), expected) from error
     return folder, lambda: None

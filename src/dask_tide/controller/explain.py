@@ -66,7 +66,7 @@ def _work(snapshot: Snapshot) -> str:
     waiting = sum(work.waiting for work in snapshot.work)
     if not (running or ready or waiting):
         return "no unfinished task"
-    return f"{running} tasks have a worker, {ready} could run and have none, {waiting} wait for others"
+    return f"unfinished tasks: {running} with a worker, {ready} ready for one, {waiting} waiting for others"
 
 
 def _units(count: int) -> str:

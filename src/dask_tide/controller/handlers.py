@@ -121,5 +121,5 @@ def explain(controller: Controller, lines: int = 20) -> str:
     if not recent:
         return "Nothing has been decided yet."
     told = list(story(recent))[-lines:] if lines > 0 else []
-    now = controller.latest or recent[-1]
+    now = controller.preview()
     return "\n".join([*told, *(["", *summary(now)] if told else summary(now))])

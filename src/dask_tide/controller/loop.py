@@ -229,6 +229,13 @@ class Controller:
         self.journal.record(self.latest)
         self._maybe_shut_down(snapshot)
 
+    def preview(self) -> Line:
+        """How things stand at this moment, and what would be decided now; nothing is done."""
+        blind = next((state.blind for state in (self.snapshot.pools if self.snapshot else ())), "")
+        snapshot = self.take_snapshot(None, blind)
+        actions, _ = decide(snapshot, self._memory)
+        return Line(snapshot.now_s, snapshot, self._memory, actions)
+
     async def _observe(self) -> tuple[Observation | None, str]:
         assert self._provider is not None
         now_s = self.now_s()

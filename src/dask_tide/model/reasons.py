@@ -26,6 +26,8 @@ class Code(enum.Enum):
     # neither
     NO_WORK = "there is no work and no unit"
     ENOUGH = "{have:units} can be used by the work, and that many there are"
+    KEPT_MINIMUM = "{have:units} are there, and the pool's minimum is {minimum}"
+    KEPT_FLOOR = "{have:units} are there for somebody who waits, or has just waited, for {floor}"
     KEPT_FOR_RESULT = "a unit holds {keys:results} that somebody still wants, and no other has room"
     KEPT_BREAK_EVEN = "{surplus:units} more than needed now, kept for the moment: starting again would cost {keep_s:.1f} s, the last use was {idle_s:.1f} s ago"
     KEPT_FOR_LATER = (

@@ -292,6 +292,15 @@ class _PoolDecision:
         self._remember(self._needed())
         return Hold(self.pool.name, reason or self._idle_reason())
 
+    def _wanted_by(self) -> Why:
+        """For whom the units are there."""
+        if self.live > self.demand.usable + self.stock.paused:
+            if self.state.floor >= self.live:
+                return why(Code.KEPT_FLOOR, have=self.live, floor=self.state.floor)
+            if self.pool.minimum >= self.live:
+                return why(Code.KEPT_MINIMUM, have=self.live, minimum=self.pool.minimum)
+        return why(Code.ENOUGH, have=self.live)
+
     def _idle_reason(self) -> Why:
         draining = sum(unit.phase is Phase.DRAINING for unit in self.stock.units)
         if draining:
@@ -311,4 +320,4 @@ class _PoolDecision:
                     keep_s=self._window_s(),
                     idle_s=self.snapshot.now_s - last_s,
                 )
-        return why(Code.ENOUGH, have=self.live)
+        return self._wanted_by()
