@@ -165,7 +165,7 @@ def test_validate_what_is_right(tmp_path: Path) -> None:
     }
     result = ask("validate", write(tmp_path / "good.yaml", good))
     assert result.exit_code == 0, result.output
-    assert "pool cpu: 0 to 7 units of 1 workers, 4 threads each" in result.output
+    assert "pool cpu: units 0 to 7, workers in each: 1, threads of each: 4" in result.output
     assert "pool gpu: 0 to 2 units" in result.output
     assert "provider local: the configuration is valid" in result.output
 

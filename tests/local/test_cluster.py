@@ -200,7 +200,7 @@ def test_a_wrong_call_names_the_argument_and_changes_nothing(tide, call, key):
         ({"resources": {"GPU": 0}}, "tide.pools.default.resources.GPU"),
         ({"release": {"kep": "3s"}}, "tide.release.kep"),
         ({"release": {"keep": "3 bananas"}}, "tide.release.keep"),
-        ({"n_workers": 4}, "tide.n-workers"),
+        ({"n_workers": 4}, "n_workers"),
         ({"name": "Not A Label"}, "tide.name"),
         ({"provider": "cloud-nine"}, "tide.provider"),
         ({"pools": {"cpu": {"maximum": 1}}, "maximum": 2}, "pools"),
