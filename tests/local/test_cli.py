@@ -166,7 +166,7 @@ def test_validate_what_is_right(tmp_path: Path) -> None:
     result = ask("validate", write(tmp_path / "good.yaml", good))
     assert result.exit_code == 0, result.output
     assert "pool cpu: units 0 to 7, workers in each: 1, threads of each: 4" in result.output
-    assert "pool gpu: 0 to 2 units" in result.output
+    assert "pool gpu: units 0 to 2, " in result.output
     assert "provider local: the configuration is valid" in result.output
 
 
