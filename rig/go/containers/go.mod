@@ -1,0 +1,3 @@
+module dask-tide/rig/containers
+
+go 1.25.0
