@@ -62,6 +62,7 @@ POOL_DEFAULTS: Mapping[str, Any] = {
 _SMALLEST_MEMORY = 2**20
 #: ``maximum: auto`` where the size of the platform is not known: finite, and small enough for a mistake.
 _MAXIMUM_ELSEWHERE = 10
+_PRIOR = "500ms"
 
 dask.config.update_defaults({"tide": DEFAULTS})
 
@@ -244,6 +245,7 @@ def _settings(config: Mapping[str, Any], minimum: int) -> Settings:
         tail_s=_seconds(release["tail"]),
         memory_ratio=float(memory["want-below"]),
         fill_ratio=float(memory["fill-below"]),
+        prior_s=_prior(config),
         start_timeout_s=_seconds(start["timeout"]),
         backoff_s=_seconds(start["backoff"]),
         backoff_max_s=_seconds(start["backoff-maximum"]),
@@ -258,6 +260,16 @@ def _settings(config: Mapping[str, Any], minimum: int) -> Settings:
         expected = f"at least {minimum}, the sum of the pools' minimums"
         raise ConfigError("tide.limits.maximum", limits["maximum"], expected)
     return settings
+
+
+def _prior(config: Mapping[str, Any]) -> float:
+    prior = config["forecast"]["prior"]
+    if prior != "auto":
+        return _seconds(prior)
+    if config["provider"] != "kubernetes":
+        return 0.0
+    # Dask's own assumption, where it still has one.
+    return _seconds(dask.config.get("distributed.scheduler.unknown-task-duration", _PRIOR))
 
 
 # Conversions. They are also what the schema's formats check, so that what passes can be converted.

@@ -13,12 +13,16 @@ scheduler need not know this project. Within the deadline (``tide.departure.time
 Where nobody can take the results, it asks again until the deadline, since a new worker may
 come. At the deadline it leaves all the same, says what is lost with it, and has itself struck
 off as *expected*: nothing that was running counts as having killed a worker.
+
+SIGTERM is the nanny's business. Where it is sent to all processes of a group (Slurm, some container
+runtimes), the worker's process leaves it to its nanny (:func:`defer`); it would die with its results.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import multiprocessing
 import signal
 import threading
 import time
@@ -37,6 +41,7 @@ from distributed.worker import WORKER_ANY_RUNNING
 from distributed.worker_state_machine import FreeKeysEvent, RescheduleMsg
 from tornado.ioloop import PeriodicCallback
 
+from dask_tide import parking, readiness
 from dask_tide.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -45,7 +50,7 @@ if TYPE_CHECKING:
     from dask.typing import Key
     from distributed.comm.core import Comm
 
-__all__ = ["depart", "join", "leave", "turn_away"]
+__all__ = ["defer", "depart", "join", "leave", "turn_away"]
 
 # Below `distributed`, since Dask shows no other logger's INFO.
 logger = logging.getLogger("distributed.tide.departure")
@@ -61,8 +66,13 @@ RETRY_S = 1.0
 REACH_S = 5.0
 #: How long the last two requests, and closing the worker, may take after the deadline.
 CLOSE_S = 2.0
+#: How long a worker's process that got SIGTERM waits for its nanny to begin a departure.
+DEFER_S = 10.0
 #: How many keys a message names.
 NAMED = 20
+
+#: Name of the callback that a worker has which departs.
+_CALLBACK = "tide-departure"
 
 Leaver = Nanny | Worker
 
@@ -123,7 +133,7 @@ class _Sigterm:
 _sigterm = _Sigterm()
 
 
-def join(server: Leaver) -> None:
+def join(server: Leaver) -> bool:
     """Let a nanny with its worker, or a worker without a nanny, depart on SIGTERM.
 
     Call it in the event loop of the server, which must be in the main thread: elsewhere no
@@ -133,6 +143,11 @@ def join(server: Leaver) -> None:
     ----------
     server
         What departs; all servers of the process that have joined do so together.
+
+    Returns
+    -------
+    bool
+        Whether it will depart on SIGTERM.
 
     Raises
     ------
@@ -144,22 +159,23 @@ def join(server: Leaver) -> None:
         _sigterm.timeout_s = float(parse_timedelta(timeout))
     except (KeyError, TypeError, ValueError):
         raise ConfigError("tide.departure.timeout", timeout, "a duration such as '25s'") from None
-    if threading.current_thread() is not threading.main_thread():
+    if not _in_main_thread():
         if server not in _sigterm.leavers:
             logger.info("%r is not in the main thread: SIGTERM will not drain it.", server)
-        return
+        return False
     _sigterm.leavers.append(server)
     _sigterm.loop = asyncio.get_running_loop()
     _sigterm.take()
     # Dask's command line installs its handler in a task of its own, which may come after us.
     _sigterm.loop.call_later(1.0, _sigterm.take)
+    return True
 
 
 def leave(server: Leaver) -> None:
     """Undo :func:`join`; where it was not done, do nothing."""
     with suppress(ValueError):
         _sigterm.leavers.remove(server)
-    if _sigterm.leavers or threading.current_thread() is not threading.main_thread():
+    if _sigterm.leavers or not _in_main_thread():
         return
     _sigterm.give_back()
     handler = signal.getsignal(signal.SIGTERM)
@@ -169,8 +185,34 @@ def leave(server: Leaver) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
+def defer(worker: Worker) -> None:
+    """Let the process of a worker leave SIGTERM to its nanny, which may have got it, too.
+
+    If the nanny has not begun to depart after :data:`DEFER_S`, SIGTERM was meant for this process
+    alone and has its usual effect; a second one has it at once.
+
+    Parameters
+    ----------
+    worker
+        A worker with a nanny, in whose process and event loop this is called.
+    """
+    if multiprocessing.parent_process() is None or not _in_main_thread():
+        return  # not a process that a nanny has started
+    loop = asyncio.get_running_loop()
+
+    def obey() -> None:
+        if _CALLBACK not in worker.periodic_callbacks and worker.status in WORKER_ANY_RUNNING:
+            signal.raise_signal(signal.SIGTERM)
+
+    def handle(_signum: int, _frame: FrameType | None) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        loop.call_soon_threadsafe(loop.call_later, DEFER_S, obey)
+
+    signal.signal(signal.SIGTERM, handle)
+
+
 async def depart(server: Leaver, timeout_s: float) -> None:
-    """Drain a worker, then close it and its nanny.
+    """Drain a worker, then close it and its nanny. A nanny that is parked has nothing to drain.
 
     Parameters
     ----------
@@ -180,26 +222,41 @@ async def depart(server: Leaver, timeout_s: float) -> None:
         How long the drain may take; closing comes after it.
     """
     start = time.monotonic()
+    readiness.withdraw(server)
     if isinstance(server, Nanny):
+        parking.dismiss(server)
         # It learns late that its worker is up, and what runs there may be a second old already.
-        while server.status == Status.init and time.monotonic() < start + timeout_s:  # noqa: ASYNC110 -- it has no event
+        while _starts(server) and time.monotonic() < start + timeout_s:  # noqa: ASYNC110 -- it has no event
             await asyncio.sleep(POLL_S)
     # If not, Dask is closing it already, perhaps since the scheduler has gone; or it has not started.
     running = server.status in WORKER_ANY_RUNNING
     if isinstance(server, Nanny):
         # Told so by a worker that is about to end. (A worker's own such status may also mean that it is being
         # drained, and still runs tasks.)
-        running = running and server.status != Status.closing_gracefully
+        running = running and server.status != Status.closing_gracefully and _has_worker(server)
         # Else it would start a new worker if this one ended before it.
         server.close_gracefully(reason="SIGTERM")
     if running and server.worker_address:
         await _leave_scheduler(server, server.worker_address, timeout_s)
     if isinstance(server, Nanny):
+        await parking.end_worker(server)
         await server.close(timeout=CLOSE_S, reason="SIGTERM")
     else:
         # Its threads are daemons: a task that did not finish in time does not hold up the exit.
         closed = server.close(timeout=CLOSE_S, executor_wait=False, nanny=False, reason="SIGTERM")
         await asyncio.wait_for(closed, 2 * CLOSE_S)
+
+
+def _starts(nanny: Nanny) -> bool:
+    """Whether its worker's process starts, for the first time or again."""
+    return nanny.status == Status.init or (
+        nanny.process is not None and nanny.process.status == Status.starting
+    )
+
+
+def _has_worker(nanny: Nanny) -> bool:
+    """Whether its worker's address is that of a worker: after a restart it is the old one's for a while."""
+    return nanny.process is not None and nanny.process.status == Status.running
 
 
 async def _leave_scheduler(server: Leaver, address: str, timeout_s: float) -> None:
@@ -299,10 +356,10 @@ def turn_away(dask_worker: Worker) -> None:
     dask_worker
         The worker, in whose event loop this must run. The name is what Dask's ``run`` wants.
     """
-    if "tide-departure" not in dask_worker.periodic_callbacks:
+    if _CALLBACK not in dask_worker.periodic_callbacks:
         callback = PeriodicCallback(partial(_hand_back, dask_worker), POLL_S * 1000)
         # The worker stops it when it closes.
-        dask_worker.periodic_callbacks["tide-departure"] = callback
+        dask_worker.periodic_callbacks[_CALLBACK] = callback
         callback.start()
     _hand_back(dask_worker)
 
@@ -348,6 +405,11 @@ async def _report_lost(server: Leaver, address: str, timeout_s: float) -> None:
 def _names(keys: Collection[Key]) -> str:
     named = ", ".join(sorted(map(str, keys))[:NAMED])
     return (f"{named} and {len(keys) - NAMED} more" if len(keys) > NAMED else named) or "none"
+
+
+def _in_main_thread() -> bool:
+    """Whether signals can be handled here."""
+    return threading.current_thread() is threading.main_thread()
 
 
 def _stimulus_id() -> str:

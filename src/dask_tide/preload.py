@@ -3,25 +3,31 @@
 =====================================================  ==========================================
 ``dask scheduler --preload dask_tide.preload``         the controller runs in the scheduler
 ``dask worker --preload-nanny dask_tide.preload``      on SIGTERM the workers give away what they
-                                                       hold before they exit
-``dask worker --no-nanny --preload dask_tide.preload`` the same, for a worker without a nanny
+                                                       hold before they exit; they can be parked
+``dask worker --no-nanny --preload dask_tide.preload`` the same, for a worker without a nanny,
+                                                       which cannot be parked
 =====================================================  ==========================================
+
+See :mod:`dask_tide.departure`, :mod:`dask_tide.parking` and, for the port that tells whether they
+run, :mod:`dask_tide.readiness`.
 """
 
 from __future__ import annotations
 
 import logging
-from typing import TypeGuard
 
 from distributed import Nanny, Scheduler, Worker
 from distributed.core import Server
 
-from dask_tide import departure
+from dask_tide import departure, parking, readiness
 from dask_tide.errors import TideError
 
 __all__ = ["dask_setup", "dask_teardown"]
 
 logger = logging.getLogger("distributed.tide.preload")
+
+#: The name of this module, whatever the name is under which it was loaded.
+_MODULE = "dask_tide.preload"
 
 
 async def dask_setup(server: Server) -> None:
@@ -30,8 +36,7 @@ async def dask_setup(server: Server) -> None:
     Parameters
     ----------
     server
-        A scheduler, a nanny or a worker. A worker that has a nanny needs nothing: SIGTERM is
-        sent to its nanny.
+        A scheduler, a nanny or a worker.
 
     Raises
     ------
@@ -44,8 +49,15 @@ async def dask_setup(server: Server) -> None:
             from dask_tide.controller.attach import attach
 
             attach(server)
-        elif _departs(server):
-            departure.join(server)
+        elif isinstance(server, Worker) and server.nanny is not None:
+            departure.defer(server)
+        elif isinstance(server, Nanny | Worker):
+            readiness.join(server)
+            handles_sigterm = departure.join(server)
+            if isinstance(server, Nanny):
+                _load_in_worker(server)
+                if handles_sigterm:
+                    parking.join(server)
     except TideError as error:
         logger.error("%s", error)
         raise SystemExit(2) from None
@@ -53,9 +65,22 @@ async def dask_setup(server: Server) -> None:
 
 async def dask_teardown(server: Server) -> None:
     """Undo :func:`dask_setup`; Dask calls it when the server closes."""
-    if _departs(server):
+    if not isinstance(server, Nanny | Worker):
+        return
+    readiness.leave(server)
+    if isinstance(server, Nanny):
+        # While it is parked SIGTERM must still reach it, and nothing of the nanny is closed.
+        await parking.hold(server)
+        parking.leave(server)
+    if isinstance(server, Nanny) or server.nanny is None:
         departure.leave(server)
 
 
-def _departs(server: Server) -> TypeGuard[Nanny | Worker]:
-    return isinstance(server, Nanny) or (isinstance(server, Worker) and server.nanny is None)
+def _load_in_worker(nanny: Nanny) -> None:
+    """Have the nanny's workers load this module, too; it has not started one yet."""
+    preloads = [nanny.preload] if isinstance(nanny.preload, str) else list(nanny.preload)
+    if _MODULE in preloads:
+        return
+    nanny.preload = [*preloads, _MODULE]
+    if nanny.preload_argv and not isinstance(nanny.preload_argv[0], str):  # one list for each of them
+        nanny.preload_argv = [*nanny.preload_argv, []]

@@ -11,81 +11,22 @@ import itertools
 import logging
 import os
 import signal
-import subprocess
-import sys
-import time
-from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
 import dask
 import psutil
 import pytest
+from commands import Processes, Tasks, ended, registered
 from distributed import Client, Scheduler, Worker
+from waiting import until
 
-import dask_tide
 from dask_tide import departure
-
-SOURCE = Path(dask_tide.__file__).parents[1]
-
-
-async def until(condition: Callable[[], object], what: str, timeout_s: float = 60) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {timeout_s} s: {what}"
-        await asyncio.sleep(0.02)
-
-
-class Processes:
-    """Processes of Dask's command line, and their logs."""
-
-    def __init__(self, folder: Path, nanny: bool) -> None:
-        self.folder = folder
-        self.nanny = nanny
-        self.running: list[subprocess.Popen] = []
-
-    def start(self, name: str, module: str, *arguments: str, timeout: str = "25s") -> subprocess.Popen:
-        environment = os.environ | {"PYTHONPATH": str(SOURCE), "DASK_TIDE__DEPARTURE__TIMEOUT": timeout}
-        with (self.folder / f"{name}.log").open("w") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-m", f"distributed.cli.{module}", *arguments],
-                env=environment,
-                cwd=self.folder,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-            )
-        self.running.append(process)
-        return process
-
-    def worker(
-        self, scheduler: str, name: str, *arguments: str, timeout: str = "25s", threads: int = 1
-    ) -> subprocess.Popen:
-        preload = ["--preload-nanny"] if self.nanny else ["--no-nanny", "--preload"]
-        return self.start(
-            name,
-            "dask_worker",
-            *(scheduler, "--name", name, "--nthreads", str(threads), "--memory-limit", "0", "--no-dashboard"),
-            *("--host", "127.0.0.1", "--local-directory", str(self.folder)),
-            *(*preload, "dask_tide.preload", *arguments),
-            timeout=timeout,
-        )
-
-    def log(self, name: str) -> str:
-        return (self.folder / f"{name}.log").read_text()
-
-    def kill_all(self) -> None:
-        for process in self.running:
-            if process.poll() is None:
-                for child in psutil.Process(process.pid).children(recursive=True):
-                    child.kill()
-                process.kill()
-            process.wait()
 
 
 @pytest.fixture(params=[True, False], ids=["nanny", "no-nanny"])
 def processes(request, tmp_path):
-    processes = Processes(tmp_path, request.param)
+    processes = Processes(tmp_path, nanny=request.param)
     yield processes
     processes.kill_all()
 
@@ -109,39 +50,6 @@ async def client(scheduler):
         yield client
 
 
-class Tasks:
-    """Functions for tasks that write down each start, and may wait for a gate to open."""
-
-    def __init__(self, folder: Path) -> None:
-        self.record = folder / "starts"
-        self.record.touch()
-        self.gate = folder / "gate"
-
-    def function(self, gated: bool = False) -> Callable[..., str]:
-        record, gate = str(self.record), str(self.gate) if gated else ""
-
-        # Here, not in the module, so that it is sent by value: workers cannot import tests.
-        def task(name: str, *_: object) -> str:
-            import os
-            import time
-
-            from distributed import get_worker
-
-            with open(record, "a") as file:  # noqa: PTH123
-                file.write(f"{name} {get_worker().name}\n")
-            while gate and not os.path.exists(gate):  # noqa: PTH110
-                time.sleep(0.01)
-            return name * 1000
-
-        return task
-
-    def starts(self) -> list[tuple[str, str]]:
-        return [(name, worker) for name, worker in map(str.split, self.record.read_text().splitlines())]
-
-    def counts(self) -> Counter:
-        return Counter(name for name, _ in self.starts())
-
-
 @pytest.fixture
 def tasks(tmp_path):
     tasks = Tasks(tmp_path)
@@ -149,15 +57,11 @@ def tasks(tmp_path):
     tasks.gate.touch()
 
 
-async def ended(process: subprocess.Popen, timeout_s: float = 25) -> int:
-    await until(lambda: process.poll() is not None, "the process ends", timeout_s)
-    return process.returncode
-
-
-async def registered(scheduler: Scheduler, *names: str) -> None:
-    await until(
-        lambda: set(names) <= {str(ws.name) for ws in scheduler.workers.values()}, f"{names} are there"
-    )
+def caught(pid: int) -> bool:
+    """Whether a process has a handler of its own for SIGTERM."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    (mask,) = [line.split()[1] for line in status.splitlines() if line.startswith("SigCgt")]
+    return bool(int(mask, 16) >> (signal.SIGTERM - 1) & 1)
 
 
 async def results(client: Client, tasks: Tasks, count: int = 5) -> list:
@@ -201,9 +105,7 @@ async def test_p04_evictions_do_not_kill(processes, scheduler, client, tasks):
         start()
         leaver = workers[tasks.starts()[-1][1]]
         leaver.send_signal(signal.SIGTERM)
-        # By the signal itself where closing took too long (its task does not end): what counts here is
-        # how the scheduler takes it.
-        assert await ended(leaver) in (0, -signal.SIGTERM)
+        assert await ended(leaver) == 0
 
     await until(lambda: len(tasks.starts()) == evictions + 1, "the last start")
     assert scheduler.tasks["long"].suspicious == 0
@@ -328,6 +230,72 @@ async def test_second_sigterm_is_left_to_dask(processes, scheduler, client, task
     tasks.gate.touch()
     await ended(leaver)
     del running
+
+
+@pytest.mark.parametrize("processes", [True], indirect=True, ids=["nanny"])
+async def test_sigterm_to_all_processes_of_a_group(processes, scheduler, client, tasks):
+    """As Slurm and some container runtimes send it: the worker's process must not die under its nanny."""
+    leaver = processes.worker(scheduler.address, "leaver", threads=2)
+    futures = await results(client, tasks)
+    running = client.submit(tasks.function(gated=True), "running", key="running")
+    await until(lambda: tasks.counts()["running"], "the task runs")
+    processes.worker(scheduler.address, "other")
+    await registered(scheduler, "other")
+
+    os.killpg(leaver.pid, signal.SIGTERM)
+
+    await until(lambda: "finishes 1 tasks first" in processes.log("leaver"), "the departure has begun")
+    tasks.gate.touch()
+    assert await ended(leaver) == 0
+    await client.gather([*futures, running])
+    assert set(tasks.counts().values()) == {1}
+    assert "nothing is lost" in processes.log("leaver")
+
+
+@pytest.mark.parametrize("processes", [True], indirect=True, ids=["nanny"])
+@pytest.mark.parametrize("signals", [1, 2])
+async def test_sigterm_to_the_worker_process_alone_restarts_it(processes, scheduler, client, signals):
+    processes.worker(scheduler.address, "leaver")
+    await registered(scheduler, "leaver")
+    (ws,) = scheduler.workers.values()
+    worker = psutil.Process((await client.run(os.getpid))[ws.address])
+
+    for count in range(signals):
+        worker.send_signal(signal.SIGTERM)
+        if count == 0 and signals == 2:
+            # So that it gets both: a signal that is pending already is not sent twice.
+            await until(lambda: not caught(worker.pid), "the first one was handled")
+
+    await until(lambda: ws.address not in scheduler.workers, "it dies")
+    await registered(scheduler, "leaver")
+
+
+@pytest.mark.parametrize("processes", [True], indirect=True, ids=["nanny"])
+async def test_sigterm_before_the_nanny_knows_its_new_worker(processes, scheduler, client, tasks):
+    """It took the old one's address for the new one's: what that had computed was lost, 25 s later."""
+    leaver = processes.worker(scheduler.address, "leaver")
+    await registered(scheduler, "leaver")
+
+    def listen_late(dask_worker):
+        dask_worker.process._init_msg_interval = 3
+
+    await client.run(listen_late, nanny=True)
+    (old,) = scheduler.workers
+    os.kill((await client.run(os.getpid))[old], signal.SIGKILL)
+    await until(lambda: old not in scheduler.workers, "it has died")
+    processes.worker(scheduler.address, "other")
+    await registered(scheduler, "leaver", "other")
+    futures = [client.submit(tasks.function(), f"r-{i}", key=f"r-{i}", workers=["leaver"]) for i in range(5)]
+    await client.gather(futures)
+    futures = [client.submit(tasks.function(), f"s-{i}", f, key=f"s-{i}") for i, f in enumerate(futures)]
+    await client.gather(futures)
+
+    leaver.send_signal(signal.SIGTERM)
+
+    assert await ended(leaver) == 0
+    assert "nothing is lost" in processes.log("leaver")
+    await client.gather(futures)
+    assert set(tasks.counts().values()) == {1}
 
 
 async def test_sigterm_while_the_worker_starts(processes, scheduler):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 
 import gates
 import pytest
@@ -372,3 +373,57 @@ async def test_works_without_work_stealing(harbour):
     gates.let()
     assert await h.client.gather(futures) == [0, 1, 2]
     assert [gates.starts(f"{unit}-{i}") for i in range(3)] == [1, 1, 1]
+
+
+def restarts(provider):
+    """The platform starts again what ends, so workers must park."""
+    provider.closes_workers = False
+
+
+async def test_refused_where_it_would_have_to_park_and_has_no_nanny(harbour):
+    h = await harbour(**KEEP, setup=restarts)
+    unit, _ = await steady(h, 2)
+    kept = await h.client.scatter({"x": 1}, workers=[h.worker(unit).address])
+    h.drain(unit)
+    await until(lambda: h.told("DRAIN_REFUSED"), "the drain is refused")
+    assert "has no nanny" in str(h.told("DRAIN_REFUSED")[0].why)
+    await works(h, unit)
+    assert await h.client.gather(kept) == {"x": 1}
+    assert h.provider.called("scale_down") == []
+
+
+async def test_refused_when_its_nanny_is_dead(harbour, monkeypatch):
+    """Were it to leave, nobody would keep its process from ending."""
+    monkeypatch.setattr("dask_tide.controller.drain._ANSWER_S", 0.5)
+    h = await harbour(**KEEP, setup=restarts)
+    unit, _ = await steady(h, 2)
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        h.worker(unit).nanny = f"tcp://127.0.0.1:{closed.getsockname()[1]}"
+    h.drain(unit)
+    await until(lambda: h.told("DRAIN_REFUSED"), "the drain is refused")
+    assert "cannot park" in str(h.told("DRAIN_REFUSED")[0].why)
+    await works(h, unit)
+    assert h.controller.errors == 0
+
+
+async def test_worker_dies_while_it_is_to_be_parked(harbour, monkeypatch):
+    """Its nanny does not answer since it has gone, too: nothing is left to drain."""
+    h = await harbour(**KEEP, setup=restarts)
+    unit, _ = await steady(h, 2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # connects, and never answers
+        h.worker(unit).nanny = f"tcp://127.0.0.1:{silent.getsockname()[1]}"
+        asked = asyncio.Event()
+        tell = h.controller.drains._tell
+
+        async def telling(*args, **kwargs):
+            asked.set()
+            await tell(*args, **kwargs)
+
+        monkeypatch.setattr(h.controller.drains, "_tell", telling)
+        monkeypatch.setattr("dask_tide.controller.drain._ANSWER_S", 1.0)
+        h.drain(unit)
+        await until(asked.is_set, "its nanny is asked")
+        await h.provider.kill(unit)
+        await until(lambda: not h.controller.drains.units, "the drain has ended")
+    assert h.told("DRAIN_REFUSED") == []
+    assert h.controller.errors == 0

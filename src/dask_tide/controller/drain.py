@@ -6,7 +6,8 @@ waiting ones where they are):
 1. no new tasks: the worker becomes ``closing_gracefully``, its results are copied away;
 2. tasks it was given and has not started are moved to other workers, as work stealing does;
 3. its running tasks are waited for;
-4. what those returned is copied away, and the worker leaves.
+4. what those returned is copied away, and the worker leaves. Where the platform would start it
+   again, its nanny has been told before to park (:mod:`dask_tide.parking`).
 
 A drain belongs to a worker's name *and* address: ``client.restart`` keeps the one and changes
 the other. It ends done, refused or timed out; in the latter two cases the worker is put back to
@@ -17,16 +18,20 @@ restore the status ``closing_gracefully`` and strand it).
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from distributed.active_memory_manager import RetireWorker
 from distributed.core import Status
 from distributed.metrics import time
+from distributed.protocol import pickle
 from distributed.stealing import WorkStealing
 
+from dask_tide import parking
 from dask_tide.errors import DrainRefused
 from dask_tide.model import Code, Why, why
 
@@ -42,6 +47,8 @@ _ASK_AGAIN_S = 1.0
 #: do so until the drain times out, as a worker that is being drained starts nothing. Longer than the time
 #: between two heartbeats, which is 6 s for 1,000 workers.
 _STUCK_S = 10.0
+#: How long a nanny may take to answer. No task keeps it busy: it is a process of its own.
+_ANSWER_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -65,7 +72,7 @@ class Drains:
     timeout_s
         How long a drain may take.
     close_workers
-        Whether a drained worker is told to close (not where a platform would restart it).
+        Whether a drained worker is told to close; else it parks, since a platform would restart it.
     wake
         Called when a drain has ended.
     """
@@ -79,6 +86,11 @@ class Drains:
         self._wake = wake
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._ended: list[DrainEnd] = []
+        #: Workers whose nannies may have been told to park.
+        self._parked: set[WorkerState] = set()
+        self._unparking: dict[WorkerState, asyncio.Task[None]] = {}
+        self._vacating: set[asyncio.Task[None]] = set()
+        self._orders = itertools.count()
 
     @property
     def units(self) -> set[str]:
@@ -116,6 +128,10 @@ class Drains:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        if told := {*self._unparking.values(), *self._vacating}:
+            _, late = await asyncio.wait(told, timeout=_ANSWER_S)
+            for task in late:
+                task.cancel()
 
     def _forget(self, pool: str, unit: str, workers: Sequence[WorkerState], task: asyncio.Task[None]) -> None:
         del self._tasks[unit]
@@ -132,14 +148,11 @@ class Drains:
         started_s = time()
         try:
             async with asyncio.timeout(self.timeout_s):
-                results = await asyncio.gather(*map(self._empty, workers), return_exceptions=True)
-                refused = [result for result in results if isinstance(result, DrainRefused)]
-                for result in results:
-                    if isinstance(result, BaseException) and not isinstance(result, DrainRefused):
-                        raise result
-                if refused:
-                    raise refused[0]
-                await asyncio.gather(*map(self._leave, workers))
+                await _all(map(self._empty, workers))
+                if not self._close_workers:
+                    # All of them, before the first one leaves: it could not come back.
+                    await _all(map(self._park, workers))
+                await _all(map(self._leave, workers))
         except TimeoutError:
             tasks, keys = sum(len(ws.processing) for ws in workers), sum(len(ws.has_what) for ws in workers)
             reason = why(Code.DRAIN_TIMED_OUT, limit_s=self.timeout_s, tasks=tasks, keys=keys)
@@ -176,9 +189,77 @@ class Drains:
         finally:
             copied.cancel()
 
+    async def _park(self, ws: WorkerState) -> None:
+        """Have the worker's nanny wait for the platform to end it, when the worker has left."""
+        if not self._here(ws):
+            return
+        if (unparking := self._unparking.pop(ws, None)) is not None:
+            unparking.cancel()
+        if not ws.nanny:
+            raise DrainRefused(f"worker {ws.name} has no nanny, and cannot park without")
+        self._parked.add(ws)
+        try:
+            await self._tell(ws, parking.park)
+        except (OSError, RuntimeError) as error:
+            # Dead, stopped, without this project or with an older version of it. Were the worker to leave
+            # now, the platform would start it again.
+            if self._here(ws):
+                reason = str(error) or type(error).__name__
+                raise DrainRefused(f"worker {ws.name} cannot park: {reason}") from error
+
     async def _leave(self, ws: WorkerState) -> None:
         """Step 4."""
         await self._retire(ws, leave=True)
+        if ws in self._parked:
+            self._parked.discard(ws)
+            # Not waited for: it has left the scheduler, and would notice so with its next heartbeat.
+            task = asyncio.create_task(self._vacate(ws), name=f"tide-vacate-{ws.address}")
+            self._vacating.add(task)
+            task.add_done_callback(self._vacating.discard)
+
+    async def _vacate(self, ws: WorkerState) -> None:
+        try:
+            await self._tell(ws, parking.vacate, ordered=False)
+        except (OSError, RuntimeError) as error:
+            logger.info("The nanny of worker %s does not answer: %s", ws.name, error)
+
+    async def _unpark(self, ws: WorkerState) -> None:
+        """Undo :meth:`_park`, for as long as it takes: it is at work, and must not look as if it were not."""
+        while self._here(ws):
+            try:
+                await self._tell(ws, parking.unpark)
+            except OSError as error:
+                logger.warning("The nanny of worker %s does not answer: %s", ws.name, error)
+                await asyncio.sleep(_ASK_AGAIN_S)
+            except RuntimeError:
+                return  # it could not be parked either
+            else:
+                return
+
+    async def _tell(
+        self, ws: WorkerState, function: Callable[..., Awaitable[None]], *, ordered: bool = True
+    ) -> None:
+        """Run one of parking's functions in a worker's nanny.
+
+        Raises
+        ------
+        OSError
+            If it does not answer.
+        RuntimeError
+            If it cannot do it.
+        """
+        kwargs = {"order": next(self._orders)} if ordered else {}
+        request = {"function": pickle.dumps(function), "kwargs": pickle.dumps(kwargs)}
+        try:
+            async with asyncio.timeout(_ANSWER_S):
+                answer = await self._scheduler.rpc(ws.nanny).run(**request)
+        except OSError:
+            raise
+        except Exception as error:
+            # Whatever was raised there is raised here: no module of that name, for instance.
+            raise RuntimeError(str(error)) from error
+        if answer["status"] != "OK":
+            raise RuntimeError(answer["exception_text"])
 
     async def _retire(self, ws: WorkerState, *, leave: bool) -> None:
         if not self._here(ws):
@@ -227,7 +308,7 @@ class Drains:
             elif now_s - stuck_s.setdefault(ts, now_s) > _STUCK_S:
                 raise DrainRefused(f"task {ts.key} waits on worker {victim.name} and can run nowhere else")
 
-    def _back_to_work(self, workers: Iterable[WorkerState]) -> None:
+    def _back_to_work(self, workers: Sequence[WorkerState]) -> None:
         amm = self._scheduler.extensions.get("amm")
         for ws in workers:
             if not self._here(ws):
@@ -240,6 +321,23 @@ class Drains:
                     if isinstance(policy, RetireWorker) and policy.address == ws.address
                 }
             _set_status(self._scheduler, ws, Status.running, f"tide-undrain-{time()}")
+            if ws in self._parked:
+                task = asyncio.create_task(self._unpark(ws), name=f"tide-unpark-{ws.address}")
+                self._unparking[ws] = task
+                task.add_done_callback(partial(self._unparked, ws))
+        self._parked.difference_update(workers)
+
+    def _unparked(self, ws: WorkerState, task: asyncio.Task[None]) -> None:
+        if self._unparking.get(ws) is task:
+            del self._unparking[ws]
+
+
+async def _all(coroutines: Iterable[Coroutine[Any, Any, None]]) -> None:
+    """Wait for all of them, then raise what the first one raised, a refusal last."""
+    results = await asyncio.gather(*coroutines, return_exceptions=True)
+    errors = [result for result in results if isinstance(result, BaseException)]
+    for error in sorted(errors, key=lambda error: isinstance(error, DrainRefused)):
+        raise error
 
 
 def shuffling(scheduler: Scheduler) -> set[str]:
