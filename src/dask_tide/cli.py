@@ -17,6 +17,7 @@ from dask_tide.controller import journal as journals
 from dask_tide.controller.explain import describe, story, summary
 from dask_tide.errors import ConfigError, JournalError
 from dask_tide.policy import decide
+from dask_tide.providers.kubernetes.manifests.command import manifests_command
 from dask_tide.providers.registry import load
 
 _scheduler = click.option(
@@ -29,6 +30,9 @@ _scheduler = click.option(
 @click.group(name="tide")
 def tide() -> None:
     """A Dask cluster that is only a scheduler until somebody computes."""
+
+
+tide.add_command(manifests_command)
 
 
 @tide.command()
@@ -115,11 +119,30 @@ def replay(file: Path) -> None:
     type=click.Path(path_type=Path),
     help="The pictures' name without its ending.",
 )
-def demo(provider: str, maximum: int | None, size: Literal["small", "full"], out: Path) -> None:
+@click.option("--namespace", metavar="NAME", help="Kubernetes: where; by default as kubectl has it.")
+@click.option("--kubeconfig", metavar="FILE", help="Kubernetes: likewise.")
+@click.option("--context", metavar="NAME", help="Kubernetes: likewise.")
+@click.option("--image", metavar="REFERENCE", help="Kubernetes: of scheduler and workers.")
+@click.option(
+    "--release", metavar="NAME", help="Kubernetes: play on this release of the chart, not on a new cluster."
+)
+def demo(
+    provider: str,
+    maximum: int | None,
+    size: Literal["small", "full"],
+    out: Path,
+    **place: str | None,
+) -> None:
     """Show the whole story: no worker, work, workers, an answer, one worker, none."""
+    from dask_tide.demo.place import Place
     from dask_tide.demo.run import main
 
-    sys.exit(main(provider=provider, maximum=maximum, size=size, out=out))
+    given = [f"--{option}" for option, value in place.items() if value is not None]
+    if given and provider != "kubernetes":
+        raise click.UsageError(f"{', '.join(given)}: only with --provider kubernetes")
+    if place["release"] is not None and (maximum is not None or place["image"] is not None):
+        raise click.UsageError("with --release, the maximum and the image are the release's")
+    sys.exit(main(provider=provider, maximum=maximum, size=size, out=out, place=Place(**place)))
 
 
 def _read(path: Path) -> list[journals.Line]:

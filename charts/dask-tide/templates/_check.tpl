@@ -1,0 +1,19 @@
+{{- /* What the schema cannot say. Python's twin is dask_tide.providers.kubernetes.manifests.values. */ -}}
+{{- define "dask-tide.check" -}}
+{{- if not (regexMatch "^[a-z]([a-z0-9-]{0,34}[a-z0-9])?$" .Release.Name) }}
+  {{- fail (printf "release name %q: expected lower-case letters, digits and '-', beginning with a letter, 36 characters at the most (Kubernetes cuts names of pods: <release>-<pool> may have 57)" .Release.Name) }}
+{{- end }}
+{{- range $name, $pool := include "dask-tide.pools" . | fromJson }}
+  {{- if not (regexMatch "^[a-z0-9]([a-z0-9-]{0,18}[a-z0-9])?$" $name) }}
+    {{- fail (printf "pools.%s: expected as a name lower-case letters, digits and '-', not '-' at an end, 20 characters at the most (Kubernetes cuts names of pods: <release>-<pool> may have 57)" $name) }}
+  {{- end }}
+  {{- if gt (int $pool.minimum) (int $pool.maximum) }}
+    {{- fail (printf "pools.%s.minimum: got %d, expected at most maximum, which is %d" $name (int $pool.minimum) (int $pool.maximum)) }}
+  {{- end }}
+{{- end }}
+{{- with .Values.security.tls }}
+  {{- if and .enabled (eq .source "secret") (not .secretName) }}
+    {{- fail "security.tls.secretName: expected the name of a Secret, since security.tls.source is secret" }}
+  {{- end }}
+{{- end }}
+{{- end }}

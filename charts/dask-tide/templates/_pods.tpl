@@ -1,0 +1,57 @@
+{{- /* Parts of pods that scheduler, workers and notebook share. */ -}}
+
+{{- define "dask-tide.podSecurity" -}}
+runAsNonRoot: true
+runAsUser: 1000
+runAsGroup: 1000
+fsGroup: 1000
+fsGroupChangePolicy: OnRootMismatch
+seccompProfile: {type: RuntimeDefault}
+{{- end }}
+
+{{- define "dask-tide.containerSecurity" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities: {drop: [ALL]}
+{{- end }}
+
+{{- /* Where pods go. Takes the component's values. */ -}}
+{{- define "dask-tide.placement" -}}
+{{- with .nodeSelector }}
+nodeSelector: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .tolerations }}
+tolerations: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .affinity }}
+affinity: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+
+{{- /* Environment of all containers. */ -}}
+{{- define "dask-tide.env" -}}
+- {name: HOME, value: /tmp}
+{{- if .Values.security.tls.enabled }}
+- {name: DASK_DISTRIBUTED__COMM__REQUIRE_ENCRYPTION, value: "true"}
+- {name: DASK_DISTRIBUTED__COMM__TLS__CA_FILE, value: /etc/dask-tide-tls/ca.crt}
+{{- range $role := list "SCHEDULER" "WORKER" "CLIENT" }}
+- {name: DASK_DISTRIBUTED__COMM__TLS__{{ $role }}__CERT, value: /etc/dask-tide-tls/tls.crt}
+- {name: DASK_DISTRIBUTED__COMM__TLS__{{ $role }}__KEY, value: /etc/dask-tide-tls/tls.key}
+{{- end }}
+# Dask reads certificates at its start: new ones make a new pod.
+- {name: TLS_CHECKSUM, value: {{ include "dask-tide.tlsChecksum" . | quote }}}
+{{- end }}
+{{- end }}
+
+{{- define "dask-tide.tlsMount" -}}
+{{- if .Values.security.tls.enabled -}}
+- {name: tls, mountPath: /etc/dask-tide-tls, readOnly: true}
+{{- end }}
+{{- end }}
+
+{{- define "dask-tide.tlsVolume" -}}
+{{- if .Values.security.tls.enabled -}}
+- name: tls
+  secret: {secretName: {{ include "dask-tide.tlsSecret" . }}, defaultMode: 0440}
+{{- end }}
+{{- end }}

@@ -1,0 +1,1 @@
+"""Workers as pods: one ReplicaSet per pool, scaled by the scheduler itself."""

@@ -1,0 +1,213 @@
+"""Specs of pods: scheduler, worker, notebook server. All pass Pod Security's level "restricted"."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from .golang import compact
+from .release import Manifest, Release
+
+__all__ = ["READINESS_PORT", "make_notebook_spec", "make_scheduler_spec", "make_worker_spec"]
+
+#: Where a worker's nanny listens while the worker takes part.
+READINESS_PORT = 8790
+
+_TLS_FOLDER = "/etc/dask-tide-tls"
+_POD_SECURITY: Manifest = {
+    "runAsNonRoot": True,
+    "runAsUser": 1000,
+    "runAsGroup": 1000,
+    "fsGroup": 1000,
+    "fsGroupChangePolicy": "OnRootMismatch",
+    "seccompProfile": {"type": "RuntimeDefault"},
+}
+_CONTAINER_SECURITY: Manifest = {
+    "allowPrivilegeEscalation": False,
+    "readOnlyRootFilesystem": True,
+    "capabilities": {"drop": ["ALL"]},
+}
+
+
+def make_scheduler_spec(release: Release) -> Manifest:
+    """Spec of the scheduler's pod."""
+    values = release.values["scheduler"]
+    prefix = release.dashboard_prefix
+    container: Manifest = {
+        "args": [
+            *("dask", "scheduler"),
+            *("--protocol", "tls" if release.tls["enabled"] else "tcp"),
+            *("--host", "0.0.0.0"),
+            *("--port", "8786"),
+            *("--dashboard-address", ":8787"),
+            *(("--dashboard-prefix", prefix) if prefix else ()),
+            *("--preload", "dask_tide.preload"),
+            *(values.get("extraArgs") or ()),
+        ],
+        "env": [
+            {"name": "DASK_CONFIG", "value": "/etc/dask-tide"},
+            *_environment(release),
+            *(values.get("env") or ()),
+        ],
+        "ports": [_port(release.comm_port, 8786), _port("http-dashboard", 8787)],
+        # Bare, so that a busy event loop does not fail it; not on 8786: each would be a failed handshake.
+        "readinessProbe": {"tcpSocket": {"port": "http-dashboard"}, "periodSeconds": 2},
+    }
+    mounts: list[Manifest] = [
+        {"name": "tmp", "mountPath": "/tmp"},
+        {"name": "config", "mountPath": "/etc/dask-tide", "readOnly": True},
+    ]
+    volumes: list[Manifest] = [
+        {"name": "tmp", "emptyDir": {}},
+        {"name": "config", "configMap": {"name": f"{release.name}-config"}},
+    ]
+    spec = _make_spec(release, "scheduler", values, container, mounts, volumes)
+    spec["automountServiceAccountToken"] = True
+    spec["terminationGracePeriodSeconds"] = values["terminationGracePeriodSeconds"]
+    return spec
+
+
+def make_worker_spec(release: Release, pool: Mapping[str, Any]) -> Manifest:
+    """Spec of a worker's pod.
+
+    Parameters
+    ----------
+    release
+        The cluster.
+    pool
+        The pool's values, with defaults.
+    """
+    grace_s = int(pool["terminationGracePeriodSeconds"])
+    dask_resources = pool["daskResources"]
+    amounts = " ".join(f"{name}={compact(dask_resources[name])}" for name in sorted(dask_resources))
+    container: Manifest = {
+        "args": [
+            *("dask", "worker", release.address),
+            *("--name", "$(POD_NAME)"),
+            *("--nthreads", str(pool["threads"])),
+            *("--memory-limit", pool["memory"]),
+            *(("--resources", amounts) if amounts else ()),
+            *("--local-directory", "/tmp"),
+            "--no-dashboard",
+            *("--preload-nanny", "dask_tide.preload"),
+            *("--death-timeout", "60"),
+            *pool["extraArgs"],
+        ],
+        "env": [
+            {
+                "name": "POD_NAME",
+                "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": "metadata.name"}},
+            },
+            {"name": "DASK_TIDE__READINESS__PORT", "value": str(READINESS_PORT)},
+            # Leaves a quarter of the grace period for closing.
+            {"name": "DASK_TIDE__DEPARTURE__TIMEOUT", "value": f"{grace_s * 3 // 4}s"},
+            *_environment(release),
+            *pool["env"],
+        ],
+        "ports": [_port("readiness", READINESS_PORT)],
+        # No liveness probe: a task in C that keeps the interpreter's lock would fail it.
+        "readinessProbe": {"tcpSocket": {"port": "readiness"}, "periodSeconds": 1, "failureThreshold": 1},
+    }
+    mounts = [{"name": "tmp", "mountPath": "/tmp"}]
+    volumes = [{"name": "tmp", **pool["scratch"]}]
+    values = {**pool, "resources": _worker_resources(pool)}
+    spec = _make_spec(release, "worker", values, container, mounts, volumes)
+    spec["terminationGracePeriodSeconds"] = grace_s
+    if pool.get("runtimeClassName"):
+        spec["runtimeClassName"] = pool["runtimeClassName"]
+    if pool["topologySpreadConstraints"]:
+        spec["topologySpreadConstraints"] = pool["topologySpreadConstraints"]
+    return spec
+
+
+def make_notebook_spec(release: Release) -> Manifest:
+    """Spec of the notebook server's pod."""
+    values = release.values["notebook"]
+    secret = values.get("existingSecret") or f"{release.name}-notebook"
+    token = {"name": "JUPYTER_TOKEN", "valueFrom": {"secretKeyRef": {"name": secret, "key": "token"}}}
+    container: Manifest = {
+        "args": values["args"],
+        "workingDir": "/work",
+        "env": [
+            {"name": "DASK_SCHEDULER_ADDRESS", "value": release.address},
+            token,
+            *_environment(release),
+            *(values.get("env") or ()),
+        ],
+        "ports": [_port("http-notebook", 8888)],
+        "readinessProbe": {"tcpSocket": {"port": "http-notebook"}, "periodSeconds": 2},
+    }
+    mounts = [{"name": "tmp", "mountPath": "/tmp"}, {"name": "work", "mountPath": "/work"}]
+    volumes = [{"name": "tmp", "emptyDir": {}}, {"name": "work", **values["work"]}]
+    return _make_spec(release, "notebook", values, container, mounts, volumes)
+
+
+def _make_spec(
+    release: Release,
+    component: str,
+    values: Mapping[str, Any],
+    container: Manifest,
+    mounts: list[Manifest],
+    volumes: list[Manifest],
+) -> Manifest:
+    """Add to a component's parts what all have alike, and what its values say."""
+    image = release.values["image"]
+    tls = release.tls["enabled"]
+    tls_mount = {"name": "tls", "mountPath": _TLS_FOLDER, "readOnly": True}
+    tls_volume = {"name": "tls", "secret": {"secretName": release.tls_secret, "defaultMode": 0o440}}
+    container |= {
+        "name": component,
+        "image": values.get("image") or release.image,
+        "imagePullPolicy": image["pullPolicy"],
+        "securityContext": _CONTAINER_SECURITY,
+        "volumeMounts": [*mounts, *([tls_mount] if tls else ()), *(values.get("volumeMounts") or ())],
+    }
+    for key in ("envFrom", "resources"):
+        if values.get(key):
+            container[key] = values[key]
+    spec: Manifest = {
+        "serviceAccountName": f"{release.name}-{component}",
+        "automountServiceAccountToken": False,
+        # Kubernetes' variables of a Service called dask-… would be taken for Dask's configuration.
+        "enableServiceLinks": False,
+        "securityContext": _POD_SECURITY,
+        "containers": [container],
+        "volumes": [*volumes, *([tls_volume] if tls else ()), *(values.get("volumes") or ())],
+    }
+    for key in ("nodeSelector", "tolerations", "affinity"):
+        if values.get(key):
+            spec[key] = values[key]
+    if values.get("priorityClassName"):
+        spec["priorityClassName"] = release.priority_class(values["priorityClassName"])
+    if pull_secrets := values.get("imagePullSecrets", image.get("pullSecrets")):
+        spec["imagePullSecrets"] = pull_secrets
+    return spec
+
+
+def _port(name: str, number: int) -> Manifest:
+    return {"name": name, "containerPort": number, "protocol": "TCP"}
+
+
+def _environment(release: Release) -> list[Manifest]:
+    """Environment of all containers."""
+    variables = {"HOME": "/tmp"}
+    if release.tls["enabled"]:
+        tls = "DASK_DISTRIBUTED__COMM__TLS__"
+        variables["DASK_DISTRIBUTED__COMM__REQUIRE_ENCRYPTION"] = "true"
+        variables[f"{tls}CA_FILE"] = f"{_TLS_FOLDER}/ca.crt"
+        for role in ("SCHEDULER", "WORKER", "CLIENT"):
+            variables[f"{tls}{role}__CERT"] = f"{_TLS_FOLDER}/tls.crt"
+            variables[f"{tls}{role}__KEY"] = f"{_TLS_FOLDER}/tls.key"
+        # Dask reads certificates at its start: new ones make a new pod.
+        variables["TLS_CHECKSUM"] = release.tls_checksum
+    return [{"name": name, "value": value} for name, value in variables.items()]
+
+
+def _worker_resources(pool: Mapping[str, Any]) -> Manifest:
+    """The pool's own resources on top of what threads and memory say; null takes one away."""
+    resources: Manifest = dict(pool["resources"])
+    memory = {"memory": pool["memory"]}
+    for kind, amounts in (("requests", {"cpu": str(pool["threads"]), **memory}), ("limits", memory)):
+        both = amounts | (resources.get(kind) or {})
+        resources[kind] = {name: amount for name, amount in both.items() if amount is not None}
+    return resources

@@ -1,0 +1,168 @@
+"""The chart's values: defaults, schema, and what the schema cannot say.
+
+The files are the chart's own. :func:`read` treats values as Helm does: mappings are merged into the
+defaults, lists and everything else replace them, and null takes a default away.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import json
+import re
+from collections.abc import Mapping
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from dask_tide.errors import ConfigError
+
+from .golang import plain
+
+if TYPE_CHECKING:
+    from jsonschema.exceptions import ValidationError
+    from jsonschema.protocols import Validator
+
+__all__ = ["app_version", "check_name", "defaults", "merge", "parse", "pools", "read"]
+
+#: As in :mod:`dask_tide.config`: `<name>-<pool>-<5 letters>` must be the name of a pod, which has 63.
+_RELEASE = re.compile(r"[a-z]([a-z0-9-]{0,34}[a-z0-9])?")
+_POOL = re.compile(r"[a-z0-9]([a-z0-9-]{0,18}[a-z0-9])?")
+
+
+def read(given: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Merge values into the chart's defaults and check them.
+
+    Parameters
+    ----------
+    given
+        As in a file for ``helm install --values``; without a key the default stands.
+
+    Raises
+    ------
+    ConfigError
+        A key is unknown, or a value is not what the schema says, or two do not go together.
+    """
+    values: dict[str, Any] = _over(defaults(), plain(given or {}))
+    errors = [_explain(error) for error in _validator().iter_errors(values)]
+    if errors:
+        raise min(errors, key=lambda error: error.key)
+    for name, pool in pools(values).items():
+        if _POOL.fullmatch(name) is None:
+            expected = (
+                "a name of lower-case letters, digits and '-', not '-' at an end, 20 characters at the most"
+            )
+            raise ConfigError(f"pools.{name}", name, expected)
+        if pool["minimum"] > pool["maximum"]:
+            expected = f"at most maximum, which is {pool['maximum']}"
+            raise ConfigError(f"pools.{name}.minimum", pool["minimum"], expected)
+    tls = values["security"]["tls"]
+    if tls["enabled"] and tls["source"] == "secret" and not tls.get("secretName"):
+        expected = "the name of a Secret, since security.tls.source is secret"
+        raise ConfigError("security.tls.secretName", None, expected)
+    return values
+
+
+def check_name(name: str) -> None:
+    """Raise :class:`~dask_tide.errors.ConfigError` unless this can be the cluster's name."""
+    if _RELEASE.fullmatch(name) is None:
+        expected = (
+            "lower-case letters, digits and '-', beginning with a letter and not ending with '-', "
+            "36 characters at the most"
+        )
+        raise ConfigError("name", name, expected)
+
+
+def pools(values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Give the pools by name, each with the defaults for what it does not say.
+
+    Parameters
+    ----------
+    values
+        With the chart's defaults.
+    """
+    given = {name: pool for name, pool in (values.get("pools") or {}).items() if pool is not None}
+    layers = {name: (values["poolDefaults"], given[name]) for name in sorted(given)}
+    return {
+        name: {key: value for layer in both for key, value in layer.items() if value is not None}
+        for name, both in (layers or {"default": (values["poolDefaults"], {})}).items()
+    }
+
+
+def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
+    """Put files of values on top of one another, the last one on top. Null stays: :func:`read` heeds it."""
+    merged: dict[str, Any] = {}
+    for layer in layers:
+        for key, value in layer.items():
+            below = merged.get(key)
+            if isinstance(value, Mapping) and isinstance(below, Mapping):
+                merged[key] = merge(below, value)
+            else:
+                merged[key] = value
+    return merged
+
+
+def defaults() -> dict[str, Any]:
+    """The chart's ``values.yaml``, a new copy."""
+    content: dict[str, Any] = plain(parse(_text("values.yaml")))
+    return content
+
+
+@functools.cache
+def app_version() -> str:
+    """The chart's ``appVersion``, which is the default tag of the image."""
+    return str(parse(_text("Chart.yaml"))["appVersion"])
+
+
+def parse(text: str) -> Any:
+    """Read YAML, dates as the text that Kubernetes wants."""
+    return yaml.load(text, Loader=_Loader)
+
+
+class _Loader(yaml.SafeLoader):
+    yaml_implicit_resolvers = {  # noqa: RUF012 - so PyYAML has it
+        first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+
+def _over(base: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    merged = {**base, **given}
+    for key in base.keys() & given.keys():
+        if given[key] is None:
+            del merged[key]
+        elif isinstance(base[key], Mapping) and isinstance(given[key], Mapping):
+            merged[key] = _over(base[key], given[key])
+    return merged
+
+
+@functools.cache
+def _text(name: str) -> str:
+    return files(__package__).joinpath("chart", name).read_text(encoding="utf-8")
+
+
+@functools.cache
+def _validator() -> Validator:
+    import jsonschema
+
+    return jsonschema.Draft7Validator(json.loads(_text("values.schema.json")))
+
+
+def _explain(error: ValidationError) -> ConfigError:
+    """Make one of ours of it; what was expected is the `title` of the schema that it did not meet."""
+    path = [str(part) for part in error.absolute_path]
+    schema: Any = error.schema
+    instance: Any = error.instance
+    if error.validator == "additionalProperties":
+        known = sorted(schema["properties"])
+        unknown = min(name for name in instance if name not in known)
+        near = difflib.get_close_matches(unknown, known, n=1)
+        expected = f"a key that exists; did you mean {near[0]!r}?" if near else f"one of {', '.join(known)}"
+        return ConfigError(".".join([*path, unknown]), instance[unknown], expected)
+    if error.validator == "required":
+        missing = min(name for name in schema["required"] if name not in instance)
+        return ConfigError(".".join([*path, missing]), None, "a value; it has no other default")
+    if "propertyNames" in error.absolute_schema_path:
+        path.append(str(instance))
+    return ConfigError(".".join(path) or "values", instance, schema["title"])

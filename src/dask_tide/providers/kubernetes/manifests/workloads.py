@@ -1,0 +1,227 @@
+"""What runs: the scheduler, the pools, the notebook server, and how they are reached."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+from .golang import compact, digest, pretty
+from .pods import make_notebook_spec, make_scheduler_spec, make_worker_spec
+from .release import OWN_LABELS, Manifest, Release
+
+__all__ = [
+    "PROTECTED",
+    "make_config",
+    "make_disruption_budget",
+    "make_ingress",
+    "make_notebook",
+    "make_notebook_secret",
+    "make_notebook_service",
+    "make_pool",
+    "make_scheduler",
+    "make_service",
+    "make_service_monitor",
+]
+
+#: Annotations of a worker that may not go: newcomers and busy ones.
+PROTECTED = {
+    "controller.kubernetes.io/pod-deletion-cost": "100",
+    "cluster-autoscaler.kubernetes.io/safe-to-evict": "false",
+    "karpenter.sh/do-not-disrupt": "true",
+}
+
+
+def make_config(release: Release) -> Manifest:
+    """ConfigMap with the scheduler's Dask configuration."""
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": release.metadata(f"{release.name}-config", "scheduler"),
+        "data": {"tide.json": _config(release) + "\n"},
+    }
+
+
+def make_scheduler(release: Release) -> Manifest:
+    """Deployment of the scheduler."""
+    values = release.values["scheduler"]
+    # The configuration is read at the start only.
+    checksum = {"checksum/config": hashlib.sha256(_config(release).encode()).hexdigest()}
+    annotations = {**(values.get("podAnnotations") or {}), **checksum}
+    return _make_deployment(release, "scheduler", values, annotations, make_scheduler_spec(release))
+
+
+def make_service(release: Release) -> Manifest:
+    """Service by which clients and workers find the scheduler."""
+    values = release.values["scheduler"]["service"]
+    name = f"{release.name}-scheduler"
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": release.metadata(name, "scheduler", annotations=values.get("annotations")),
+        "spec": {
+            "type": values["type"],
+            "selector": release.labels("scheduler"),
+            "ports": [_service_port(release.comm_port, 8786), _service_port("http-dashboard", 8787)],
+        },
+    }
+
+
+def make_ingress(release: Release) -> Manifest:
+    """Ingress to the status page."""
+    values = release.values["ingress"]
+    name = f"{release.name}-scheduler"
+    backend = {"service": {"name": name, "port": {"name": "http-dashboard"}}}
+    path = {"path": values["path"], "pathType": values["pathType"], "backend": backend}
+    rule: Manifest = {"http": {"paths": [path]}}
+    if values.get("host"):
+        rule["host"] = values["host"]
+    spec: Manifest = {"rules": [rule]}
+    if values.get("className"):
+        spec["ingressClassName"] = values["className"]
+    if values.get("tls"):
+        spec["tls"] = values["tls"]
+    return {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "Ingress",
+        "metadata": release.metadata(name, "scheduler", annotations=values.get("annotations")),
+        "spec": spec,
+    }
+
+
+def make_disruption_budget(release: Release) -> Manifest:
+    """PodDisruptionBudget that forbids evictions of the scheduler."""
+    return {
+        "apiVersion": "policy/v1",
+        "kind": "PodDisruptionBudget",
+        "metadata": release.metadata(f"{release.name}-scheduler", "scheduler"),
+        "spec": {"maxUnavailable": 0, "selector": {"matchLabels": release.labels("scheduler")}},
+    }
+
+
+def make_service_monitor(release: Release) -> Manifest:
+    """ServiceMonitor: the Prometheus operator scrapes the scheduler's metrics."""
+    values = release.values["serviceMonitor"]
+    metadata = release.metadata(f"{release.name}-scheduler", "scheduler")
+    metadata["labels"] |= values.get("labels") or {}
+    endpoint = {
+        "port": "http-dashboard",
+        "path": f"{release.dashboard_prefix}/metrics",
+        "interval": values["interval"],
+    }
+    return {
+        "apiVersion": "monitoring.coreos.com/v1",
+        "kind": "ServiceMonitor",
+        "metadata": metadata,
+        "spec": {"selector": {"matchLabels": release.labels("scheduler")}, "endpoints": [endpoint]},
+    }
+
+
+def make_pool(release: Release, name: str) -> Manifest:
+    """ReplicaSet of a pool.
+
+    Its template has the label ``dask-tide/template``, a digest of the pod's spec, which tells workers of
+    this template from those of an earlier one. It is not in the selector, which cannot change.
+    """
+    pool = release.pools[name]
+    labels = release.labels("worker", name)
+    spec = make_worker_spec(release, pool)
+    template_labels = {**pool["podLabels"], **labels, "dask-tide/template": digest(compact(spec))}
+    template = {
+        "metadata": {"labels": template_labels, "annotations": {**PROTECTED, **pool["podAnnotations"]}},
+        "spec": spec,
+    }
+    replicas = {} if release.replicas is None else {"replicas": release.replicas}
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "ReplicaSet",
+        "metadata": release.metadata(f"{release.name}-{name}", "worker", pool=name),
+        "spec": {**replicas, "selector": {"matchLabels": labels}, "template": template},
+    }
+
+
+def make_notebook(release: Release) -> Manifest:
+    """Deployment of the notebook server."""
+    values = release.values["notebook"]
+    annotations = values.get("podAnnotations") or {}
+    return _make_deployment(release, "notebook", values, annotations, make_notebook_spec(release))
+
+
+def make_notebook_service(release: Release) -> Manifest:
+    """Service of the notebook server."""
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": release.metadata(f"{release.name}-notebook", "notebook"),
+        "spec": {
+            "type": "ClusterIP",
+            "selector": release.labels("notebook"),
+            "ports": [_service_port("http-notebook", 8888)],
+        },
+    }
+
+
+def make_notebook_secret(release: Release) -> Manifest:
+    """Secret with the notebook server's token."""
+    return {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": release.metadata(f"{release.name}-notebook", "notebook"),
+        "type": "Opaque",
+        "data": {"token": base64.b64encode(release.token.encode()).decode()},
+    }
+
+
+def _make_deployment(
+    release: Release,
+    component: str,
+    values: Mapping[str, Any],
+    annotations: Mapping[str, str],
+    spec: Manifest,
+) -> Manifest:
+    labels = release.labels(component)
+    own = {key: value for key, value in (values.get("podLabels") or {}).items() if key not in OWN_LABELS[:3]}
+    metadata: Manifest = {"labels": {**own, **labels}}
+    if annotations:
+        metadata["annotations"] = dict(annotations)
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": release.metadata(f"{release.name}-{component}", component),
+        "spec": {
+            "replicas": 1,
+            # Two schedulers at a time would scale the same pools.
+            "strategy": {"type": "Recreate"},
+            "selector": {"matchLabels": labels},
+            "template": {"metadata": metadata, "spec": spec},
+        },
+    }
+
+
+def _service_port(name: str, number: int) -> Manifest:
+    return {"name": name, "port": number, "targetPort": name, "protocol": "TCP"}
+
+
+def _config(release: Release) -> str:
+    """The section ``tide``. JSON is YAML, and looks the same whoever writes it."""
+    tide: Manifest = dict(release.values.get("tide") or {})
+    tide["options"] = {
+        "on-close": "keep",  # the next scheduler, which the Deployment starts, takes over the workers
+        **(tide.get("options") or {}),
+        "namespace": release.namespace,
+        "annotate": release.values["admission"]["enabled"],
+        "nodes": release.values["nodes"]["read"],
+    }
+    tide["provider"] = "kubernetes"
+    tide["name"] = release.name
+    tide["pools"] = {name: _pool_config(pool) for name, pool in release.pools.items()}
+    return pretty({"tide": tide})
+
+
+def _pool_config(pool: Mapping[str, Any]) -> Manifest:
+    entry: Manifest = {key: pool[key] for key in ("threads", "memory", "minimum", "maximum", "price")}
+    entry["resources"] = pool["daskResources"]
+    if pool.get("bootTime"):
+        entry["boot-time"] = pool["bootTime"]
+    return entry

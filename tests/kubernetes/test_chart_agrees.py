@@ -1,0 +1,216 @@
+"""The chart and Python make the same objects of the same values."""
+
+from __future__ import annotations
+
+import base64
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from dask_tide.errors import ConfigError
+from dask_tide.providers.kubernetes.manifests import Certificates, manifests
+from dask_tide.providers.kubernetes.manifests.values import parse
+from rig import binaries
+
+CHART = Path(__file__).parents[2] / "charts" / "dask-tide"
+
+POOL_WITH_ALL = {
+    "threads": 4,
+    "memory": "32Gi",
+    "minimum": 1,
+    "maximum": 40,
+    "price": 0.00001,
+    "daskResources": {"GPU": 1, "DISK": 0.5},
+    "bootTime": "90s",
+    "resources": {
+        "limits": {"nvidia.com/gpu": 1, "memory": None},
+        "requests": {"memory": "1Gi", "ephemeral-storage": 1e9},
+    },
+    "image": "example.org/mine:1",
+    "imagePullSecrets": [],
+    "nodeSelector": {"kubernetes.io/arch": "arm64"},
+    "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists", "tolerationSeconds": 1000000}],
+    "affinity": {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": []}},
+    "topologySpreadConstraints": [
+        {"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "ScheduleAnyway"}
+    ],
+    "runtimeClassName": "nvidia",
+    "env": [{"name": "QUERY", "value": "<a & b>: \"é\" 'on' 1_000\n"}, {"name": "ON", "value": "on"}],
+    "envFrom": [{"secretRef": {"name": "s"}}],
+    "volumes": [{"name": "data", "persistentVolumeClaim": {"claimName": "d"}}],
+    "volumeMounts": [{"name": "data", "mountPath": "/data"}],
+    "scratch": {"emptyDir": {"sizeLimit": "10Gi"}},
+    "priorityClassName": "spare",
+    "podLabels": {"team": "x", "dask-tide/pool": "stolen"},
+    "podAnnotations": {"karpenter.sh/do-not-disrupt": "false", "more": "12:30:45"},
+    "terminationGracePeriodSeconds": 101,
+    "extraArgs": ["--lifetime", "1h"],
+}
+PLACED: dict[str, Any] = {
+    key: POOL_WITH_ALL[key]
+    for key in ("nodeSelector", "tolerations", "affinity", "env", "envFrom", "volumes", "volumeMounts")
+}
+EVERYTHING = {
+    "image": {
+        "repository": "example.org/x",
+        "tag": "2",
+        "pullPolicy": "Always",
+        "pullSecrets": [{"name": "p"}],
+    },
+    "pools": {"gpu": POOL_WITH_ALL, "cpu": {}, "gone": None},
+    "poolDefaults": {"threads": 2, "priorityClassName": "system-cluster-critical"},
+    "tide": {"release": {"keep": "10s"}, "idle-shutdown": None, "options": {"on-close": "release"}},
+    "scheduler": {
+        **PLACED,
+        "resources": {"requests": {"cpu": 1.5}, "limits": {"memory": None}},
+        "priorityClassName": "vital",
+        "podLabels": {"team": "x"},
+        "podAnnotations": {"karpenter.sh/do-not-disrupt": None, "more": "x"},
+        "terminationGracePeriodSeconds": 5,
+        "extraArgs": ["--idle-timeout", "1h"],
+        "service": {"type": "LoadBalancer", "annotations": {"a": "b"}},
+        "podDisruptionBudget": {"enabled": True},
+    },
+    "ingress": {
+        "enabled": True,
+        "className": "nginx",
+        "annotations": {"a": "b"},
+        "host": "dask.example.org",
+        "path": "/dask/",
+        "tls": [{"hosts": ["dask.example.org"], "secretName": "page"}],
+    },
+    "nodes": {"read": True},
+    "networkPolicy": {
+        "clients": [{"podSelector": {"matchLabels": {"app": "jupyterhub"}}}],
+        "dashboard": [{"namespaceSelector": {"matchLabels": {"name": "ingress"}}}],
+        "notebook": [{"podSelector": {}}],
+        "egress": [{"to": [{"ipBlock": {"cidr": "10.0.0.0/8"}}]}],
+    },
+    "serviceAccounts": {"scheduler": {"annotations": {"a": "b"}}, "worker": {"annotations": {"c": "d"}}},
+    "notebook": {
+        **PLACED,
+        "enabled": True,
+        "token": "secret",
+        "image": "example.org/notebook:1",
+        "args": ["jupyter", "server"],
+        "work": {"persistentVolumeClaim": {"claimName": "work"}},
+        "podLabels": {"team": "x"},
+        "podAnnotations": {"a": "b"},
+        "priorityClassName": "spare",
+    },
+    "serviceMonitor": {"enabled": True, "interval": "1m", "labels": {"release": "prometheus"}},
+    "priorityClasses": {
+        "spare": {"value": -5, "preemptionPolicy": "Never", "description": "goes first"},
+        "vital": {"value": 1000000},
+    },
+    "resourceQuota": {"hard": {"pods": "50"}},
+    "limitRange": {"limits": [{"type": "Container", "max": {"memory": "64Gi"}}]},
+}
+CASES: dict[str, dict[str, Any]] = {
+    "defaults": {},
+    "everything": EVERYTHING,
+    "two pools": {
+        "pools": {
+            "cpu": {"tolerations": POOL_WITH_ALL["tolerations"], "volumes": POOL_WITH_ALL["volumes"]},
+            "gpu": {"resources": {"limits": {"nvidia.com/gpu": 2}}, "daskResources": {"GPU": 2.0}},
+        }
+    },
+    "no admission": {"admission": {"enabled": False}},
+    "no TLS": {"security": {"tls": {"enabled": False}}, "notebook": {"enabled": True}},
+    "TLS of a secret": {"security": {"tls": {"source": "secret", "secretName": "mine", "rotate": 20261123}}},
+    "TLS of cert-manager": {"security": {"tls": {"source": "cert-manager"}}},
+    "TLS rotated": {"security": {"tls": {"rotate": 20261123, "validityDays": 10}}},
+    "notebook": {"notebook": {"enabled": True}},
+    "notebook with a secret": {"notebook": {"enabled": True, "existingSecret": "mine"}},
+    "no network policies": {"networkPolicy": {"enabled": False}},
+    "workers shut in": {"networkPolicy": {"egress": []}, "ingress": {"enabled": True}},
+    "metrics": {"serviceMonitor": {"enabled": True}},
+    "nulls": {
+        "image": {"tag": None},
+        "pools": None,
+        "tide": None,
+        "scheduler": {"podAnnotations": None, "podLabels": None, "resources": None, "env": None},
+        "ingress": {"enabled": True, "annotations": None},
+        "networkPolicy": {"clients": None},
+        "notebook": {"enabled": True, "podLabels": None, "resources": None},
+    },
+}
+MISTAKES: list[tuple[str, dict[str, Any], str]] = [
+    ("r", {"polls": {}}, "polls"),
+    ("r", {"pools": {"cpu": {"maximun": 4}}}, "maximun"),
+    ("r", {"scheduler": {"service": {"typ": "ClusterIP"}}}, "typ"),
+    ("r", {"pools": {"cpu": {"memory": "4"}}}, "memory"),
+    ("r", {"pools": {"cpu": {"threads": 0}}}, "threads"),
+    ("r", {"pools": {"a_b": {}}}, "a_b"),
+    ("r", {"pools": {"a" * 21: {}}}, "20 characters"),
+    ("r", {"pools": {"cpu": {"minimum": 11}}}, "minimum"),
+    ("r", {"poolDefaults": {"env": None}}, "env"),
+    ("r", {"security": {"tls": {"source": "secret"}}}, "secretName"),
+    ("r", {"tide": {"provider": "local"}}, "provider"),
+    ("0r", {}, "beginning with a letter"),
+    ("r" * 37, {}, "36 characters"),
+]
+
+
+def template(name: str, values: dict[str, Any], folder: Path) -> subprocess.CompletedProcess[str]:
+    (folder / "values.yaml").write_text(yaml.safe_dump(values))
+    helm = str(binaries.ensure("helm")["helm"])
+    # A helm of one's own making takes itself for one of Kubernetes 1.20's time.
+    command = [helm, "template", name, str(CHART), "--namespace", "ns", "--kube-version", "1.35.0"]
+    command += ["--values", str(folder / "values.yaml")]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+def by_name(objects: list[dict[str, Any]]) -> dict[tuple[str, str], dict[str, Any]]:
+    named = {(one["kind"], one["metadata"]["name"]): one for one in objects}
+    assert len(named) == len(objects)
+    return named
+
+
+@pytest.mark.parametrize("values", CASES.values(), ids=CASES)
+def test_chart_and_python_agree(values: dict[str, Any], tmp_path: Path) -> None:
+    rendered = template("r", values, tmp_path)
+    assert rendered.returncode == 0, rendered.stderr
+    chart = by_name([one for one in yaml.safe_load_all(rendered.stdout) if one])
+
+    def secret(name: str, *keys: str) -> list[str]:
+        data = chart.get(("Secret", name), {}).get("data", {})
+        return [base64.b64decode(data[key]).decode() for key in keys if data]
+
+    # What is random comes from the chart.
+    certificates = secret("r-tls", "ca.crt", "tls.crt", "tls.key")
+    token = secret("r-notebook", "token")
+    made = manifests(
+        "r",
+        "ns",
+        parse((tmp_path / "values.yaml").read_text()),
+        tls=Certificates(*certificates) if certificates else None,
+        token=token[0] if token else None,
+    )
+    python = by_name(made)
+    assert sorted(python) == sorted(chart)
+    for name, one in chart.items():
+        assert python[name] == one
+
+
+@pytest.mark.parametrize(("name", "values", "named"), MISTAKES, ids=[case[2] for case in MISTAKES])
+def test_chart_and_python_refuse_the_same(
+    name: str, values: dict[str, Any], named: str, tmp_path: Path
+) -> None:
+    rendered = template(name, values, tmp_path)
+    assert rendered.returncode != 0
+    assert named in rendered.stderr
+    with pytest.raises(ConfigError, match=named):
+        manifests(name, "ns", parse((tmp_path / "values.yaml").read_text()))
+
+
+def test_templates_make_new_certificates_each_time(tmp_path: Path) -> None:
+    """Why Argo CD and the like should take another source: they render without asking the cluster."""
+    first, second = (template("r", {}, tmp_path).stdout for _ in range(2))
+    assert first != second
+    fixed = {"security": {"tls": {"source": "cert-manager"}}}
+    first, second = (template("r", fixed, tmp_path).stdout for _ in range(2))
+    assert first == second

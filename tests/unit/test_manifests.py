@@ -1,0 +1,352 @@
+"""The objects of a cluster, as Python makes them; tests/kubernetes compares them with the chart's."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+import zipfile
+from pathlib import Path
+
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from dask_tide import config
+from dask_tide.errors import ConfigError
+from dask_tide.providers.kubernetes.manifests import Certificates, make_certificates, make_release, manifests
+from dask_tide.providers.kubernetes.manifests.command import manifests_command
+
+ROOT = Path(__file__).parents[2]
+TLS = Certificates(ca="ca", certificate="certificate", key="key")
+POOLS = {"pools": {"cpu": {"threads": 2, "maximum": 40}, "gpu": {"daskResources": {"GPU": 1}}}}
+
+
+def objects(values=None, **arguments):
+    made = manifests("r", "ns", values, **({"tls": TLS} | arguments))
+    found = {(one["kind"], one["metadata"]["name"]): one for one in made}
+    assert len(found) == len(made)
+    return found
+
+
+def pod_specs(made):
+    return {
+        name: one["spec"]["template"]["spec"]
+        for (kind, name), one in made.items()
+        if kind in ("Deployment", "ReplicaSet")
+    }
+
+
+def template_label(made, pool="r-default"):
+    return made["ReplicaSet", pool]["spec"]["template"]["metadata"]["labels"]["dask-tide/template"]
+
+
+# Pools
+
+
+def test_pools_have_replicas_only_where_asked():
+    assert "replicas" not in objects()["ReplicaSet", "r-default"]["spec"]
+    assert objects(replicas=0)["ReplicaSet", "r-default"]["spec"]["replicas"] == 0
+
+
+def test_the_template_carries_the_digest_of_its_spec():
+    template = objects()["ReplicaSet", "r-default"]["spec"]["template"]
+    text = json.dumps(template["spec"], sort_keys=True, separators=(",", ":"))
+    expected = hashlib.sha256(text.encode()).hexdigest()[:10]
+    assert template["metadata"]["labels"]["dask-tide/template"] == expected
+
+
+def test_the_digest_changes_with_the_spec_and_the_selector_does_not():
+    before, after = objects(), objects({"image": {"tag": "other"}})
+    assert template_label(before) != template_label(after)
+    selectors = [made["ReplicaSet", "r-default"]["spec"]["selector"] for made in (before, after)]
+    assert selectors[0] == selectors[1]
+    assert "dask-tide/template" not in selectors[0]["matchLabels"]
+
+
+def test_the_digest_is_not_changed_by_what_only_the_scheduler_does():
+    before = objects(POOLS)
+    after = objects({"pools": {**POOLS["pools"], "cpu": {"threads": 2, "maximum": 9, "price": 3}}})
+    assert template_label(before, "r-cpu") == template_label(after, "r-cpu")
+
+
+def test_other_certificates_make_other_pods():
+    other = Certificates(ca="ca", certificate="another", key="key")
+    assert template_label(objects()) != template_label(objects(tls=other))
+
+
+def test_rotation_makes_other_pods_where_the_certificates_are_not_ours():
+    def made(**more):
+        return objects({"security": {"tls": {"source": "secret", "secretName": "mine", **more}}})
+
+    assert template_label(made()) == template_label(made())
+    assert template_label(made()) != template_label(made(rotate="now"))
+    assert template_label(made(rotate=1)) == template_label(made(rotate="1"))
+
+
+def test_a_worker_leaves_within_its_grace_period():
+    spec = pod_specs(objects({"pools": {"cpu": {"terminationGracePeriodSeconds": 101}}}))["r-cpu"]
+    environment = {one["name"]: one.get("value") for one in spec["containers"][0]["env"]}
+    assert spec["terminationGracePeriodSeconds"] == 101
+    assert environment["DASK_TIDE__DEPARTURE__TIMEOUT"] == "75s"
+
+
+def test_the_pools_own_resources_go_on_top():
+    given = {"requests": {"memory": "1Gi"}, "limits": {"nvidia.com/gpu": 1, "memory": None}}
+    made = objects({"pools": {"gpu": {"threads": 4, "memory": "8Gi", "resources": given}}})
+    assert pod_specs(made)["r-gpu"]["containers"][0]["resources"] == {
+        "requests": {"cpu": "4", "memory": "1Gi"},
+        "limits": {"nvidia.com/gpu": 1},
+    }
+
+
+def test_nobody_takes_our_labels_away():
+    stolen = {
+        "app.kubernetes.io/instance": "x",
+        "dask-tide/pool": "x",
+        "dask-tide/template": "x",
+        "team": "t",
+    }
+    made = objects({"pools": {"cpu": {"podLabels": stolen}}, "scheduler": {"podLabels": stolen}})
+    labels = made["ReplicaSet", "r-cpu"]["spec"]["template"]["metadata"]["labels"]
+    assert labels["app.kubernetes.io/instance"] == "r"
+    assert labels["dask-tide/pool"] == "cpu"
+    assert labels["dask-tide/template"] == template_label(made, "r-cpu") != "x"
+    assert labels["team"] == "t"
+    scheduler = made["Deployment", "r-scheduler"]["spec"]["template"]["metadata"]["labels"]
+    assert scheduler["app.kubernetes.io/instance"] == "r"
+
+
+def test_newcomers_are_protected_unless_the_user_says_otherwise():
+    made = objects({"pools": {"spot": {"podAnnotations": {"karpenter.sh/do-not-disrupt": "false"}}}})
+    assert made["ReplicaSet", "r-spot"]["spec"]["template"]["metadata"]["annotations"] == {
+        "controller.kubernetes.io/pod-deletion-cost": "100",
+        "cluster-autoscaler.kubernetes.io/safe-to-evict": "false",
+        "karpenter.sh/do-not-disrupt": "false",
+    }
+
+
+# Safety
+
+
+def test_no_pod_has_a_liveness_probe():
+    """Tasks in C that keep the interpreter's lock failed it, and busy containers were restarted."""
+    for spec in pod_specs(objects({"notebook": {"enabled": True}})).values():
+        assert "livenessProbe" not in spec["containers"][0]
+
+
+def test_only_the_scheduler_has_a_token():
+    made = objects({"notebook": {"enabled": True}})
+    tokens = {name: spec["automountServiceAccountToken"] for name, spec in pod_specs(made).items()}
+    assert tokens == {"r-scheduler": True, "r-default": False, "r-notebook": False}
+    accounts = [one for (kind, _), one in made.items() if kind == "ServiceAccount"]
+    assert [one["automountServiceAccountToken"] for one in accounts] == [False] * 3
+
+
+def test_no_pod_takes_services_for_configuration():
+    for spec in pod_specs(objects({"notebook": {"enabled": True}})).values():
+        assert spec["enableServiceLinks"] is False
+
+
+def test_without_admission_policies_pods_are_not_patched():
+    made = objects({"admission": {"enabled": False}})
+    assert not [kind for kind, _ in made if kind.startswith("ValidatingAdmission")]
+    assert made["Role", "r-scheduler"]["rules"][0]["verbs"] == ["get", "list", "watch"]
+    tide = json.loads(made["ConfigMap", "r-config"]["data"]["tide.json"])["tide"]
+    assert tide["options"]["annotate"] is False
+
+
+def test_two_clusters_share_no_names():
+    def names(name, namespace):
+        cluster_scoped = ("ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding", "ClusterRole")
+        return {
+            (one["kind"], one["metadata"]["name"])
+            for one in manifests(name, namespace, {"nodes": {"read": True}}, tls=TLS)
+            if one["kind"].startswith(cluster_scoped) or namespace == "ns"
+        }
+
+    assert not names("r", "ns") & names("s", "ns")
+    assert not names("r", "ns") & names("r", "other")
+
+
+def test_the_schedulers_configuration_is_valid():
+    release = {**POOLS, "tide": {"release": {"keep": "10s"}, "options": {"on-close": "release"}}}
+    tide = json.loads(objects(release)["ConfigMap", "r-config"]["data"]["tide.json"])["tide"]
+    read = config.read(tide)
+    assert (read.provider, read.name, read.settings.keep_s) == ("kubernetes", "r", 10)
+    assert {name: template.pool.maximum for name, template in read.pools.items()} == {"cpu": 40, "gpu": 10}
+    assert read.pools["cpu"].pool.memory_bytes == 2 * 2**30
+    assert read.options["on-close"] == "release"
+    assert read.options["namespace"] == "ns"
+
+
+def test_another_configuration_restarts_the_scheduler():
+    def checksum(values):
+        template = objects(values)["Deployment", "r-scheduler"]["spec"]["template"]
+        return template["metadata"]["annotations"]["checksum/config"]
+
+    assert checksum({}) == checksum({})
+    assert checksum({}) != checksum({"tide": {"interval": "1s"}})
+
+
+def test_objects_share_no_parts():
+    made = objects()
+    made["Deployment", "r-scheduler"]["spec"]["template"]["spec"]["securityContext"]["runAsUser"] = 0
+    worker = made["ReplicaSet", "r-default"]["spec"]["template"]["spec"]
+    assert worker["securityContext"]["runAsUser"] == 1000
+    assert objects()["Deployment", "r-scheduler"] != made["Deployment", "r-scheduler"]
+
+
+def test_a_bad_name_is_refused():
+    with pytest.raises(ConfigError, match="name: got 'a_b', expected lower-case letters"):
+        manifests("a_b", "ns")
+
+
+def test_the_key_is_not_printed():
+    assert "secret" not in repr(Certificates(ca="a", certificate="b", key="secret"))
+
+
+# Certificates
+
+
+@pytest.fixture(scope="module")
+def made_certificates() -> Certificates:
+    return make_certificates("r", "ns")
+
+
+def _context(purpose, folder, certificates, trusted):
+    for name in ("ca", "certificate", "key"):
+        (folder / name).write_text(getattr(certificates, name))
+    context = ssl.create_default_context(purpose, cadata=trusted.ca)
+    context.load_cert_chain(folder / "certificate", folder / "key")
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.verify_flags |= ssl.VERIFY_X509_STRICT  # the default from Python 3.13 on
+    return context
+
+
+def _handshake(tmp_path, ours, theirs):
+    """Let a client with their certificates talk to a server with ours."""
+    server = _context(ssl.Purpose.CLIENT_AUTH, tmp_path, ours, ours)
+    client = _context(ssl.Purpose.SERVER_AUTH, tmp_path, theirs, ours)
+    near, far = socket.socketpair()
+    answers = []
+
+    def serve():
+        try:
+            with server.wrap_socket(near, server_side=True) as connection:
+                connection.sendall(b"welcome")
+        except ssl.SSLError as error:
+            answers.append(error)
+            near.close()
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    try:
+        with client.wrap_socket(far, server_hostname="r-scheduler.ns.svc") as connection:
+            return connection.recv(7)
+    except OSError:
+        return None
+    finally:
+        thread.join()
+
+
+def test_servers_and_clients_accept_each_other(tmp_path, made_certificates):
+    assert _handshake(tmp_path, made_certificates, made_certificates) == b"welcome"
+
+
+def test_a_certificate_of_another_cluster_is_refused(tmp_path, made_certificates):
+    assert not _handshake(tmp_path, made_certificates, make_certificates("r", "ns"))
+
+
+def test_certificates_are_made_where_they_are_wanted():
+    generated = make_release("r", "ns")
+    assert generated.certificates is not None
+    assert generated.certificates.certificate.startswith("-----BEGIN CERTIFICATE-----")
+    for tls in ({"enabled": False}, {"source": "cert-manager"}, {"source": "secret", "secretName": "s"}):
+        assert make_release("r", "ns", {"security": {"tls": tls}}, tls=TLS).certificates is None
+
+
+def test_the_notebooks_token_is_given_chosen_or_random():
+    def token(given=None, **notebook):
+        made = objects({"notebook": {"enabled": True, **notebook}}, token=given)
+        return base64.b64decode(made["Secret", "r-notebook"]["data"]["token"]).decode()
+
+    assert token("given", token="chosen") == "given"
+    assert token(token="chosen") == "chosen"
+    assert len(token()) >= 32
+    assert token() != token()
+    named = objects({"notebook": {"enabled": True, "existingSecret": "mine"}})
+    assert ("Secret", "r-notebook") not in named
+
+
+# The command
+
+
+def test_the_command_prints_what_kubectl_applies(tmp_path):
+    first, second = tmp_path / "a.yaml", tmp_path / "b.yaml"
+    first.write_text("pools: {cpu: {maximum: 3, threads: 2}}")
+    second.write_text("pools: {cpu: {maximum: 4}}")
+    arguments = ["--name", "r", "--namespace", "ns", "--values", str(first), "--values", str(second)]
+    arguments += ["--set", "image.tag='1'", "--set", r"poolDefaults.nodeSelector.kubernetes\.io/arch=arm64"]
+    result = CliRunner().invoke(manifests_command, arguments)
+    assert result.exit_code == 0, result.output
+    assert "&id" not in result.output
+    printed = {(one["kind"], one["metadata"]["name"]): one for one in yaml.safe_load_all(result.output)}
+    encoded = printed["Secret", "r-tls"]["data"]
+    certificates = [base64.b64decode(encoded[name]).decode() for name in ("ca.crt", "tls.crt", "tls.key")]
+    values = {
+        "pools": {"cpu": {"maximum": 4, "threads": 2}},
+        "image": {"tag": "1"},
+        "poolDefaults": {"nodeSelector": {"kubernetes.io/arch": "arm64"}},
+    }
+    assert printed == objects(values, tls=Certificates(*certificates))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["--set", "pools.cpu.maximun=4"], 2, "pools.cpu.maximun: got 4"),
+        (["--set", "pools.cpu"], 2, "expected KEY=VALUE"),
+        (["--set", "a={"], 1, "--set a={"),
+        (["--name", "A"], 2, "name: got 'A'"),
+        (["--values", "/nowhere"], 2, "does not exist"),
+    ],
+)
+def test_the_command_says_what_is_wrong(arguments, code, said):
+    result = CliRunner().invoke(manifests_command, arguments)
+    assert result.exit_code == code
+    assert said in result.output
+
+
+def test_a_file_of_values_that_is_none_is_named(tmp_path):
+    for content, said in (("- a", "expected a mapping"), ("{", "while parsing")):
+        (tmp_path / "v.yaml").write_text(content)
+        result = CliRunner().invoke(manifests_command, ["--values", str(tmp_path / "v.yaml")])
+        assert result.exit_code != 0
+        assert said in result.output
+    (tmp_path / "v.yaml").write_text("")
+    assert CliRunner().invoke(manifests_command, ["--values", str(tmp_path / "v.yaml")]).exit_code == 0
+
+
+# The package
+
+
+def test_the_wheel_has_the_charts_files(tmp_path):
+    command = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(tmp_path)]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=120)
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        for name in ("Chart.yaml", "values.yaml", "values.schema.json"):
+            packed = archive.read(f"dask_tide/providers/kubernetes/manifests/chart/{name}")
+            assert packed == (ROOT / "charts" / "dask-tide" / name).read_bytes()
+
+
+def test_the_charts_version_is_the_packages():
+    project = (ROOT / "pyproject.toml").read_text()
+    app_version = yaml.safe_load((ROOT / "charts/dask-tide/Chart.yaml").read_text())["appVersion"]
+    assert f'version = "{app_version}"' in project
