@@ -6,42 +6,53 @@ import asyncio
 import atexit
 import contextlib
 import difflib
+import importlib
+import inspect
 import logging
 import math
 import secrets
 import weakref
-from collections.abc import Callable, Generator, Iterator, Mapping
-from typing import Any, ClassVar, TypeVar
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from typing import Any, ClassVar
 
-from distributed.core import Status, rpc
+import dask.config
+from distributed.core import Status
 from distributed.deploy.cluster import Cluster
+from distributed.objects import SchedulerInfo
 from distributed.scheduler import Scheduler
 from distributed.security import Security
 from distributed.utils import Log, Logs, NoOpAwaitable, silence_logging_cmgr
 
 from dask_tide import config as configuration
-from dask_tide.controller import handlers
-from dask_tide.controller.attach import attach
-from dask_tide.controller.explain import story
 from dask_tide.controller.loop import Controller
 from dask_tide.errors import ConfigError
 from dask_tide.model import Unit
 from dask_tide.providers.registry import load
-
-T = TypeVar("T")
+from dask_tide.sites import Elsewhere, Here, Site
 
 #: ``wait_for_workers`` keeps the workers it waited for this long, so that work can reach them.
 _FLOOR_S = 15.0
+#: Pause between attempts to hear from a scheduler again that was lost.
+_AGAIN_S = 1.0
+#: For giving up a start that somebody has interrupted.
+_GIVE_UP_S = 60.0
+#: The providers whose scheduler runs beside the workers, not in this process: a `dask_tide.sites.Host`. Its
+#: module says which arguments it has beside the common ones.
+_HOSTS = {"kubernetes": ("dask_tide.providers.kubernetes.cluster", "KubernetesHost")}
+_DASHBOARD = "127.0.0.1:8787"
 
 
 class TideCluster(Cluster):
-    """A scheduler in this process, and exactly the workers that the work can use.
+    """A scheduler, and exactly the workers that the work can use.
+
+    The scheduler runs in this process; with ``provider="kubernetes"`` in a pod beside its workers. All that
+    is made there goes when the cluster closes, and by itself when this process has ended without that.
 
     Parameters
     ----------
     provider
-        What starts workers: ``"local"`` (processes of this machine), another installed
-        provider's name, or ``"package.module:factory"``.
+        What starts workers: ``"local"`` (processes of this machine), ``"kubernetes"`` (pods), another
+        installed provider's name, or ``"package.module:factory"``.
     minimum, maximum
         Bounds on the number of units. With several ``pools``, set them there.
     threads_per_worker
@@ -63,6 +74,18 @@ class TideCluster(Cluster):
         As for any Dask cluster class.
     silence_logs
         Level below which this process's Dask logs are not shown while the cluster lives; False: all.
+    namespace, kubeconfig, context
+        With Kubernetes: where. By default as ``kubectl`` has it; in a pod, that pod's namespace.
+    image
+        With Kubernetes: of scheduler and workers.
+    values
+        With Kubernetes: values of the Helm chart, for all there is no argument for. ``pools`` may have the
+        chart's keys (``nodeSelector``, ``tolerations``, ...), too.
+    idle_timeout
+        With Kubernetes: the cluster ends by itself when for so long nobody was connected and there was no
+        work (``"10m"``); None: never.
+    timeout
+        With Kubernetes: for the scheduler to come up (``"5m"``).
     **settings
         Any other key of the configuration section ``tide``, with underscores for hyphens:
         ``release={"keep": "30s"}``, ``idle_shutdown="1h"``, ``journal={"path": "journal.jsonl"}``.
@@ -71,11 +94,14 @@ class TideCluster(Cluster):
     ------
     ConfigError
         A value is wrong. Nothing was started.
+    ProviderError
+        The scheduler could not be started elsewhere, in the platform's own words. Nothing is left of it.
 
     Examples
     --------
     >>> with TideCluster(maximum=8) as cluster, cluster.get_client() as client:  # doctest: +SKIP
     ...     client.submit(sum, [1, 2]).result()
+    >>> TideCluster("kubernetes", namespace="science", memory_limit="4 GiB", maximum=40)  # doctest: +SKIP
     """
 
     _clusters: ClassVar[weakref.WeakSet[TideCluster]] = weakref.WeakSet()
@@ -94,7 +120,7 @@ class TideCluster(Cluster):
         host: str | None = None,
         scheduler_port: int = 0,
         protocol: str | None = None,
-        dashboard_address: str | None = "127.0.0.1:8787",
+        dashboard_address: str | None = _DASHBOARD,
         security: Security | None = None,
         asynchronous: bool = False,
         loop: Any = None,
@@ -110,35 +136,59 @@ class TideCluster(Cluster):
             "memory": memory_limit,
             "resources": None if resources is None else dict(resources),
         }
-        self._overrides = _overrides(provider, name, pool, pools, settings)
-        config = configuration.read(self._overrides)
-        load(config.provider)
-        # One name for the cluster, its units and its folder.
-        self._overrides["name"] = config.name or f"tide-{secrets.token_hex(3)}"
-        self._scheduler_options: dict[str, Any] = {
-            "host": host or "127.0.0.1",
-            "port": scheduler_port,
+        pool = {key: value for key, value in pool.items() if value is not None}
+        server = {
+            "host": host,
+            "scheduler_port": scheduler_port,
             "protocol": protocol,
-            "dashboard": dashboard_address is not None,
-            # The HTTP server runs without a dashboard too, and would take the usual port.
-            "dashboard_address": dashboard_address or "127.0.0.1:0",
+            "dashboard_address": dashboard_address,
+            "security": security,
         }
-        self.security = security or Security()
+        provider = provider or dask.config.get("tide.provider", "local")
+        site = _elsewhere if provider in _HOSTS else self._here
+        self._site: Site
+        self._site, name = site(provider, name, pool, pools, settings, server)
+        self.security = self._site.security
         self._silence_logs = silence_logs
         self._exit_stack = contextlib.ExitStack()
-        self._scheduler: Scheduler | None = None
-        self._controller: Controller | None = None
         self._starting: asyncio.Future[None] | None = None
         self._closing: asyncio.Future[None] | None = None
-        super().__init__(asynchronous=asynchronous, loop=loop, name=self._overrides["name"])
+        super().__init__(asynchronous=asynchronous, loop=loop, name=name)
         self._clusters.add(self)
         if not self.called_from_running_loop:
             self._loop_runner.start()
             try:
-                self.sync(self._start)
+                self.sync(self._begin)
             except BaseException:
+                if self.status is Status.starting:  # interrupted: nothing may be left of it
+                    with contextlib.suppress(TimeoutError):
+                        self.sync(self._close, callback_timeout=_GIVE_UP_S)
                 self._loop_runner.stop()
                 raise
+
+    def _here(
+        self,
+        provider: str,
+        name: str | None,
+        pool: dict[str, Any],
+        pools: Mapping[str, Mapping[str, Any]] | None,
+        settings: dict[str, Any],
+        server: Mapping[str, Any],
+    ) -> tuple[Site, str]:
+        overrides = _overrides(provider, name, pool, pools, settings)
+        config = configuration.read(overrides)
+        load(config.provider)
+        # One name for the cluster, its units and its folder.
+        overrides["name"] = config.name or _new_name()
+        options: dict[str, Any] = {
+            "host": server["host"] or "127.0.0.1",
+            "port": server["scheduler_port"],
+            "protocol": server["protocol"],
+            "dashboard": server["dashboard_address"] is not None,
+            # The HTTP server runs without a dashboard too, and would take the usual port.
+            "dashboard_address": server["dashboard_address"] or "127.0.0.1:0",
+        }
+        return Here(overrides, options, server["security"] or Security(), self._close), overrides["name"]
 
     # -- life -----------------------------------------------------------------------------------
 
@@ -147,11 +197,8 @@ class TideCluster(Cluster):
         if self._silence_logs:
             self._exit_stack.enter_context(silence_logging_cmgr(level=self._silence_logs))
         try:
-            self._scheduler = await Scheduler(security=self.security, **self._scheduler_options)
-            connection_args = self.security.get_connection_args("client")
-            self.scheduler_comm = rpc(self.scheduler.address, connection_args=connection_args)
-            self._controller = attach(self.scheduler, self._overrides, shut_down=self._close)
-            self._adaptive = TideAdapting(self._controller)
+            self.scheduler_comm = await self._site.start()
+            self._adaptive = TideAdapting(self)
             await super()._start()
         except BaseException:
             self.status = Status.failed
@@ -168,14 +215,13 @@ class TideCluster(Cluster):
     async def _close_all(self) -> None:
         if self._starting is not None and self.status is Status.starting:
             # What a start is about to make could not be closed now.
+            if self._site.gives_up:
+                self._starting.cancel()
             await asyncio.wait([self._starting])
         self.status = Status.closing
         # Cluster._close would stop adapting, which is a wish for manual mode.
         self._adaptive = None
-        if self._controller is not None:
-            await self._controller.close()
-        if self._scheduler is not None:
-            await self._scheduler.close(reason="cluster-close")
+        await self._site.close()
         self._exit_stack.close()
         await super()._close()
 
@@ -188,29 +234,50 @@ class TideCluster(Cluster):
 
     def __await__(self) -> Generator[Any, None, TideCluster]:
         async def start() -> TideCluster:
-            if self._starting is None and self.status is Status.created:
-                self._starting = asyncio.ensure_future(self._start())
-            if self._starting is not None:
-                await asyncio.shield(self._starting)
+            await self._begin()
             return self
 
         return start().__await__()
+
+    async def _begin(self) -> None:
+        if self._starting is None and self.status in (Status.created, Status.starting):
+            self._starting = asyncio.ensure_future(self._start())
+        if self._starting is not None:
+            await asyncio.shield(self._starting)
+
+    async def _watch_worker_status(self, comm: Any) -> None:
+        """As Dask's, and again with a scheduler that was started anew (elsewhere; here it cannot be)."""
+        await super()._watch_worker_status(comm)
+        scheduler: Any = self.scheduler_comm
+        while self.status is Status.running and self._site.gives_up:
+            try:
+                comm = await scheduler.live_comm()
+                comm.name = "Cluster worker status"
+                await comm.write({"op": "subscribe_worker_status"})
+                self.scheduler_info = SchedulerInfo(await comm.read())
+            except (OSError, TimeoutError):
+                await asyncio.sleep(_AGAIN_S)
+                continue
+            self._watch_worker_status_comm = comm
+            await super()._watch_worker_status(comm)
 
     # -- size -----------------------------------------------------------------------------------
 
     @property
     def scheduler(self) -> Scheduler:
-        """The scheduler, which runs in this process."""
-        if self._scheduler is None:
-            raise RuntimeError("the cluster has not been started")
-        return self._scheduler
+        """The scheduler, if it runs in this process."""
+        return self._site.scheduler
 
     @property
     def controller(self) -> Controller:
-        """The controller in this cluster's scheduler."""
-        if self._controller is None:
-            raise RuntimeError("the cluster has not been started")
-        return self._controller
+        """The controller in this cluster's scheduler, if that runs in this process."""
+        return self._site.controller
+
+    @property
+    def dashboard_link(self) -> str:
+        """Where the dashboard is; empty if it is not shown."""
+        link = self._site.dashboard_link
+        return super().dashboard_link if link is None else link
 
     def scale(self, n: int, pool: str | None = None) -> Any:
         """Manual mode: keep exactly ``n`` units, whatever the work, until :meth:`adapt` is called.
@@ -224,8 +291,8 @@ class TideCluster(Cluster):
         pool
             In which pool; the first one by default.
         """
-        self._call(self.controller.scale, n, pool)
-        return NoOpAwaitable() if self.asynchronous else None
+        asked = self._call(self._site.scale, n, pool)
+        return asked or (NoOpAwaitable() if self.asynchronous else None)
 
     def adapt(  # type: ignore[override]
         self,
@@ -255,32 +322,37 @@ class TideCluster(Cluster):
             ignored(options)
         # Dask's other classes say "no maximum" with infinity; here the one that was set stays.
         limit: Any = None if maximum == math.inf else maximum
-        self._call(self.controller.adapt, minimum, limit, pool)
-        self._adaptive = TideAdapting(self.controller)
+        self._call(self._site.adapt, minimum, limit, pool)
+        self._adaptive = TideAdapting(self)
         return self._adaptive
 
-    def _call(self, function: Callable[..., T], *args: Any) -> T:
-        """Call it in the controller's event loop, where alone the controller may be touched."""
+    def _call(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Call it in the cluster's event loop, where alone the site may be asked."""
         if self.called_from_running_loop:
             return function(*args)
 
-        async def call() -> T:
-            return function(*args)
+        async def call() -> Any:
+            result = function(*args)
+            return await result if inspect.isawaitable(result) else result
 
-        result: T = self.sync(call)
-        return result
+        return self.sync(call)
 
     async def _wait_for_workers(
         self,
         n_workers: int = 0,
         timeout: float | None = None,  # noqa: ASYNC109  (Dask's signature)
     ) -> None:
+        async def floor() -> None:
+            asked = self._site.floor(n_workers, _FLOOR_S)
+            if asked is not None:
+                await asked
+
         async def ask() -> None:
             while True:
                 await asyncio.sleep(_FLOOR_S / 3)
-                self.controller.floor(n_workers, _FLOOR_S)
+                await floor()
 
-        self.controller.floor(n_workers, _FLOOR_S)
+        await floor()
         asking = asyncio.create_task(ask())
         try:
             await super()._wait_for_workers(n_workers, timeout)
@@ -289,48 +361,100 @@ class TideCluster(Cluster):
 
     @property
     def workers(self) -> dict[str, Unit]:
-        """The units there are, by name."""
-        if self._controller is None or self._controller.snapshot is None or self.status is Status.closed:
-            return {}
-        return {unit.name: unit for unit in self._controller.snapshot.units}
+        """The units there are, by name; of a scheduler elsewhere those that have a worker."""
+        return {} if self.status is Status.closed else self._site.units(self.scheduler_info["workers"])
 
     # -- why --------------------------------------------------------------------------------------
 
-    def explain(self, lines: int = 20) -> str:
+    def explain(self, lines: int = 20) -> Any:
         """Why workers came, stayed or went, or why nothing happened: plain sentences.
+
+        Awaitable, where the cluster is asynchronous and its scheduler elsewhere; as :meth:`tide_status`.
 
         Parameters
         ----------
         lines
             How many of the last things that happened to tell.
         """
-        return self._call(handlers.explain, self.controller, lines)
+        return self._call(self._site.explain, lines)
 
-    def tide_status(self) -> dict[str, Any]:
+    def tide_status(self) -> Any:
         """How things stand: pools, units, the last decisions, what was spent (price × seconds)."""
-        return self._call(handlers.status, self.controller)
+        return self._call(self._site.status)
 
     async def _get_logs(self, cluster: bool = True, scheduler: bool = True, workers: Any = True) -> Logs:
         logs: Logs = await super()._get_logs(cluster=cluster, scheduler=scheduler, workers=workers)
         if cluster:
-            logs["Cluster"] = Log("\n".join(story(self.controller.journal.recent)))
+            logs["Cluster"] = Log(await self._site.log())
         return logs
 
 
 class TideAdapting:
     """What ``cluster.adapt`` returns: whether the cluster decides itself, and how to stop that."""
 
-    def __init__(self, controller: Controller) -> None:
-        self._controller = controller
+    def __init__(self, cluster: TideCluster) -> None:
+        self._cluster = cluster
 
     @property
     def periodic_callback(self) -> object | None:
         """Something while the cluster decides itself; Dask's notebook widget asks for it."""
-        return None if self._controller.manual else self
+        return None if self._cluster._site.manual else self
 
     def stop(self, reason: str = "") -> None:
         """Manual mode with as many units as there are."""
-        self._controller.freeze()
+        self._cluster._call(self._cluster._site.freeze)
+
+
+def _new_name() -> str:
+    return f"tide-{secrets.token_hex(3)}"
+
+
+def _elsewhere(
+    provider: str,
+    name: str | None,
+    pool: dict[str, Any],
+    pools: Mapping[str, Mapping[str, Any]] | None,
+    settings: dict[str, Any],
+    server: Mapping[str, Any],
+) -> tuple[Site, str]:
+    usual = {"host": None, "scheduler_port": 0, "protocol": None, "security": None}
+    for key, default in usual.items():
+        if server[key] != default:
+            raise ConfigError(key, server[key], f"nothing with provider {provider!r}, which decides that")
+    module, attribute = _HOSTS[provider]
+    try:
+        found = importlib.import_module(module)
+    except ImportError as error:
+        expected = f"a provider that can be imported; pip install 'dask-tide[{provider}]' ({error})"
+        raise ConfigError("provider", provider, expected) from error
+    known, own = set(found.ARGUMENTS), {}
+    for key in known & set(settings):
+        own[key] = settings[key]
+    rest = {key: value for key, value in settings.items() if key not in known}
+    overrides = _overrides(provider, name, {}, None, rest, known)
+    name = configuration.read(overrides).name or _new_name()
+    arguments = {key: value for key, value in overrides.items() if key not in ("provider", "name")}
+    if pools is not None and not isinstance(pools, Mapping):
+        raise ConfigError("pools", pools, "a mapping from pool names to mappings")
+    host = getattr(found, attribute)(
+        name,
+        pool=pool,
+        pools=pools,
+        settings=arguments,
+        dashboard=_port(server["dashboard_address"]),
+        **own,
+    )
+    return Elsewhere(host), name
+
+
+def _port(address: str | None) -> int | None:
+    """Port of the dashboard on this machine."""
+    if address is None:
+        return None
+    port = str(address).rpartition(":")[2]
+    if not port.isdigit():
+        raise ConfigError("dashboard_address", address, "a port of this machine, such as ':8787', or nothing")
+    return int(port)
 
 
 def _overrides(
@@ -339,11 +463,12 @@ def _overrides(
     pool: dict[str, Any],
     pools: Mapping[str, Mapping[str, Any]] | None,
     settings: dict[str, Any],
+    more: Iterable[str] = (),
 ) -> dict[str, Any]:
-    """The arguments, as a configuration section ``tide``."""
-    given = {key: value for key, value in pool.items() if value is not None}
+    """The arguments, as a configuration section ``tide``; ``more`` are others that exist."""
+    given = pool
     arguments = {"minimum", "maximum", "threads_per_worker", "memory_limit", "resources", "pools", "host"}
-    known = {key.replace("-", "_") for key in configuration.top_level_keys()} | arguments
+    known = {key.replace("-", "_") for key in configuration.top_level_keys()} | arguments | set(more)
     for key, value in settings.items():
         if key not in known:
             near = difflib.get_close_matches(key, known, n=1)
@@ -374,4 +499,4 @@ def _close_clusters() -> None:
     for cluster in clusters:
         if cluster.status not in (Status.closed, Status.created):
             with contextlib.suppress(TimeoutError, RuntimeError):
-                cluster.close(timeout=5)
+                cluster.close(timeout=cluster._site.close_s)

@@ -56,8 +56,19 @@ def summary(line: Line) -> Iterator[str]:
             limits += f", set by hand to {state.manual}"
         boot = "boot time not measured yet" if state.boot_s is None else f"boot time {state.boot_s:.1f} s"
         yield f"Pool {pool.name}: {counted}; {limits}; {boot}."
+        yield from _said(snapshot, pool.name)
     for action in line.actions:
         yield describe(action)
+
+
+def _said(snapshot: Snapshot, pool: str) -> Iterator[str]:
+    """What the platform says of units that are not simply there, each thing once."""
+    said: dict[tuple[Phase, str], list[str]] = {}
+    for unit in snapshot.units:
+        if unit.pool == pool and unit.message:
+            said.setdefault((unit.phase, unit.message), []).append(unit.name)
+    for (phase, message), names in list(said.items())[:_SHOWN]:
+        yield f"  {_names(tuple(names))} ({phase.value}): {message}"
 
 
 def _work(snapshot: Snapshot) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict, deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from statistics import median
 
@@ -35,6 +35,7 @@ class _Entry:
     running_s: float | None = None
     #: It was told to stop.
     released: bool = False
+    stale: bool = False
 
 
 @dataclass
@@ -94,10 +95,22 @@ class Ledger:
     _entries: dict[str, _Entry] = field(default_factory=dict)
     _asked_s: dict[str, float] = field(default_factory=dict)
     _last_s: float | None = None
+    #: By pool: units that were asked for and have no name yet.
+    _requested: dict[str, int] = field(default_factory=dict)
+    #: Units that the platform takes away unasked, with its words; whoever reads them empties it.
+    taken: list[tuple[str, str, str]] = field(default_factory=list)
 
     def asked(self, pool: str, now_s: float) -> None:
         """Units of ``pool`` are being asked for."""
         self._asked_s[pool] = now_s
+
+    def stays(self, units: Iterable[str]) -> None:
+        """These units were to be given back and were not."""
+        for name in units:
+            if (entry := self._entries.get(name)) is not None and entry.released:
+                entry.released = False
+                # What it is will be seen; from STOPPING nothing could be.
+                entry.phase = Phase.UNKNOWN
 
     def released(self, units: Iterable[str]) -> None:
         """These units are being given back."""
@@ -144,13 +157,21 @@ class Ledger:
                     asked_s = self._asked_s.get(unit.pool, now_s)
                     entry = self._entries[unit.name] = _Entry(unit.pool, asked_s, Phase.REQUESTED)
                 self._step(unit, entry, now_s, unit.name in registered, unit.name in leaving)
-        return tuple(
-            Unit(name, entry.pool, entry.phase, max(0.0, now_s - entry.asked_s), entry.machine, entry.message)
-            for name, entry in self._entries.items()
+            self._requested = dict(observation.requested)
+        nameless = (
+            Unit(f"{pool}?{number}", pool, Phase.REQUESTED, max(0.0, now_s - self._asked_s.get(pool, now_s)))
+            for pool, count in self._requested.items()
+            for number in range(count)
         )
+        return *self._named(now_s), *nameless
+
+    def _named(self, now_s: float) -> Iterator[Unit]:
+        for name, entry in self._entries.items():
+            age_s = max(0.0, now_s - entry.asked_s)
+            yield Unit(name, entry.pool, entry.phase, age_s, entry.machine, entry.message, entry.stale)
 
     def _step(self, unit: ObservedUnit, entry: _Entry, now_s: float, registered: bool, leaving: bool) -> None:
-        entry.machine, entry.message = unit.machine, unit.message
+        entry.machine, entry.message, entry.stale = unit.machine, unit.message, unit.stale
         if unit.phase is Phase.STARTING and entry.starting_s is None:
             entry.starting_s = now_s
         if registered and not entry.released:
@@ -171,6 +192,8 @@ class Ledger:
             record.failed += 1
             record.failure = unit.message or f"unit {unit.name} did not start in {self.start_timeout_s:g} s"
             logger.warning("Unit %s %s: %s", unit.name, phase.value, record.failure)
+        if phase is Phase.STOPPING and not entry.released:
+            self.taken.append((entry.pool, unit.name, unit.message or "it did not say why"))
         entry.phase = phase
 
     def _phase(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -37,7 +37,7 @@ from dask_tide.model import (
     why,
 )
 from dask_tide.policy import decide
-from dask_tide.providers.base import Observation, Provider
+from dask_tide.providers.base import Marking, Observation, Provider
 
 from . import observe
 from .drain import Drains
@@ -121,6 +121,7 @@ class Controller:
         self._refused: dict[str, tuple[str, float]] = {}
         self._warned: set[str] = set()
         self._blind = ""
+        self._frozen: Mapping[str, str] = {}
         self._blind_until_s = 0.0
         self._active_s = self.now_s()
         #: For how long the last tick held up the event loop; not for how long it waited.
@@ -219,6 +220,7 @@ class Controller:
         before = self._memory
         actions, self._memory = decide(snapshot, before)
         self.snapshot = snapshot
+        self._mark(snapshot)
         pending = [action for action in actions if self._begin(action, snapshot)]
         self._warn(actions)
         self._took_s = time.perf_counter() - began_s
@@ -271,12 +273,15 @@ class Controller:
         }
         leaving = self.drains.units | (registered - staying)
         units = self.ledger.update(now_s, observation, registered, leaving, self.pools)
+        self._take_taken()
         refused = {unit: reason for unit, (reason, until_s) in self._refused.items() if until_s > now_s}
         workers = observe.workers(self.scheduler, owners, refused)
         for worker in workers:
             if worker.unit and not worker.held_keys and worker.used_bytes:
                 record = self.ledger.records[pool_of[worker.unit]]
                 record.baseline_bytes = min(record.baseline_bytes or worker.used_bytes, worker.used_bytes)
+        if observation is not None:
+            self._frozen = observation.frozen
         limits = {limit.pool: limit for limit in (observation.limits if observation else ())}
         states = []
         for name, pool in self.pools.items():
@@ -290,6 +295,7 @@ class Controller:
                 PoolState(
                     pool=pool,
                     blind=blind,
+                    frozen=self._frozen.get(name, ""),
                     manual=set_by.manual,
                     floor=set_by.floor if set_by.floor_until_s > now_s else 0,
                     boot_s=record.boot_s,
@@ -374,6 +380,21 @@ class Controller:
         self._events.append(Event(pool, "", why(Code.PROVIDER, message=message)))
         logger.warning("Pool %s: %s", pool, message)
 
+    def _mark(self, snapshot: Snapshot) -> None:
+        """Tell a provider that wants to know which units are in use."""
+        provider: object = self._provider
+        if isinstance(provider, Marking):
+            protected: dict[str, bool] = {}
+            for worker in snapshot.workers:
+                if worker.unit:
+                    used = bool(worker.tasks or worker.held_keys or worker.pinned)
+                    protected[worker.unit] = used or protected.get(worker.unit, False)
+            provider.mark(protected)
+
+    def _take_taken(self) -> None:
+        taken, self.ledger.taken = self.ledger.taken, []
+        self._events += (Event(pool, unit, why(Code.TAKEN, message=words)) for pool, unit, words in taken)
+
     def _take_drain_ends(self) -> None:
         for end in self.drains.take_ended():
             self._events.append(Event(end.pool, end.unit, end.why))
@@ -400,11 +421,13 @@ class Controller:
         while (provider := self._provider) is not None:
             try:
                 async with asyncio.timeout(_PROVIDER_S):
-                    await provider.scale_down(units)
+                    kept = await provider.scale_down(units) or ()
             except (TimeoutError, ProviderError) as error:
                 message = str(error) or type(error).__name__
                 self._failed(pool, f"{', '.join(units)} could not be stopped: {message}")
             else:
+                self.ledger.stays(kept)
+                self._events += (Event(pool, unit, why(Code.STAYED)) for unit in kept)
                 return
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, _BELIEVE_S)

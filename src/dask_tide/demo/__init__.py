@@ -2,5 +2,6 @@
 
 ``dask tide demo`` runs it (:mod:`~dask_tide.demo.run`). The job is in :mod:`~dask_tide.demo.job`;
 it is watched from outside (:mod:`~dask_tide.demo.recorder`), shown (:mod:`~dask_tide.demo.screen`),
-checked (:mod:`~dask_tide.demo.story`) and drawn (:mod:`~dask_tide.demo.picture`).
+checked (:mod:`~dask_tide.demo.story`) and drawn (:mod:`~dask_tide.demo.picture`). On Kubernetes its
+place is made or reached by :mod:`~dask_tide.demo.kubernetes`.
 """

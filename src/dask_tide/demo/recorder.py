@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
@@ -48,11 +49,12 @@ class Tasks:
 
 @dataclass(frozen=True, slots=True)
 class Worker:
-    """One registered worker; ``state`` is busy, idle or leaving."""
+    """One registered worker; ``state`` is busy, idle or leaving. Without a ``machine`` it is not known."""
 
     name: str
     state: str
     results: int
+    machine: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +84,11 @@ class Sample:
     def units(self) -> int:
         """Workers there and on their way."""
         return len(self.workers) + self.starting
+
+    @property
+    def machines(self) -> list[str]:
+        """Those that workers are on."""
+        return sorted({worker.machine for worker in self.workers if worker.machine})
 
     def count(self, state: str) -> int:
         """Workers in this state."""
@@ -113,6 +120,12 @@ class Recording:
     def peak(self) -> int:
         """The most workers that were registered at one time."""
         return max((len(sample.workers) for sample in self.samples), default=0)
+
+    @property
+    def machines(self) -> dict[str, int]:
+        """How many workers there were on each machine, the whole time."""
+        found = {(worker.name, worker.machine) for sample in self.samples for worker in sample.workers}
+        return dict(sorted(Counter(machine for _, machine in found if machine).items()))
 
     @property
     def busy_s(self) -> float:
@@ -184,6 +197,10 @@ class Facts:
             there = {*registered, *(name.rpartition("-")[0] for name in registered)}
             return sum(unit["phase"] in booting and unit["name"] not in there for unit in status["units"])
         return max(0, len(getattr(self._cluster, "plan", ())) - len(registered))
+
+    def machines(self, status: Mapping[str, Any]) -> dict[str, str]:
+        """Of each unit that is on one."""
+        return {unit["name"]: unit["machine"] for unit in status.get("units", ())}
 
     def new_decisions(self, status: Mapping[str, Any], at_s: float) -> list[Decision]:
         """Those not seen before, at this recorder's time: no two clocks need to agree."""
@@ -291,7 +308,12 @@ class Recorder(AbstractContextManager["Recorder"]):
             status = seen["tide"]
             at_s = self.now_s()
             samples = self.recording.samples
-            workers = [Worker(*each) for each in seen["workers"]]
+            machines = self._facts.machines(status)
+            workers = [
+                # A unit of several workers gives them its name and a number.
+                Worker(name, state, results, machines.get(name) or machines.get(name.rpartition("-")[0], ""))
+                for name, state, results in seen["workers"]
+            ]
             sample = Sample(
                 at_s=at_s,
                 stages=stages_after(samples[-1].stages if samples else {}, seen["stages"]),

@@ -6,14 +6,21 @@ import logging
 import os
 import sys
 import time
+import warnings
 from collections.abc import Callable
+from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import click
 from distributed import wait
+from distributed.versions import VersionMismatchWarning
+
+from dask_tide.errors import ConfigError, ProviderError
 
 from .job import STUDIED, Size, build, find_sources
+from .place import Place
 from .recorder import Recorder, Recording
 from .screen import Screen, screen_for
 from .story import Promise, Report, Story, empty, kept_by_one
@@ -43,12 +50,17 @@ class Patience:
     look_s: float = 1.5
 
 
+#: Nodes may have to be booted, and each of them has to pull the image.
+AFAR = Patience(job_s=3600.0, settle_s=300.0)
+
+
 def run(
     cluster_factory: Callable[[], Any],
     *,
     size: Size = "full",
     screen: Screen,
     patience: Patience = Patience(),
+    machines: int | None = None,
 ) -> Report:
     """Play the story on a cluster of zero workers.
 
@@ -62,6 +74,8 @@ def run(
         Where to show what happens while it happens.
     patience
         How long to wait at most.
+    machines
+        How many there are for workers. They are expected on more than one, if there is.
 
     Returns
     -------
@@ -114,6 +128,11 @@ def run(
             Promise("it began with no worker", started_empty),
             Promise("workers came", recording.peak > 0),
             Promise("more than one came", recording.peak > 1),
+            *(
+                [Promise("on more than one machine", len(recording.machines) > 1)]
+                if machines and machines > 1
+                else []
+            ),
             Promise(f"all {len(paths):,} files were measured", answer.total.files == len(paths)),
             Promise("one worker stayed, with the answer, and no other", kept),
             Promise("it ended with no worker", left_empty),
@@ -127,7 +146,11 @@ def run(
 
 
 def main(
-    provider: str = "local", maximum: int | None = None, size: Size = "full", out: str | Path = "demo"
+    provider: str = "local",
+    maximum: int | None = None,
+    size: Size = "full",
+    out: str | Path = "demo",
+    place: Place | None = None,
 ) -> int:
     """Run the demo on a TideCluster, print what happened and draw it.
 
@@ -136,37 +159,33 @@ def main(
     provider
         What starts workers.
     maximum
-        The most workers; by default one per processor, and at least four.
+        The most workers; by default four, and on this machine at least one per processor.
     size
         Of the job.
     out
         The pictures' path without their endings, ``.png`` and ``.svg``.
+    place
+        With Kubernetes: the place.
 
     Returns
     -------
     int
-        Exit code: 0 if the story came true, 1 if not.
+        Exit code: 0 if the story came true, 1 if not or if the platform refused, 2 for wrong arguments.
     """
-    from dask_tide import TideCluster
-
-    maximum = maximum or max(LEAST_MAXIMUM, os.cpu_count() or 1)
     screen = screen_for(sys.stdout)
     try:
-        report = run(
-            lambda: TideCluster(
-                provider=provider,
-                minimum=0,
-                maximum=maximum,
-                threads_per_worker=1,
-                dashboard_address=ANY_PORT,
-                # Lines in the middle of the live view would tear it.
-                silence_logs=logging.ERROR,
-            ),
-            size=size,
-            screen=screen,
-        )
+        if provider == "kubernetes":
+            report = _run_on_kubernetes(place or Place(), maximum, size, screen)
+        else:
+            report = run(lambda: _new_cluster(provider, maximum), size=size, screen=screen)
     except TimeoutError:
         screen.say("The demo gave up: the job took too long, or no worker came.")
+        return 1
+    except ConfigError as error:
+        click.echo(f"Error: {error}", err=True)
+        return 2
+    except (ProviderError, OSError, CancelledError) as error:
+        click.echo(f"Error: {str(error) or type(error).__name__}", err=True)
         return 1
     screen.report(report)
     try:
@@ -176,3 +195,37 @@ def main(
     else:
         screen.say("Picture: " + ", ".join(str(path) for path in draw(report, Path(out))))
     return 0 if report.ok else 1
+
+
+def _new_cluster(provider: str, maximum: int | None) -> Any:
+    from dask_tide import TideCluster
+
+    return TideCluster(
+        provider=provider,
+        minimum=0,
+        maximum=maximum or max(LEAST_MAXIMUM, os.cpu_count() or 1),
+        threads_per_worker=1,
+        dashboard_address=ANY_PORT,
+        # Lines in the middle of the live view would tear it.
+        silence_logs=logging.ERROR,
+    )
+
+
+def _run_on_kubernetes(place: Place, maximum: int | None, size: Size, screen: Screen) -> Report:
+    try:
+        from .kubernetes import Installed, new_cluster, worker_nodes
+    except ModuleNotFoundError as error:
+        expected = f"a provider that can be imported; pip install 'dask-tide[kubernetes]' ({error})"
+        raise ConfigError("provider", "kubernetes", expected) from error
+    machines = worker_nodes(place)
+
+    def cluster() -> Any:
+        if place.release is not None:
+            return Installed(place)
+        screen.say("Starting a scheduler in the cluster ...")
+        return new_cluster(place, maximum or LEAST_MAXIMUM)
+
+    with warnings.catch_warnings():
+        # The job's results are the same whatever the patch release of the Python in the image.
+        warnings.simplefilter("ignore", VersionMismatchWarning)
+        return run(cluster, size=size, screen=screen, patience=AFAR, machines=machines)

@@ -90,6 +90,7 @@ class PlainScreen(Screen):
         if (len(sample.workers), sample.starting) != (len(before.workers), before.starting):
             lines.append(
                 f"workers: {len(sample.workers)}"
+                + on_machines(sample)
                 + (f", {sample.starting} starting" if sample.starting else "")
             )
         for stage, what in STAGES.items():
@@ -171,6 +172,11 @@ def screen_for(stream: TextIO) -> Screen:
     return LiveScreen(Console(file=stream))
 
 
+def on_machines(sample: Sample) -> str:
+    """Where the workers are, if that is more than one place."""
+    return f" on {', '.join(sample.machines)}" if len(sample.machines) > 1 else ""
+
+
 def throughput(recording: Recording, window_s: float = 1.0, points: int = _SPARKS) -> list[float]:
     """Tasks finished per second, averaged over windows; the last window ends now."""
     samples = recording.samples
@@ -241,7 +247,7 @@ def _workers(sample: Sample) -> RenderableType:
     for state, count in counts.items():
         row.append(f"{SHAPES[state] * 2} " * count, style=COLOURS[state])
     told = ", ".join(f"{count} {state}" for state, count in counts.items() if count) or "none"
-    row.append(f" {told}", style="default")
+    row.append(f" {told}{on_machines(sample)}", style="default")
     return row
 
 

@@ -164,6 +164,9 @@ class Report:
         """The table of what happened: what, and how much."""
         recording = self.recording
         used_s, busy_s = recording.spent_s, recording.busy_s
+        machines = [
+            f"{name} ({count} worker{'s'[: count > 1]})" for name, count in recording.machines.items()
+        ]
         tasks = max((sample.tasks.total for sample in recording.samples), default=0)
         return [
             ("tasks", f"{tasks:,}"),
@@ -172,6 +175,7 @@ class Report:
             ("total time, until nothing was left", f"{recording.samples[-1].at_s:.1f} s"),
             ("peak workers", f"{recording.peak}"),
             ("workers started", f"{recording.starts}"),
+            *([("machines", ", ".join(machines))] if machines else []),
             ("seconds that tasks took", f"{busy_s:.1f} s"),
             (
                 "worker-seconds used",

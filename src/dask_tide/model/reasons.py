@@ -21,6 +21,7 @@ class Code(enum.Enum):
         "for the last {window_s:.1f} s the work could use no more than {want:units}, and the pool has {have}"
     )
     ABOVE_MAXIMUM = "the pool has {have:units} and its maximum is {want}"
+    STALE = "the unit was made from an older template and is idle: {message}"
     EXPIRED = "the unit did not start within {limit_s:.0f} s: {message}"
     FAILED = "the unit ended without having been asked to: {message}"
     # neither
@@ -40,6 +41,7 @@ class Code(enum.Enum):
     NO_CAPACITY = "the platform has no room for more than {limit:units}: {message}"
     BACKOFF = "{failures:starts} failed in a row, the next attempt is in {wait_s:.1f} s: {message}"
     BLIND = "the platform did not answer, so nothing is known and nothing is done: {message}"
+    FROZEN = "the pool is left alone: {message}"
     PINNED = "{surplus:units} more than needed, which cannot be drained: {message}"
     DRAINING = "{count:units} being drained"
     IMPOSSIBLE = "{tasks:tasks} such as {example} can never run here: {missing}"
@@ -48,6 +50,8 @@ class Code(enum.Enum):
     LEFT = "the worker left after the decision"
     NEW_ADDRESS = "the worker was restarted after the decision"
     PROVIDER = "the provider could not do what it was asked: {message}"
+    TAKEN = "the platform takes the unit away: {message}"
+    STAYED = "the unit was to go and stays: its worker has started meanwhile"
     # ends of a drain
     DRAIN_DONE = "drained in {took_s:.1f} s"
     DRAIN_REFUSED = "the drain was refused, the worker is back at work: {message}"

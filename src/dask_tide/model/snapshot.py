@@ -26,6 +26,9 @@ class Settings(msgspec.Struct, frozen=True, omit_defaults=True):
         How full of results workers should be at the most before more units are asked for.
     fill_ratio
         How full of results a drain may make the workers that receive.
+    prior_s
+        What a task is taken to last whose like was never measured; 0: nothing is assumed, the first unit
+        finds out.
     start_timeout_s
         How long a unit may take from being asked for to its worker's registration, once it
         has a place to run.
@@ -44,6 +47,7 @@ class Settings(msgspec.Struct, frozen=True, omit_defaults=True):
     tail_s: float = 3.0
     memory_ratio: float = 0.6
     fill_ratio: float = 0.7
+    prior_s: float = 0.0
     start_timeout_s: float = 120.0
     backoff_s: float = 0.5
     backoff_max_s: float = 60.0
@@ -61,6 +65,8 @@ class PoolState(msgspec.Struct, frozen=True, omit_defaults=True):
         The pool, with its limits as they are now.
     blind
         Why the platform could not be asked; empty: it answered.
+    frozen
+        Why nothing may be done about the pool; empty: something may.
     manual
         Number of units somebody asked for by hand; None: the policy decides.
     floor
@@ -83,6 +89,7 @@ class PoolState(msgspec.Struct, frozen=True, omit_defaults=True):
 
     pool: Pool
     blind: str = ""
+    frozen: str = ""
     manual: int | None = None
     floor: int = 0
     boot_s: float | None = None

@@ -83,6 +83,8 @@ class Unit(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
         Name of the machine it runs on; empty where it has none yet.
     message
         The platform's own words, where it has any.
+    stale
+        It was made from a template that is no longer its pool's.
     """
 
     name: str
@@ -91,6 +93,7 @@ class Unit(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     age_s: float = 0.0
     machine: str = ""
     message: str = ""
+    stale: bool = False
 
 
 def owner_of(worker_name: object, units: Container[str]) -> str:

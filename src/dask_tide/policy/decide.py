@@ -106,6 +106,8 @@ class _PoolDecision:
     def actions(self) -> list[Action]:
         if self.state.blind:
             return [self._hold(why(Code.BLIND, message=self.state.blind))]
+        if self.state.frozen:
+            return [self._hold(why(Code.FROZEN, message=self.state.frozen))]
         ended = self._ended()
         if ended:
             return ended
@@ -236,7 +238,7 @@ class _PoolDecision:
             wanted = longest_need(self.memory.needed, now_s - window_s)
         surplus = self.live - wanted
         if surplus <= 0:
-            return []
+            return self._renew()
         if manual:
             reason = why(Code.MANUAL, want=wanted, have=self.live)
         elif above:
@@ -244,6 +246,18 @@ class _PoolDecision:
         else:
             reason = why(Code.SURPLUS, surplus=surplus, have=self.live, want=wanted, window_s=window_s)
         return self._let_go(surplus, reason, busy=manual or above)
+
+    def _renew(self) -> list[Action]:
+        """Let idle units of an older template go while no task wants one; new ones follow where wanted."""
+        if self.demand.runnable or not any(unit.stale for unit in self.stock.units):
+            return []
+        stale = [c for c in victims.candidates(self.snapshot, self.stock, busy=False) if c.unit.stale]
+        ready = [c for c in stale if c.workers and not c.pinned and self.room.admit(c)]
+        if not ready:
+            return []
+        units = tuple(candidate.unit.name for candidate in ready)
+        workers = tuple((w.name, w.address) for candidate in ready for w in candidate.workers)
+        return [Drain(self.pool.name, units, workers, why(Code.STALE, message=ready[0].unit.message))]
 
     def _let_go(self, surplus: int, reason: Why, *, busy: bool) -> list[Action]:
         releases: list[str] = []

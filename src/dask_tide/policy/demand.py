@@ -18,6 +18,8 @@ class Demand:
 
     Attributes
     ----------
+    prior_s
+        What a task is taken to last whose like was never measured; 0: nothing is assumed.
     runnable
         Tasks that could run now.
     slots
@@ -25,7 +27,7 @@ class Demand:
     usable
         Units that those keep busy: an upper bound for any launch.
     work_s
-        Their work, slot-seconds; of tasks never measured only what they have proven so far.
+        Their work, slot-seconds; of tasks never measured what they have proven so far, or the prior.
     unmeasured
         Whether some of them have no duration yet.
     stranded
@@ -38,6 +40,7 @@ class Demand:
     """
 
     pool: Pool
+    prior_s: float = 0.0
     runnable: int = 0
     slots: int = 0
     work_s: float = 0.0
@@ -89,7 +92,8 @@ class Demand:
         self.runnable += tasks
         self.unfinished += tasks
         # While nothing finishes, a task takes at least as long as those have been running.
-        known_s = max(work.duration_s or 0.0, work.stalled_s)
+        duration_s = self.prior_s if work.duration_s is None else work.duration_s
+        known_s = max(duration_s, work.stalled_s)
         self.work_s += tasks * known_s
         if work.duration_s is None:
             self.unmeasured = True
@@ -133,7 +137,7 @@ def assign(
     -------
     Demand by pool name, and the work that nobody can ever run.
     """
-    demands = {state.pool.name: Demand(state.pool) for state in snapshot.pools}
+    demands = {state.pool.name: Demand(state.pool, snapshot.settings.prior_s) for state in snapshot.pools}
     # Workers that somebody else started take plain tasks as well as ours do.
     foreign = sum(w.threads for w in snapshot.workers if not w.unit and w.status == "running")
     eligible = {needs: _eligible(snapshot, needs) for needs in {work.needs for work in snapshot.work}}

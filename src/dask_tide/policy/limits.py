@@ -56,6 +56,8 @@ def ceiling(state: PoolState, existing: int, allowance: Allowance, want: int) ->
     reason = why(Code.AT_MAXIMUM, want=want, limit=limit)
     if state.blind:
         return Ceiling(existing, why(Code.BLIND, message=state.blind))
+    if state.frozen:
+        return Ceiling(existing, why(Code.FROZEN, message=state.frozen))
     if state.capacity is not None and state.capacity < limit:
         limit = state.capacity
         reason = why(Code.NO_CAPACITY, limit=limit, message=state.capacity_message)

@@ -47,8 +47,8 @@ class Candidate:
 def candidates(snapshot: Snapshot, stock: Stock, *, busy: bool) -> list[Candidate]:
     """Live units of one pool, in the order in which they should go.
 
-    Not yet started; idle, with the fewest only-copies, on the machine that is closest to being
-    empty; then, if asked for, ``busy`` ones, with the fewest tasks first.
+    Not yet started; idle, of an older template first, with the fewest only-copies, on the machine that
+    is closest to being empty; then, if asked for, ``busy`` ones, with the fewest tasks first.
     """
     live = {unit.name: unit for unit in stock.units if unit.phase in LIVE}
     workers: dict[str, list[Worker]] = {name: [] for name in live}
@@ -65,6 +65,7 @@ def candidates(snapshot: Snapshot, stock: Stock, *, busy: bool) -> list[Candidat
             not c.booting,
             _PROGRESS[c.unit.phase] if c.booting else 0,
             not c.idle,
+            not c.unit.stale,
             c.tasks,
             c.only_copies,
             on_machine[c.unit.machine],

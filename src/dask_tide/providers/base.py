@@ -8,10 +8,10 @@ dotted name ``package.module:factory``. Either gives a callable that takes a
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from distributed.security import Security
 
@@ -33,6 +33,8 @@ class ObservedUnit:
         Where it runs; empty: nowhere yet, or unknown.
     message
         The platform's own words; of a failed unit, why, with the last lines of its log.
+    stale
+        It was made from a template that is no longer its pool's: replaced when idle.
     """
 
     name: str
@@ -40,6 +42,7 @@ class ObservedUnit:
     phase: Phase
     machine: str = ""
     message: str = ""
+    stale: bool = False
 
 
 @dataclass(frozen=True)
@@ -53,10 +56,23 @@ class Limit:
 
 @dataclass(frozen=True)
 class Observation:
-    """All units of this cluster, those of an earlier controller's life too, and the limits met."""
+    """All units of this cluster, those of an earlier controller's life too, and the limits met.
+
+    Attributes
+    ----------
+    units, limits
+        What their types say.
+    requested
+        By pool: how many units were asked for that the platform has not given a name yet. They are
+        not among ``units``.
+    frozen
+        By pool: why nothing may be done about it (somebody else scales it, say).
+    """
 
     units: tuple[ObservedUnit, ...] = ()
     limits: tuple[Limit, ...] = ()
+    requested: Mapping[str, int] = field(default_factory=dict)
+    frozen: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -122,11 +138,23 @@ class Provider(Protocol):
         Does nothing if they do. Failed ones do not count.
         """
 
-    async def scale_down(self, units: Sequence[str]) -> None:
-        """Stop exactly these units, whose workers were drained. Idempotent; unknown names are ignored."""
+    async def scale_down(self, units: Sequence[str]) -> Collection[str] | None:
+        """Stop exactly these units, whose workers were drained. Idempotent; unknown names are ignored.
+
+        A platform that could not (the worker of one that had not started has meanwhile) returns the
+        names of those that stay.
+        """
 
     async def close(self) -> None:
         """Stop every unit, and what the provider itself has running. Idempotent."""
+
+
+@runtime_checkable
+class Marking(Protocol):
+    """A provider that wants to know which units are in use, to tell the platform."""
+
+    def mark(self, protected: Mapping[str, bool]) -> None:
+        """Called once a tick: of each unit with a worker, whether that has work or holds results."""
 
 
 #: What an entry point of the group ``dask_tide.providers`` is.

@@ -1,0 +1,177 @@
+"""Marks: the annotations by which pods say whether they may go.
+
+=============  ==================================  =============  ==================
+pod            deletion cost                       safe-to-evict  do-not-disrupt
+=============  ==================================  =============  ==================
+protected      100, as in the pod template         false          true
+idle           0                                   true           none
+victim         -100                                true           none
+=============  ==================================  =============  ==================
+
+A ReplicaSet that has to choose between pods takes the one with the lowest deletion cost, and node
+autoscalers leave nodes with pods alone that are not safe to evict. Pods are born protected. One
+that has been idle for a while says so (a worker that rests between two tasks does not), one that
+gets work or results is protected at once; all of it at a bounded rate.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterable, Mapping
+
+from dask_tide.errors import LaunchRejected, ProviderError, Unauthorized
+
+from .api import Api
+from .patience import Patience
+from .pods import DELETION_COST, DO_NOT_DISRUPT, SAFE_TO_EVICT, PodView
+
+__all__ = ["IDLE", "PROTECTED", "VICTIM", "Marks"]
+
+logger = logging.getLogger("distributed.tide.kubernetes")
+
+Annotations = Mapping[str, str | None]
+
+PROTECTED: Annotations = {DELETION_COST: "100", SAFE_TO_EVICT: "false", DO_NOT_DISRUPT: "true"}
+IDLE: Annotations = {DELETION_COST: "0", SAFE_TO_EVICT: "true", DO_NOT_DISRUPT: None}
+VICTIM: Annotations = {DELETION_COST: "-100", SAFE_TO_EVICT: "true", DO_NOT_DISRUPT: None}
+#: Of a pool whose template protects nobody (spot machines that nobody watches): the deletion cost only.
+_PLAIN = {DELETION_COST: "100"}
+
+#: Patches a second; and at once, of victims.
+_RATE, _AT_ONCE = 10.0, 16
+#: Pause when there is nothing to do, or after an error.
+_PAUSE_S = 0.25
+
+
+class Marks:
+    """Brings pods' annotations to what they should be, a few a second.
+
+    Parameters
+    ----------
+    api
+        The API server.
+    pods
+        The pods as they are now, by name.
+    protecting
+        Whether the pods of a pool are to be protected from node autoscalers.
+    patience
+        How long a pod must be idle.
+    clock
+        Seconds that increase steadily.
+    """
+
+    def __init__(
+        self,
+        api: Api,
+        pods: Callable[[], Mapping[str, PodView]],
+        protecting: Callable[[str], bool],
+        *,
+        patience: Patience,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._api = api
+        self._pods = pods
+        self._protecting = protecting
+        self._patience = patience
+        self._clock = clock
+        self._idle_since: dict[str, float] = {}
+        self._wishes: dict[str, bool] = {}
+        self._victims: set[str] = set()
+        #: Names of nodes that are about to go.
+        self.doomed: frozenset[str] = frozenset()
+        self._refused_until_s = 0.0
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin; in a running event loop."""
+        self._task = asyncio.create_task(self._run(), name="dask-tide-marks")
+
+    async def stop(self) -> None:
+        """Stop. Idempotent."""
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    def wish(self, protected: Mapping[str, bool]) -> None:
+        """Say which units have work or hold results, and which are idle; the others stay as they are."""
+        now_s = self._clock()
+        self._wishes = dict(protected)
+        idle_since = self._idle_since
+        self._idle_since = {
+            name: idle_since.get(name, now_s) for name, protect in protected.items() if not protect
+        }
+
+    async def victims(self, names: Iterable[str]) -> set[str]:
+        """Mark these now; returns those that could be."""
+        names = set(names)
+        self._victims |= names
+        if self._clock() < self._refused_until_s:
+            return set()
+        gate = asyncio.Semaphore(_AT_ONCE)
+
+        async def mark(name: str) -> str:
+            async with gate:
+                return name if await self._patch(name, VICTIM) else ""
+
+        return set(await asyncio.gather(*map(mark, sorted(names)))) - {""}
+
+    def spare(self, names: Iterable[str]) -> None:
+        """Those were to go and stay."""
+        self._victims -= set(names)
+
+    def pending(self) -> list[tuple[str, Annotations]]:
+        """The pods whose annotations are not as they should be; who must be protected comes first."""
+        now_s = self._clock()
+        found: list[tuple[int, str, Annotations]] = []
+        pods = self._pods()
+        self._victims &= pods.keys()
+        for name, pod in pods.items():
+            if not pod.active:
+                continue
+            wanted = self._wanted(name, pod, now_s)
+            if wanted is not None and any(pod.annotations.get(key) != value for key, value in wanted.items()):
+                found.append((0 if wanted is not IDLE else 1, name, wanted))
+        return [(name, wanted) for _, name, wanted in sorted(found, key=lambda entry: entry[:2])]
+
+    def _wanted(self, name: str, pod: PodView, now_s: float) -> Annotations | None:
+        if name in self._victims:
+            return VICTIM
+        protect = self._wishes.get(name)
+        if pod.unit.machine in self.doomed:
+            # Protected, it would run until the power is cut: it must leave while there is time.
+            return {**IDLE, DELETION_COST: PROTECTED[DELETION_COST] if protect else IDLE[DELETION_COST]}
+        if protect is None:
+            return None
+        if protect:
+            return PROTECTED if self._protecting(pod.unit.pool) else _PLAIN
+        if now_s - self._idle_since[name] < self._patience.idle_s:
+            return None
+        return IDLE
+
+    async def _run(self) -> None:
+        while True:
+            pending = self.pending() if self._clock() >= self._refused_until_s else []
+            for name, wanted in pending[: int(_RATE)]:
+                if not await self._patch(name, wanted):
+                    pending = []
+                    break
+                await asyncio.sleep(1 / _RATE)
+            if not pending:
+                await asyncio.sleep(_PAUSE_S)
+
+    async def _patch(self, name: str, wanted: Annotations) -> bool:
+        """Whether the next one may be tried."""
+        try:
+            await self._api.annotate(name, dict(wanted))
+        except (Unauthorized, LaunchRejected) as error:  # by the Role, by an admission policy
+            if self._clock() >= self._refused_until_s:
+                logger.warning("Pods cannot be marked; readiness alone selects victims. %s", error)
+            self._refused_until_s = self._clock() + self._patience.marks_refused_s
+            return False
+        except ProviderError as error:
+            logger.info("%s", error)
+            return False
+        return True

@@ -1,0 +1,201 @@
+"""Pods: what the provider keeps of each, and which phase of a unit that is."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from dask_tide.model import Phase
+from dask_tide.providers.base import ObservedUnit
+
+from .objects import Condition, ContainerStatus, Pod, PodStatus
+
+__all__ = [
+    "CLUSTER",
+    "COMPONENT",
+    "DELETION_COST",
+    "DO_NOT_DISRUPT",
+    "POOL",
+    "SAFE_TO_EVICT",
+    "TEMPLATE",
+    "PodView",
+    "Rank",
+    "read_pod",
+]
+
+#: Labels.
+CLUSTER = "app.kubernetes.io/instance"
+COMPONENT = "app.kubernetes.io/component"
+POOL = "dask-tide/pool"
+TEMPLATE = "dask-tide/template"
+
+#: The three annotations that the provider may set.
+DELETION_COST = "controller.kubernetes.io/pod-deletion-cost"
+SAFE_TO_EVICT = "cluster-autoscaler.kubernetes.io/safe-to-evict"
+DO_NOT_DISRUPT = "karpenter.sh/do-not-disrupt"
+
+#: Why a container waits that will not start by itself. (After a first failed pull it is ErrImagePull.)
+_STUCK = frozenset(
+    {
+        "CrashLoopBackOff",
+        "CreateContainerConfigError",
+        "CreateContainerError",
+        "ErrImageNeverPull",
+        "ImageInspectError",
+        "ImagePullBackOff",
+        "InvalidImageName",
+        "RunContainerError",
+    }
+)
+
+
+class Rank(enum.IntEnum):
+    """In which order a ReplicaSet gives up pods; those of the same rank by their deletion cost."""
+
+    NOWHERE = 0  # without a node
+    PENDING = 1  # its containers have not started
+    UNREADY = 2
+    READY = 3
+
+
+@dataclass(frozen=True)
+class PodView:
+    """What is kept of a pod.
+
+    Attributes
+    ----------
+    unit
+        As the controller sees it.
+    uid
+        A pod that is created again has another one.
+    template
+        Hash of the template it was made from.
+    active
+        Whether its ReplicaSet counts it: it is not being deleted and has not ended.
+    rank
+        How soon its ReplicaSet would give it up.
+    ready
+        Whether its worker is at work: it has registered and is not parked.
+    running
+        Whether its container runs.
+    unschedulable_since
+        Since when the scheduler has found no node for it.
+    annotations
+        Those of the three that it has.
+    """
+
+    unit: ObservedUnit
+    uid: str
+    template: str
+    active: bool
+    rank: Rank
+    ready: bool
+    running: bool
+    unschedulable_since: datetime | None = None
+    annotations: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def order(self) -> tuple[Rank, int]:
+        """Of two pods the one with the lower order goes first."""
+        try:
+            return self.rank, int(self.annotations.get(DELETION_COST, "0"))
+        except ValueError:  # the API server refuses it; one without admission plugins might not
+            return self.rank, 0
+
+
+def read_pod(pod: Pod) -> PodView | None:
+    """What to keep of a pod; None if it is of no pool."""
+    metadata, status, labels = pod.metadata, pod.status or PodStatus(), pod.metadata.labels
+    pool = labels.get(POOL)
+    if pool is None:
+        return None
+    conditions = {condition.type: condition for condition in status.conditions}
+    containers = status.container_statuses
+    ending = metadata.deletion_timestamp is not None
+    ended = status.phase in ("Failed", "Succeeded")
+    scheduled = conditions.get("PodScheduled")
+    unplaced = None if ending or ended or scheduled is None or scheduled.status != "False" else scheduled
+    phase, message = _phase(status, conditions, containers, ending=ending, ended=ended)
+    annotations = metadata.annotations
+    ready = (condition := conditions.get("Ready")) is not None and condition.status == "True"
+    machine = pod.spec.node_name if pod.spec is not None else ""
+    if not machine:
+        rank = Rank.NOWHERE
+    elif status.phase in ("Pending", ""):
+        rank = Rank.PENDING
+    else:
+        rank = Rank.READY if ready else Rank.UNREADY
+    return PodView(
+        unit=ObservedUnit(
+            name=metadata.name,
+            pool=pool,
+            phase=phase,
+            machine=machine,
+            message=message,
+        ),
+        uid=metadata.uid,
+        template=labels.get(TEMPLATE, ""),
+        active=not ending and not ended,
+        rank=rank,
+        ready=ready,
+        running=any(c.state.running is not None for c in containers),
+        unschedulable_since=unplaced.last_transition_time if unplaced is not None else None,
+        annotations={
+            key: annotations[key]
+            for key in (DELETION_COST, SAFE_TO_EVICT, DO_NOT_DISRUPT)
+            if key in annotations
+        },
+    )
+
+
+def _phase(
+    status: PodStatus,
+    conditions: Mapping[str, Condition],
+    containers: list[ContainerStatus],
+    *,
+    ending: bool,
+    ended: bool,
+) -> tuple[Phase, str]:
+    if ended:
+        words = _words(status.reason, status.message) or _last_exit(containers) or status.phase
+        return (Phase.STOPPING if ending else Phase.FAILED), words
+    target = conditions.get("DisruptionTarget")
+    disrupted = ""
+    if target is not None and target.status == "True":
+        # Preempted, evicted, or its node is being emptied or gone.
+        disrupted = _words(target.reason, target.message)
+    if ending:
+        return Phase.STOPPING, disrupted
+    for container in containers:
+        waiting = container.state.waiting
+        if waiting is not None and waiting.reason in _STUCK:
+            exit_ = _last_exit([container])
+            return Phase.FAILED, _words(waiting.reason, waiting.message) + (f" ({exit_})" if exit_ else "")
+    if status.phase == "Running":
+        return Phase.STARTING, disrupted or _last_exit(containers)
+    scheduled = conditions.get("PodScheduled")
+    if scheduled is not None and scheduled.status == "False":
+        return Phase.PENDING, _words(scheduled.reason, scheduled.message)
+    waiting_words = [
+        _words(c.state.waiting.reason, c.state.waiting.message)
+        for c in containers
+        if c.state.waiting is not None
+    ]
+    return Phase.PENDING, next(iter(waiting_words), "")
+
+
+def _last_exit(containers: list[ContainerStatus]) -> str:
+    """How a container ended the last time: ``OOMKilled, exit code 137``."""
+    for container in containers:
+        for state in (container.state, container.last_state):
+            ended = state.terminated
+            if ended is not None:
+                words = _words(ended.reason, ended.message)
+                return f"{words}, exit code {ended.exit_code}" if words else f"exit code {ended.exit_code}"
+    return ""
+
+
+def _words(reason: str | None, message: str | None) -> str:
+    return ": ".join(part.strip() for part in (reason, message) if part and part.strip())

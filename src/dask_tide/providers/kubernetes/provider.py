@@ -1,0 +1,336 @@
+"""The provider of workers that are pods of Kubernetes."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Collection, Mapping, Sequence
+from datetime import UTC, datetime
+from functools import partial
+
+from dask_tide.errors import ConfigError, ProviderError
+from dask_tide.model import Phase
+from dask_tide.providers.base import Limit, Observation, ObservedUnit, ProviderContext
+
+from .api import Api
+from .events import IGNORED, EventView, read_event
+from .marks import VICTIM, Marks
+from .nodes import NodeView, read_node
+from .objects import Event, Node, Pod, ReplicaSet
+from .options import Options
+from .patience import Patience
+from .pods import CLUSTER, COMPONENT, DELETION_COST, PodView, Rank, read_pod
+from .reflector import Reflector
+from .replicasets import ReplicaSetView, read_replicaset
+from .scale import PoolScale
+
+__all__ = ["KubernetesProvider"]
+
+logger = logging.getLogger("distributed.tide.kubernetes")
+
+#: A pod's name is its ReplicaSet's and six characters, and is a worker's host name: a DNS label.
+_LONGEST = 57
+#: Units without a name yet: `?` cannot stand in a pod's name.
+_NAMELESS = "?"
+
+
+class KubernetesProvider:
+    """Scales one ReplicaSet a pool, ``<cluster>-<pool>``, in one namespace.
+
+    The ReplicaSets exist: Helm's chart or :class:`~dask_tide.TideCluster` made them. What there is
+    is known from watches; growing is one call, whatever the number. Pods are found by their labels,
+    so that those of an earlier scheduler of the same name are adopted.
+
+    Parameters
+    ----------
+    context
+        What it works for. Its options: see :class:`~dask_tide.providers.kubernetes.options.Options`.
+    patience
+        How long it waits for what.
+
+    Raises
+    ------
+    ConfigError
+        If an option is wrong, a name too long, or there are no credentials.
+    """
+
+    boot_s = 5.0
+    closes_workers = False
+
+    def __init__(self, context: ProviderContext, patience: Patience = Patience()) -> None:  # noqa: B008 -- it is frozen
+        self._context = context
+        self._patience = patience
+        self._options = Options.read(context.options)
+        self._protect = {
+            name: _protect(f"tide.pools.{name}.options", template.options)
+            for name, template in context.templates.items()
+        }
+        for name in context.templates:
+            if len(f"{context.cluster}-{name}") > _LONGEST:
+                expected = (
+                    f"a name so short that {context.cluster}-{name} has {_LONGEST} characters at the most"
+                )
+                raise ConfigError("tide.name", context.cluster, expected)
+        self._api = Api(self._options, patience)
+        self._by_pool: dict[str, dict[str, PodView]] = {name: {} for name in context.templates}
+        self._dismissed: set[str] = set()
+        self._words: dict[str, str] = {}
+        self._background: set[asyncio.Task[None]] = set()
+        self.marks = (
+            Marks(self._api, self._known, self._protect.__getitem__, patience=patience)
+            if self._options.annotate
+            else None
+        )
+        self.scales = {
+            name: PoolScale(
+                name,
+                f"{context.cluster}-{name}",
+                self._api,
+                partial(self._by_pool.__getitem__, name),
+                marks=self.marks,
+                wake=context.wake,
+                patience=patience,
+            )
+            for name in context.templates
+        }
+        labels = {CLUSTER: context.cluster, COMPONENT: "worker"}
+        self._pods: Reflector[PodView] = Reflector(
+            self._api, Pod, read_pod, self._pod_changed, labels=labels, patience=patience
+        )
+        self._replicasets: Reflector[ReplicaSetView] = Reflector(
+            self._api, ReplicaSet, read_replicaset, self._replicaset_changed, labels=labels, patience=patience
+        )
+        self._events: Reflector[EventView] = Reflector(
+            self._api, Event, self._read_event, lambda *_: None, fields=IGNORED, patience=patience
+        )
+        self._nodes: Reflector[NodeView] | None = (
+            Reflector(self._api, Node, read_node, self._node_changed, patience=patience)
+            if self._options.nodes
+            else None
+        )
+        #: Parked for an earlier scheduler, which did not live to let them go.
+        self._parked: set[str] = set()
+        self._closed = False
+        self._started = False
+        self._adopted = False
+
+    # -- the protocol -----------------------------------------------------------------------------
+
+    async def observe(self) -> Observation:
+        """What the watches show. Raises what they met if they do not stand."""
+        await self._start()
+        for reflector in (self._replicasets, self._pods):
+            if reflector.error is not None:
+                # Without the traceback it would grow with each time that it is raised.
+                raise reflector.error.with_traceback(None)
+        self._adopt()
+        units: list[ObservedUnit] = []
+        limits: list[Limit] = []
+        frozen: dict[str, str] = {}
+        requested: dict[str, int] = {}
+        for name, scale in self.scales.items():
+            current = scale.view.template if scale.view is not None else ""
+            pods = self._by_pool[name]
+            units += [self._unit(pod, current) for pod in pods.values() if pod.uid not in self._dismissed]
+            if reason := scale.frozen():
+                frozen[name] = reason
+            if count := scale.requested():
+                requested[name] = count
+            if (limit := scale.limit() or self._unplaced(name, pods)) is not None:
+                limits.append(limit)
+        return Observation(tuple(units), tuple(limits), requested, frozen)
+
+    async def scale_up(self, pool: str, n: int) -> None:
+        """One PATCH of the ReplicaSet's scale."""
+        await self._start()
+        await self.scales[pool].up(n)
+
+    async def scale_down(self, units: Sequence[str]) -> Collection[str]:
+        """Lower the scale of the pools, so that exactly these go; returns those that must stay."""
+        await self._start()
+        # Those that have ended are the garbage collector's; the ReplicaSet has replaced them already.
+        self._dismissed |= {
+            pod.uid
+            for name in units
+            if (pod := self._pods.objects.get(name)) is not None
+            and pod.unit.phase is Phase.FAILED
+            and not pod.active
+        }
+        # Each for itself: what one pool waits for is nothing to the others.
+        results = await asyncio.gather(
+            *(self._fewer(pool, scale, units) for pool, scale in self.scales.items()), return_exceptions=True
+        )
+        kept: list[str] = []
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+            kept += result
+        return kept
+
+    async def _fewer(self, pool: str, scale: PoolScale, units: Sequence[str]) -> Collection[str]:
+        nameless = sum(1 for name in units if name.startswith(pool + _NAMELESS))
+        if nameless:
+            await scale.cancel(nameless)
+        return await scale.down([name for name in units if name in self._by_pool[pool]])
+
+    def mark(self, protected: Mapping[str, bool]) -> None:
+        """Which units have work or results; see :mod:`.marks`."""
+        used = frozenset(name for name, protect in protected.items() if protect)
+        for scale in self.scales.values():
+            scale.used = used
+        if self.marks is not None:
+            self.marks.wish(protected)
+
+    async def close(self) -> None:
+        """Release all pods, if so configured, and stop watching. Idempotent."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._started and self._options.on_close == "release":
+            results = await asyncio.gather(
+                *(scale.none() for scale in self.scales.values()), return_exceptions=True
+            )
+            for result in results:
+                if isinstance(result, ProviderError):
+                    logger.warning("A pool could not be scaled to 0: %s", result)
+                elif isinstance(result, BaseException):
+                    raise result
+        background = tuple(self._background)
+        for task in background:
+            task.cancel()
+        await asyncio.gather(*background, return_exceptions=True)
+        if self.marks is not None:
+            await self.marks.stop()
+        for reflector in self._reflectors():
+            await reflector.stop()
+        await self._api.close()
+
+    # -- inside ------------------------------------------------------------------------------------
+
+    async def _start(self) -> None:
+        if not self._started:
+            self._started = True
+            for reflector in self._reflectors():
+                reflector.start()
+            if self.marks is not None:
+                self.marks.start()
+        await asyncio.gather(self._pods.settled(), self._replicasets.settled())
+
+    def _reflectors(
+        self,
+    ) -> list[Reflector[PodView] | Reflector[ReplicaSetView] | Reflector[EventView] | Reflector[NodeView]]:
+        nodes = () if self._nodes is None else (self._nodes,)
+        return [self._pods, self._replicasets, self._events, *nodes]
+
+    def _known(self) -> Mapping[str, PodView]:
+        """The pods of our pools."""
+        return {name: pod for name, pod in self._pods.objects.items() if pod.unit.pool in self.scales}
+
+    def _pod_changed(self, name: str, before: PodView | None, now: PodView | None) -> None:
+        pool = (now or before).unit.pool  # type: ignore[union-attr]
+        pods = self._by_pool.setdefault(pool, {})
+        if now is None:
+            pods.pop(name, None)
+            self._words.pop(name, None)
+            self._parked.discard(name)
+            if before is not None:
+                self._dismissed.discard(before.uid)
+        else:
+            pods[name] = now
+        if pool in self.scales:
+            self.scales[pool].pods_changed()
+        self._context.wake()
+
+    def _replicaset_changed(
+        self, name: str, before: ReplicaSetView | None, now: ReplicaSetView | None
+    ) -> None:
+        scale = self.scales.get((now or before).pool)  # type: ignore[union-attr]
+        if scale is not None and scale.replicaset == name:
+            scale.seen(now)
+
+    def _node_changed(self, name: str, before: NodeView | None, now: NodeView | None) -> None:
+        if self.marks is None or self._nodes is None:
+            return
+        doomed = frozenset(name for name, node in self._nodes.objects.items() if node.doomed)
+        if doomed - self.marks.doomed:
+            logger.info("Nodes are about to go: %s", ", ".join(sorted(doomed - self.marks.doomed)))
+        self.marks.doomed = doomed
+
+    def _read_event(self, event: Event) -> None:
+        """Events are not kept: what one says of a pod is."""
+        view = read_event(event)
+        if view is not None and view.name in self._pods.objects:
+            self._words[view.name] = view.words
+            self._context.wake()
+
+    def _unit(self, pod: PodView, current: str) -> ObservedUnit:
+        unit, words = pod.unit, self._words.get(pod.unit.name, "")
+        if unit.name in self._parked and pod.active:
+            return ObservedUnit(
+                unit.name, unit.pool, Phase.STOPPING, unit.machine, "parked for an earlier scheduler"
+            )
+        stale = bool(current and pod.template and pod.template != current)
+        if not stale and not (words and unit.phase is Phase.PENDING):
+            return unit
+        message = unit.message
+        if words and unit.phase is Phase.PENDING and words not in message:
+            message = f"{message}; {words}" if message else words
+        if stale:
+            old = f"made from template {pod.template}, which is {current} now"
+            message = f"{message}; {old}" if message else old
+        return ObservedUnit(unit.name, unit.pool, unit.phase, unit.machine, message, stale)
+
+    def _unplaced(self, pool: str, pods: Mapping[str, PodView]) -> Limit | None:
+        """Pods that nobody could place for a while: the platform has no room for more."""
+        now = datetime.now(UTC)
+        for pod in pods.values():
+            since = pod.unschedulable_since
+            if since is not None and (now - since).total_seconds() >= self._options.unschedulable_after_s:
+                existing = sum(1 for other in pods.values() if other.unit.phase is not Phase.FAILED)
+                return Limit(pool, existing, self._unit(pod, "").message)
+        return None
+
+    def _adopt(self) -> None:
+        """Let the pods go whose workers were drained for an earlier scheduler and are parked ever since."""
+        if self._adopted:
+            return
+        self._adopted = True
+        for pool, scale in self.scales.items():
+            parked = [name for name, pod in self._by_pool[pool].items() if _is_parked(pod)]
+            if parked:
+                logger.info("Parked for an earlier scheduler: %s", ", ".join(sorted(parked)))
+                self._parked.update(parked)
+                task = asyncio.create_task(self._let_go(scale, parked), name=f"dask-tide-parked-{pool}")
+                self._background.add(task)
+                task.add_done_callback(self._background.discard)
+
+    async def _let_go(self, scale: PoolScale, parked: list[str]) -> None:
+        while True:
+            try:
+                kept = await scale.down(parked)
+            except ProviderError as error:
+                logger.info("%s", error)
+                await asyncio.sleep(self._patience.refused_max_s)
+            else:
+                self._parked.difference_update(kept)
+                self._context.wake()
+                return
+
+
+def _is_parked(pod: PodView) -> bool:
+    return (
+        pod.rank is Rank.UNREADY
+        and pod.active
+        and pod.annotations.get(DELETION_COST) == VICTIM[DELETION_COST]
+    )
+
+
+def _protect(key: str, options: Mapping[str, object]) -> bool:
+    protect = True
+    for name, value in options.items():
+        if name != "protect":
+            raise ConfigError(f"{key}.{name}", value, "the option protect")
+        if not isinstance(value, bool):
+            raise ConfigError(f"{key}.{name}", value, "true or false")
+        protect = value
+    return protect

@@ -1,0 +1,406 @@
+"""Scale: a pool's ReplicaSet, to which one says a number and which picks the pods itself.
+
+A ReplicaSet that has to choose takes pods in this order: without a node, pending, not ready, with
+the lowest deletion cost. So a pod that must go is made unready (its drained worker parks) and
+gets a negative cost first; then the number is lowered, counted from the pods that there are at
+that moment; then it is looked which have gone. (Marks alone do not suffice: a marked ready pod
+stayed where an unready busy one was beside it.)
+
+Pods that do not run yet come before any that does. They are waited for; those that nobody has
+started after a while are given up together with the others, and asked for again by whoever wants
+them: nothing is lost, and the machine that the drained worker held may be what they waited for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import time
+from collections import deque
+from collections.abc import Callable, Collection, Mapping
+
+from dask_tide.errors import LaunchRejected, ProviderError, QuotaExceeded, Unavailable
+from dask_tide.model import Phase
+from dask_tide.providers.base import Limit
+
+from .api import FIELD_MANAGER, Api
+from .marks import VICTIM, Marks
+from .patience import Patience
+from .pods import DELETION_COST, PodView, Rank
+from .replicasets import ReplicaSetView
+
+__all__ = ["PoolScale"]
+
+logger = logging.getLogger("distributed.tide.kubernetes")
+
+#: How often the ReplicaSet's controller is told again to delete pods.
+ATTEMPTS = 4
+#: Somebody who sets the number so often within so long is an autoscaler.
+RIVAL_CHANGES, RIVAL_S = 3, 60.0
+#: How far the watch of pods may be behind that of ReplicaSets.
+_SEEN_S = 0.5
+#: The same refusal has other numbers each time: how much is used.
+_DIGITS = re.compile(r"\d+")
+#: So many names are said at once.
+_SHOWN = 5
+
+
+class PoolScale:
+    """The number of pods of one pool.
+
+    Parameters
+    ----------
+    pool, replicaset
+        Their names.
+    api
+        The API server.
+    pods
+        The pool's pods as they are now, by name.
+    marks
+        Annotations of victims; None: pods may not be patched.
+    wake
+        Called when what the controller should know has changed.
+    patience
+        How long to wait for what.
+    clock
+        Seconds that increase steadily.
+    """
+
+    def __init__(
+        self,
+        pool: str,
+        replicaset: str,
+        api: Api,
+        pods: Callable[[], Mapping[str, PodView]],
+        *,
+        marks: Marks | None,
+        wake: Callable[[], None],
+        patience: Patience,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.pool = pool
+        self.replicaset = replicaset
+        self._api = api
+        self._pods = pods
+        self._marks = marks
+        self._wake = wake
+        self._patience = patience
+        self._clock = clock
+        #: As the watch shows it; None: there is no such ReplicaSet.
+        self.view: ReplicaSetView | None = None
+        #: The number of pods that was last asked for, by whomever.
+        self.wanted = 0
+        self._version = 0
+        self._lock = asyncio.Lock()
+        self._changed = asyncio.Event()
+        #: Pods that are to go, and whether they were ready when that was said: their workers had been at
+        #: work and have been drained. One that was not, and is later, has started meanwhile.
+        self._leaving: dict[str, bool] = {}
+        #: Pods for which the number was lowered just now.
+        self._due: set[str] = set()
+        self._cancelling = 0
+        #: What our call that is under way asks for.
+        self._asking: int | None = None
+        self._refusal: tuple[int, str, float] | None = None
+        self._refused_s = patience.quota_s
+        self._refused_existing = 0
+        self._warned = ""
+        self._yielding: asyncio.Task[None] | None = None
+        self._foreign: deque[float] = deque(maxlen=RIVAL_CHANGES)
+        self._rival: tuple[str, float] | None = None
+        #: Pods whose workers have tasks or results.
+        self.used: frozenset[str] = frozenset()
+        #: Pods that went although others had been picked.
+        self.misses = 0
+
+    # -- what there is ------------------------------------------------------------------------
+
+    def active(self) -> set[str]:
+        """Names of the pods that the ReplicaSet counts."""
+        return {name for name, pod in self._pods().items() if pod.active}
+
+    def requested(self) -> int:
+        """How many pods were asked for and do not exist yet."""
+        return max(0, self.wanted - self._cancelling - len(self.active()))
+
+    def seen(self, view: ReplicaSetView | None) -> None:
+        """Take what the watch shows of the ReplicaSet."""
+        self.view = view
+        if view is None:
+            self.wanted = 0
+            return
+        if view.version >= self._version:
+            self._version = view.version
+            if view.replicas != self.wanted:
+                # The effect of our own call may be seen before its reply; and where a ReplicaSet was made
+                # without a number, the server does not say that it was us.
+                ours = view.replicas == self._asking or view.manager.partition("/")[0] == FIELD_MANAGER
+                if not ours:
+                    self._set_by_another(view)
+                self.wanted = view.replicas
+        if view.refusal:
+            self._refused(view)
+        elif view.existing > self._refused_existing:
+            self._refused_s, self._refused_existing = self._patience.quota_s, view.existing
+        self._wake()
+
+    def pods_changed(self) -> None:
+        """Some pod of the pool has changed."""
+        self._changed.set()
+
+    def limit(self) -> Limit | None:
+        """The quota that was met, while it is believed."""
+        if self._refusal is None:
+            return None
+        maximum, message, until_s = self._refusal
+        if self._clock() >= until_s:
+            self._refusal = None
+            return None
+        return Limit(self.pool, maximum, message)
+
+    def frozen(self) -> str:
+        """Why nothing may be done about the pool; empty: something may."""
+        if self.view is None:
+            return f"there is no ReplicaSet {self.replicaset} in namespace {self._api.namespace}"
+        if self._rival is not None and self._clock() < self._rival[1]:
+            return self._rival[0]
+        return ""
+
+    # -- more -------------------------------------------------------------------------------------
+
+    async def up(self, n: int) -> None:
+        """See to it that ``n`` pods exist: those that are being deleted count, failed ones do not."""
+        pods = self._pods()
+        ending = sum(1 for name, pod in pods.items() if pod.unit.phase is Phase.STOPPING or name in self._due)
+        # A higher number would save those that are about to be deleted.
+        await self._until(lambda: not self._due & self.active(), self._patience.delete_s)
+        async with self._lock:
+            if frozen := self.frozen():
+                raise LaunchRejected(frozen)
+            if (limit := self.limit()) is not None and n > limit.maximum:
+                raise QuotaExceeded(limit.message)
+            active = self.active()
+            failed = sum(1 for name in active - self._leaving.keys() if pods[name].unit.phase is Phase.FAILED)
+            replicas = n - ending + failed
+            if replicas > max(self.wanted, len(active)):
+                await self._set(replicas)
+
+    async def _set(self, replicas: int) -> None:
+        self._asking = replicas
+        try:
+            version = int(await self._api.scale(self.replicaset, replicas))
+        finally:
+            self._asking = None
+        # Otherwise the watch has shown what was set after that, by whomever.
+        if version > self._version:
+            self._version, self.wanted = version, replicas
+
+    # -- fewer ----------------------------------------------------------------------------------
+
+    async def down(self, names: Collection[str]) -> Collection[str]:
+        """Let exactly these pods go, whose workers have parked or were never at work.
+
+        Returns
+        -------
+        Those that are at work meanwhile, and stay.
+
+        Raises
+        ------
+        Unavailable
+            Some are still there: ask again.
+        """
+        pods = self._pods()
+        victims = set(names) & self.active()
+        self._leaving = {
+            name: self._leaving.get(name, pods[name].ready)
+            for name in (self._leaving.keys() | victims) & pods.keys()
+        }
+        if not victims:
+            return ()
+        if frozen := self.frozen():
+            raise Unavailable(frozen)
+        if self.active() - victims - self._due:
+            await self._prepare(victims)
+        kept: set[str] = set()
+        survived: set[str] = set()
+        for _ in range(ATTEMPTS):
+            # One that had not started may have by now; nobody has drained it.
+            kept |= {name for name in victims if self._ready(name) and not self._leaving[name]}
+            going = (victims - kept) & self.active()
+            survived = await self._lower(going, self._given_up(going))
+            if not survived:
+                break
+        if self._marks is not None:
+            self._marks.spare(kept)
+        if survived:
+            raise Unavailable(f"pods of {self.replicaset} are still there: {_some(survived)}")
+        for name in kept:
+            self._leaving.pop(name, None)
+        return kept
+
+    async def _prepare(self, victims: set[str]) -> None:
+        """Wait until the ReplicaSet will pick these."""
+        if self._marks is not None:
+            # Of those that do not run yet it matters only if others do not, either.
+            ranks = {self._pods()[name].rank for name in self.active() - victims - self._due}
+            first = min(ranks | {Rank.UNREADY})
+            marked = [name for name in victims if self._pods()[name].rank >= first]
+            done = await self._marks.victims(marked)
+            # Not before the watch shows them: the ReplicaSet's controller knows pods from one, too.
+            await self._until(lambda: not any(map(self._unmarked, done)), self._patience.delete_s)
+        parking = [name for name in victims if self._leaving[name]]
+        await self._until(lambda: not any(map(self._ready, parking)), self._patience.park_s)
+
+        def starting() -> bool:
+            first = self._before(victims & self.active())
+            return any(self._pods()[name].rank is not Rank.NOWHERE for name in first)
+
+        await self._until(lambda: not starting(), self._patience.start_s)
+
+    def _before(self, victims: Collection[str]) -> set[str]:
+        """Other pods that the ReplicaSet may pick rather than the last of these."""
+        pods = self._pods()
+        if not victims:
+            return set()
+        last = max(pods[name].order for name in victims)
+        return {name for name in self.active() - self._due - set(victims) if pods[name].order <= last}
+
+    def _given_up(self, going: set[str]) -> set[str]:
+        """Pods that do not run, and would be picked first.
+
+        Raises
+        ------
+        Unavailable
+            A pod that may be at work would be.
+        """
+        first = self._before(going)
+        ready = any(map(self._ready, going))
+        at_work = {
+            name for name in first if self._pods()[name].rank >= Rank.UNREADY and (ready or name in self.used)
+        }
+        if at_work:
+            still = "still ready" if ready else "not marked"
+            raise Unavailable(f"pods {_some(going)} are {still}, and {_some(at_work)} would go first")
+        return {name for name in first if self._pods()[name].rank < Rank.UNREADY}
+
+    async def _lower(self, going: set[str], given_up: set[str]) -> set[str]:
+        """Ask for so many fewer pods as may go, and wait; returns which of ``going`` have not."""
+        if not going:
+            return set()
+        self._due |= going
+        try:
+            async with self._lock:
+                staying = self.active() - self._due - given_up
+                if going & self.active():
+                    await self._set(len(staying))
+            # As long as some go it is only slow.
+            left = len(going) + 1
+            while 0 < len(self.active() & going) < left:
+                left = len(self.active() & going)
+                await self._until(lambda: len(self.active() & going) < left, self._patience.delete_s)  # noqa: B023 -- awaited here
+        finally:
+            self._due -= going
+        survived = self.active() & going
+        missed = staying - self.active()
+        if survived and missed:
+            self.misses += len(missed)
+            logger.warning("Pods %s went instead of %s", _some(missed), _some(survived))
+        return survived
+
+    async def cancel(self, count: int) -> None:
+        """Ask for ``count`` fewer pods of those that do not exist yet."""
+        # From now on, so that nobody cancels them again.
+        self._cancelling += count
+        try:
+            async with self._lock:
+                replicas = max(len(self.active()), self.wanted - count)
+                if replicas < self.wanted and not self.frozen():
+                    await self._set(replicas)
+        finally:
+            self._cancelling -= count
+
+    async def none(self) -> None:
+        """Let all pods go."""
+        async with self._lock:
+            if self.view is not None and (self.wanted or self.active()):
+                await self._set(0)
+        await self._until(lambda: not self.active(), self._patience.delete_s)
+
+    def _ready(self, name: str) -> bool:
+        pod = self._pods().get(name)
+        return pod is not None and pod.active and pod.ready
+
+    def _unmarked(self, name: str) -> bool:
+        pod = self._pods().get(name)
+        return pod is not None and pod.active and pod.annotations.get(DELETION_COST) != VICTIM[DELETION_COST]
+
+    async def _until(self, condition: Callable[[], bool], timeout_s: float) -> None:
+        try:
+            async with asyncio.timeout(timeout_s):
+                while not condition():
+                    self._changed.clear()
+                    await self._changed.wait()
+        except TimeoutError:
+            pass
+
+    # -- what others do ---------------------------------------------------------------------------
+
+    def _refused(self, view: ReplicaSetView) -> None:
+        """A pod could not be created: ask for no more than there are, and again after a while.
+
+        The ReplicaSet's controller tries at ever longer intervals; told anew, it tries at once.
+        """
+        if self._yielding is not None and not self._yielding.done():
+            return
+        if view.replicas <= len(self.active()):
+            return
+        if (words := _DIGITS.sub("#", view.refusal)) != self._warned:
+            logger.warning("ReplicaSet %s: %s", self.replicaset, view.refusal)
+            self._warned = words
+        self._refusal = (self._existing(), view.refusal, self._clock() + self._refused_s)
+        self._refused_s = min(2 * self._refused_s, self._patience.quota_max_s)
+        self._refused_existing = view.existing
+        self._yielding = asyncio.create_task(self._yield(), name=f"dask-tide-yield-{self.pool}")
+
+    def _existing(self) -> int:
+        """How many pods there are, those that are being deleted included: they need their room, too."""
+        return sum(1 for pod in self._pods().values() if pod.active or pod.unit.phase is Phase.STOPPING)
+
+    async def _yield(self) -> None:
+        # The last pods that could be created may not have been seen yet.
+        await asyncio.sleep(_SEEN_S)
+        async with self._lock:
+            if self._refusal is not None:
+                self._refusal = (self._existing(), *self._refusal[1:])
+            existing = len(self.active())
+            if self.wanted > existing:
+                try:
+                    await self._set(existing)
+                except ProviderError as error:  # the refusal stands, and is seen again
+                    logger.info("%s", error)
+        self._wake()
+
+    def _set_by_another(self, view: ReplicaSetView) -> None:
+        manager, _, subresource = view.manager.partition("/")
+        now_s = self._clock()
+        self._foreign.append(now_s)
+        often = len(self._foreign) == RIVAL_CHANGES and now_s - self._foreign[0] < RIVAL_S
+        # Of the built-in controllers only the HorizontalPodAutoscaler sets a bare ReplicaSet's scale.
+        autoscaler = manager == "kube-controller-manager" and subresource == "scale"
+        who = "a HorizontalPodAutoscaler" if autoscaler else manager or "somebody"
+        if autoscaler or manager.startswith("keda") or often:
+            message = (
+                f"{who} scales ReplicaSet {self.replicaset}, too: remove that scaler, two cannot agree "
+                f"(it has just set {view.replicas} replicas)"
+            )
+            if self._rival is None:
+                logger.error("Pool %s is left alone: %s", self.pool, message)
+            self._rival = (message, now_s + self._patience.rival_s)
+        elif self._version and view.replicas != self.wanted:
+            logger.info("%s has set ReplicaSet %s to %d", who, self.replicaset, view.replicas)
+
+
+def _some(names: Collection[str]) -> str:
+    shown = ", ".join(sorted(names)[:_SHOWN])
+    return f"{shown} and {len(names) - _SHOWN} more" if len(names) > _SHOWN else shown

@@ -1,0 +1,467 @@
+"""The kubernetes provider against a real API server: more pods, fewer pods, and exactly which."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from contextlib import suppress
+from dataclasses import replace
+
+import pytest
+from replicasets import MERGE, QUICK, PoolSet, calm, container, provided, shows, units
+from waiting import until
+
+from dask_tide.errors import Unavailable
+from dask_tide.model import Phase
+from dask_tide.providers.kubernetes.pods import DO_NOT_DISRUPT, SAFE_TO_EVICT
+from rig.clients import ApiError
+
+pytestmark = [pytest.mark.xdist_group("plane"), pytest.mark.usefixtures("machines")]
+
+
+@pytest.fixture(scope="module")
+def machines(plane):
+    return plane.add_kwok_nodes(6, prefix="provider")
+
+
+@pytest.fixture
+def pool(plane, namespace):
+    return PoolSet(plane.api(), namespace).create()
+
+
+@pytest.fixture
+def nowhere(pool):
+    """A pool whose pods find no node."""
+    pool.delete()
+    pool.spec = {"nodeSelector": {"there-is": "no-such-node"}}
+    return pool.create()
+
+
+# -- more --------------------------------------------------------------------------------------------------
+
+
+async def test_units_appear_without_a_name_and_then_with_one(plane, pool):
+    async with provided(plane, pool.namespace) as provider:
+        before = await provider.observe()
+        assert not before.units
+        assert not before.frozen
+        await provider.scale_up("cpu", 3)
+        after = await provider.observe()
+        assert len(after.units) + after.requested.get("cpu", 0) == 3
+        names = await shows(provider, 3)
+        assert names == sorted(pool.pods())
+        assert all(unit.machine.startswith("provider-") for unit in (await provider.observe()).units)
+
+
+async def test_asking_again_for_as_many_does_nothing(plane, pool):
+    async with provided(plane, pool.namespace) as provider:
+        await provider.observe()
+        await provider.scale_up("cpu", 5)
+        await shows(provider, 5)
+        for n in (5, 4, 0, 5):
+            await provider.scale_up("cpu", n)
+        assert provider._api.calls["scale"] == 1
+        assert pool.replicas() == 5
+
+
+async def test_p40_a_thousand_pods_are_as_many_calls_as_one_and_idle_there_are_none(plane, pool):
+    pool.delete()
+    pool.spec = {"schedulerName": "nobody"}  # what happens to them on nodes is not the point
+    pool.create()
+    async with provided(plane, pool.namespace) as provider:
+        await provider.observe()
+        scale, calls = provider.scales["cpu"], provider._api.calls
+        await provider.scale_up("cpu", 1000)
+        await until(lambda: len(scale.active()) == 1000 and not scale.requested(), "all have names")
+        assert (calls["scale"], calls["list"]) == (1, 3)
+        watches = calls["watch"]
+        for _ in range(100):
+            assert len((await provider.observe()).units) == 1000
+            await asyncio.sleep(0.01)
+        assert (calls["scale"], calls["list"]) == (1, 3)
+        # The API server may end one of a client that was slow; it goes on where that ended.
+        assert calls["watch"] - watches <= 1
+        # All at once: nobody is to be preferred, so nothing need be marked.
+        await until(lambda: len(pool.pods()) == 1000, "they are there")
+        assert not await provider.scale_down(sorted(pool.pods()))
+        await until(lambda: not scale.active(), "all are gone")
+        assert not pool.pods()
+        assert (calls["annotate"], calls["list"]) == (0, 3)
+
+
+async def test_those_that_are_being_deleted_count_as_there(plane, pool):
+    pool.delete()
+    # Nobody ever confirms that their containers have ended.
+    pool.spec = {"terminationGracePeriodSeconds": 3600}
+    pool.create()
+    async with provided(plane, pool.namespace) as provider:
+        await provider.observe()
+        await provider.scale_up("cpu", 4)
+        names = await shows(provider, 4)
+        for name in names:
+            pool.api("PATCH", pool.path(name), {"metadata": {"finalizers": ["test/hold"]}}, MERGE)
+        pool.set_ready(names[:2], False)
+        assert not await provider.scale_down(names[:2])
+        leaving = units(await provider.observe(), Phase.STOPPING)
+        assert sorted(leaving) == names[:2]
+        await provider.scale_up("cpu", 5)
+        assert pool.replicas() == 3
+        for name in names:
+            pool.api("PATCH", pool.path(name), {"metadata": {"finalizers": None}}, MERGE)
+
+
+async def test_what_cannot_start_does_not_count(plane, pool):
+    async with provided(plane, pool.namespace) as provider:
+        await provider.observe()
+        await provider.scale_up("cpu", 2)
+        names = await shows(provider, 2)
+        crash = container(waiting={"reason": "CrashLoopBackOff", "message": "back-off 5m0s restarting"})
+        pool.set_ready(names[:1], False)
+        pool.status(names[0], {"containerStatuses": [crash]})
+
+        async def failed() -> bool:
+            return list(units(await provider.observe(), Phase.FAILED)) == names[:1]
+
+        await until(failed, "the pod has failed")
+        await provider.scale_up("cpu", 2)
+        assert pool.replicas() == 3
+        # And given back, it goes, though it is not running.
+        await until(lambda: len(pool.pods()) == 3, "another one has come")
+        assert not await provider.scale_down(names[:1])
+        await until(lambda: set(names[1:]) < set(pool.pods()), "the right one has gone")
+        assert names[0] not in pool.pods()
+        assert pool.replicas() == 2
+
+
+async def let_go(provider, pool, victims):
+    """Ask until it has been done, as the controller does; a node that was silent is well again meanwhile."""
+    while True:
+        try:
+            return await provider.scale_down(victims)
+        except Unavailable:
+            pool.set_ready(sorted(set(pool.pods()) - pool.unready), True)
+
+
+# -- fewer -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("annotate", "rounds"), [(True, 10), (False, 5)], ids=["marked", "readiness alone"])
+async def test_victims_only_over_many_rounds(plane, pool, annotate, rounds):
+    chance = random.Random(4)
+    async with provided(plane, pool.namespace, annotate=annotate) as provider:
+        await provider.observe()
+        for _ in range(rounds):
+            await calm(provider)
+            await provider.scale_up("cpu", 30)
+            names = await shows(provider, 30)
+            victims = chance.sample(names, chance.randrange(1, 29))
+            provider.mark({name: name not in victims for name in names})
+            down = asyncio.create_task(let_go(provider, pool, victims))
+            pool.set_ready(victims, False)
+            assert not await down
+            assert set(pool.pods()) == set(names) - set(victims)
+        assert provider.scales["cpu"].misses == 0
+
+
+async def test_a_drained_one_goes_although_others_have_no_node_yet(plane, pool):
+    async with provided(plane, pool.namespace) as provider:
+        await provider.observe()
+        await provider.scale_up("cpu", 3)
+        names = await shows(provider, 3)
+        pool.change({"spec": {"template": {"spec": {"nodeSelector": {"there-is": "no-such-node"}}}}})
+        await provider.scale_up("cpu", 5)
+
+        async def waiting() -> bool:
+            return len(units(await provider.observe(), Phase.PENDING)) == 2
+
+        await until(waiting, "two pods wait for a node")
+        pool.set_ready(names[:1], False)
+        assert not await provider.scale_down(names[:1])
+        assert sorted(pool.pods()) == names[1:]
+        assert provider.scales["cpu"].misses == 0
+
+
+async def test_a_pod_without_a_node_goes_at_once_and_only_that_one(plane, nowhere):
+    async with provided(plane, nowhere.namespace) as provider:
+        await provider.observe()
+        await provider.scale_up("cpu", 10)
+        await until(lambda: len(nowhere.pods()) == 10, "ten pods")
+
+        async def all_shown() -> bool:
+            return len(units(await provider.observe(), Phase.PENDING)) == 10
+
+        await until(all_shown, "all are shown")
+        names = sorted(nowhere.pods())
+        assert not await provider.scale_down(names[3:6])
+        assert sorted(nowhere.pods()) == names[:3] + names[6:]
+
+
+async def test_one_that_starts_meanwhile_stays_and_is_given_back(plane, pool):
+    async with provided(plane, pool.namespace) as provider:
+        await provider.observe()
+        await provider.scale_up("cpu", 3)
+        names = await shows(provider, 3)
+        pool.set_ready(names[:2], False)
+        await until(lambda: not provider._known()[names[1]].ready, "they have not started")
+        provider.scales["cpu"]._before = lambda victims: set(names[2:])
+        down = asyncio.create_task(provider.scale_down(names[:2]))
+        await until(lambda: provider.scales["cpu"]._leaving, "they are to go")
+        pool.set_ready(names[:1], True)
+        await until(lambda: provider._known()[names[0]].ready, "it has started")
+        del provider.scales["cpu"]._before
+        provider.scales["cpu"].pods_changed()
+        assert await down == [names[0]]
+        assert sorted(pool.pods()) == [names[0], names[2]]
+        # It is at work, and must not look like one that may go.
+        provider.mark({names[0]: True, names[2]: True})
+        await until(lambda: pool.cost(names[0]) == "100", "it is protected again")
+
+
+async def test_nameless_ones_are_cancelled(plane, nowhere):
+    """No pod can be made here: they have no names for as long as the test lasts."""
+    nowhere.quota(0)
+    async with provided(plane, nowhere.namespace) as provider:
+        await provider.observe()
+        scale = provider.scales["cpu"]
+        scale._refused = lambda view: None
+        await provider.scale_up("cpu", 5)
+        assert (await provider.observe()).requested == {"cpu": 5}
+        assert not await provider.scale_down(["cpu?0", "cpu?1", "cpu?4"])
+        assert (await provider.observe()).requested == {"cpu": 2}
+        assert nowhere.replicas() == 2
+
+
+async def test_unknown_names_are_ignored(plane, pool):
+    async with provided(plane, pool.namespace) as provider:
+        await provider.observe()
+        assert not await provider.scale_down(["r-cpu-xxxxx", "r-gpu-xxxxx", "gpu?1"])
+
+
+async def test_failed_ones_are_dismissed_and_replaced(plane, pool):
+    async with provided(plane, pool.namespace) as provider:
+        await provider.observe()
+        await provider.scale_up("cpu", 2)
+        names = await shows(provider, 2)
+        pool.fail(names[0])
+
+        async def failed() -> bool:
+            return list(units(await provider.observe(), Phase.FAILED)) == names[:1]
+
+        await until(failed, "it has failed")
+        assert "low on memory" in units(await provider.observe(), Phase.FAILED)[names[0]].message
+        calls = provider._api.calls["scale"]
+        assert not await provider.scale_down(names[:1])
+        assert provider._api.calls["scale"] == calls
+        assert names[0] not in {unit.name for unit in (await provider.observe()).units}
+        await shows(provider, 2)
+
+
+# -- the races of facts-kubernetes 3 -----------------------------------------------------------------------
+
+
+async def test_race_a_marked_victim_beside_an_unready_busy_pod(plane, pool):
+    async with provided(plane, pool.namespace) as provider:
+        await provider.observe()
+        await provider.scale_up("cpu", 4)
+        names = await shows(provider, 4)
+        pool.set_ready(names[3:], False)  # busy, and its node does not answer
+        down = asyncio.create_task(provider.scale_down(names[:1]))
+        pool.set_ready(names[:1], False)
+        assert not await down
+        assert sorted(pool.pods()) == names[1:]
+
+
+async def test_race_a_victim_that_never_parks_beside_an_unready_busy_pod(plane, pool):
+    """Then nothing is done: the busy one would go."""
+    async with provided(plane, pool.namespace, patience=replace(QUICK, park_s=1.0, start_s=0.5)) as provider:
+        await provider.observe()
+        await provider.scale_up("cpu", 3)
+        names = await shows(provider, 3)
+        pool.set_ready(names[2:], False)
+        await until(lambda: not provider._known()[names[2]].ready, "it is seen as unready")
+        with pytest.raises(Unavailable, match=f"{names[0]} are still ready, and {names[2]}"):
+            await provider.scale_down(names[:1])
+        assert sorted(pool.pods()) == names
+        # And when the busy one is well again, the mark does.
+        pool.set_ready(names[2:], True)
+        await until(lambda: provider._known()[names[2]].ready, "it is ready again")
+        assert not await provider.scale_down(names[:1])
+        assert sorted(pool.pods()) == names[1:]
+
+
+async def test_race_another_pod_is_deleted_while_the_number_is_lowered(plane, pool):
+    async with provided(plane, pool.namespace, patience=replace(QUICK, delete_s=2.0)) as provider:
+        await provider.observe()
+        for _ in range(3):
+            await calm(provider)
+            await provider.scale_up("cpu", 6)
+            names = await shows(provider, 6)
+            pool.set_ready(names[:2], False)
+            api = provider._api
+            original = api.scale
+
+            async def scale(replicaset: str, replicas: int) -> str:
+                with suppress(ApiError):  # told again, it is gone
+                    pool.delete_pod(names[5])  # noqa: B023 -- within this round
+                return await original(replicaset, replicas)  # noqa: B023
+
+            api.scale = scale
+            assert not await provider.scale_down(names[:2])
+            api.scale = original
+            assert set(names[2:5]) <= set(pool.pods())
+            assert not set(names[:2]) & set(pool.pods())
+
+
+async def test_race_the_victim_itself_is_deleted_first(plane, pool):
+    async with provided(plane, pool.namespace) as provider:
+        await provider.observe()
+        await provider.scale_up("cpu", 4)
+        names = await shows(provider, 4)
+        pool.set_ready(names[:1], False)
+        pool.delete_pod(names[0])
+        await pool.running(4)
+        assert not await provider.scale_down(names[:1])
+        # Its replacement is a unit like any other, with a name of its own, to be drained if too many.
+        assert len(await shows(provider, 4)) == 4
+        assert set(names[1:]) < set(pool.pods())
+
+
+async def test_race_unready_busy_pods_without_any_mark(plane, pool):
+    """Nobody can tell them apart, so nothing is done until they are well again."""
+    quick = replace(QUICK, start_s=0.5)
+    async with provided(plane, pool.namespace, annotate=False, patience=quick) as provider:
+        await provider.observe()
+        await provider.scale_up("cpu", 4)
+        names = await shows(provider, 4)
+        provider.mark(dict.fromkeys(names[1:], True))
+        pool.set_ready(names[:3], False)
+        await until(lambda: sum(pod.ready for pod in provider._known().values()) == 1, "three are not")
+        with pytest.raises(Unavailable, match=f"{names[0]} are not marked, and {names[1]}, {names[2]} would"):
+            await provider.scale_down(names[:1])
+        assert sorted(pool.pods()) == names
+        pool.set_ready(names[1:3], True)
+        await until(lambda: sum(pod.ready for pod in provider._known().values()) == 3, "they are well again")
+        assert not await provider.scale_down(names[:1])
+        assert sorted(pool.pods()) == names[1:]
+
+
+async def test_race_unready_pods_without_any_mark(plane, pool):
+    """Nobody can tell them apart: the wrong one may go, which is noticed, and the victims go in the end."""
+    quick = replace(QUICK, start_s=0.5, delete_s=2.0)
+    async with provided(plane, pool.namespace, annotate=False, patience=quick) as provider:
+        await provider.observe()
+        scale = provider.scales["cpu"]
+        for _ in range(3):
+            await calm(provider)
+            await provider.scale_up("cpu", 6)
+            names = await shows(provider, 6)
+            pool.set_ready(names[:4], False)
+            await until(lambda: sum(pod.ready for pod in provider._known().values()) == 2, "four are not")
+            missed = scale.misses
+            provider.mark(dict.fromkeys(names[4:], True))
+            assert not await let_go(provider, pool, names[:2])
+            left = set(pool.pods())
+            assert not set(names[:2]) & left
+            assert set(names[4:]) <= left
+            assert len(set(names[2:4]) - left) == scale.misses - missed
+            assert pool.replicas() == len(left)
+            pool.set_ready(sorted(left & set(names[2:4])), True)
+
+
+# -- marks -------------------------------------------------------------------------------------------------
+
+
+async def test_marks_follow_what_the_workers_do(plane, pool):
+    async with provided(plane, pool.namespace) as provider:
+        await provider.observe()
+        await provider.scale_up("cpu", 2)
+        one, two = await shows(provider, 2)
+        provider.mark({one: True, two: False})
+        await until(lambda: pool.cost(two) == "0", "an idle pod says so")
+        annotations = pool.pods()[two]["metadata"]["annotations"]
+        assert annotations[SAFE_TO_EVICT] == "true"
+        assert DO_NOT_DISRUPT not in annotations
+        assert pool.cost(one) == "100"
+        provider.mark({one: True, two: True})
+        await until(lambda: pool.cost(two) == "100", "a busy pod is protected")
+        assert pool.pods()[two]["metadata"]["annotations"][DO_NOT_DISRUPT] == "true"
+
+
+# -- others, and earlier lives -----------------------------------------------------------------------------
+
+
+async def test_two_clusters_in_one_namespace_never_touch_each_other(plane, pool):
+    other = PoolSet(plane.api(), pool.namespace, cluster="r-two").create()
+    async with (
+        provided(plane, pool.namespace, on_close="release") as one,
+        provided(plane, pool.namespace, cluster="r-two") as two,
+    ):
+        await one.observe()
+        await two.observe()
+        await one.scale_up("cpu", 3)
+        await two.scale_up("cpu", 4)
+        mine, theirs = await shows(one, 3), await shows(two, 4)
+        assert not set(mine) & set(theirs)
+        assert not await one.scale_down(theirs)
+        other.set_ready(theirs[:1], False)
+        assert not await two.scale_down(theirs[:1] + mine)
+        assert sorted(pool.pods()) == mine
+        assert sorted(other.pods()) == theirs[1:]
+        await one.close()
+        await until(lambda: not pool.pods(), "the one's pods are gone")
+        assert sorted(other.pods()) == theirs[1:]
+
+
+async def test_pods_of_an_earlier_scheduler_are_adopted_and_parked_ones_go(plane, pool):
+    async with provided(plane, pool.namespace) as earlier:
+        await earlier.observe()
+        await earlier.scale_up("cpu", 5)
+        names = await shows(earlier, 5)
+        # Two had been drained, marked and parked, when it died before it could lower the number.
+        assert earlier.marks is not None
+        await earlier.marks.victims(names[:2])
+        pool.set_ready(names[:2], False)
+    async with provided(plane, pool.namespace) as later:
+        found = await later.observe()
+        assert sorted(units(found, Phase.STOPPING)) == names[:2]
+        assert "earlier scheduler" in units(found, Phase.STOPPING)[names[0]].message
+        await until(lambda: sorted(pool.pods()) == names[2:], "the parked ones have gone")
+        assert await shows(later, 3) == names[2:]
+        await calm(later)
+        await later.scale_up("cpu", 4)
+        await shows(later, 4)
+
+
+async def test_closing_releases_everything(plane, pool):
+    async with provided(plane, pool.namespace, on_close="release") as provider:
+        await provider.observe()
+        await provider.scale_up("cpu", 3)
+        await shows(provider, 3)
+    await until(lambda: not pool.pods(), "no pod is left")
+    assert pool.replicas() == 0
+
+
+async def test_closing_keeps_everything_if_told_so(plane, pool):
+    async with provided(plane, pool.namespace, on_close="keep") as provider:
+        await provider.observe()
+        await provider.scale_up("cpu", 3)
+        names = await shows(provider, 3)
+    assert pool.replicas() == 3
+    assert sorted(pool.pods()) == names
+
+
+async def test_a_changed_template_makes_the_older_pods_stale(plane, pool):
+    async with provided(plane, pool.namespace) as provider:
+        await provider.observe()
+        await provider.scale_up("cpu", 1)
+        (old,) = await shows(provider, 1)
+        pool.change({"spec": {"template": {"metadata": {"labels": {"dask-tide/template": "fedcba9876"}}}}})
+
+        async def stale() -> bool:
+            return units(await provider.observe())[old].stale
+
+        await until(stale, "the older one is stale")
+        assert "0123456789, which is fedcba9876 now" in units(await provider.observe())[old].message
+        await provider.scale_up("cpu", 2)
+        await shows(provider, 2)
+        assert [name for name, unit in units(await provider.observe()).items() if unit.stale] == [old]

@@ -1,0 +1,244 @@
+"""Work on real pods: what comes, what goes, what stays, and that nothing is lost meanwhile."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from distributed import Client, Event, Future, wait
+from releases import DEADLINE_S, POOL, Release, workers
+from waiting import wait_until
+
+from rig.nodes import Cluster
+
+pytestmark = [pytest.mark.xdist_group("nodes"), pytest.mark.timeout(300, func_only=True)]
+
+
+@pytest.fixture
+def release(install: Callable[..., Release]) -> Release:
+    return install()
+
+
+def _by_value() -> Callable[..., str]:
+    # Inside of a function, so that it is sent by value: workers cannot import tests.
+    def nap(seconds: float, *_: object) -> str:
+        import time
+
+        from distributed import get_worker
+
+        time.sleep(seconds)
+        return str(get_worker().name)
+
+    return nap
+
+
+#: A task: sleep, and say on which worker.
+nap = _by_value()
+
+
+def finished(client: Client) -> dict[str, int]:
+    """How often each task has finished: more than once, and a result was computed again."""
+
+    def count(dask_scheduler: Any) -> dict[str, int]:
+        counted: dict[str, int] = {}
+        for entry in dask_scheduler.transition_log:
+            if entry[1] == "processing" and entry[2] == "memory":
+                counted[str(entry[0])] = counted.get(str(entry[0]), 0) + 1
+        return counted
+
+    return dict(client.run_on_scheduler(count))
+
+
+def at_work(client: Client, future: Future) -> str:
+    """Name of the worker that has the task; empty: none."""
+    busy = [address for address, keys in client.processing().items() if future.key in keys]
+    return next((name for address in busy for name, at in addresses(client).items() if at == address), "")
+
+
+def addresses(client: Client) -> dict[str, str]:
+    """Addresses of workers by name."""
+    return {str(w["name"]): address for address, w in client.scheduler_info(n_workers=-1)["workers"].items()}
+
+
+def test_p28_from_nothing_to_many_to_the_one_with_the_answer_to_nothing(release: Release) -> None:
+    release.settled(0, "at first: the chart's initial one is lowered")
+    with release.client() as client:
+        futures = client.map(nap, [0.5] * 40, pure=False)
+        total = client.submit(len, futures)
+        seen = wait_until(
+            lambda: len(workers(client)) > 2 and workers(client),
+            "workers come",
+            DEADLINE_S,
+            release.situation,
+        )
+        assert total.result(timeout=DEADLINE_S) == 40
+        machines = {pod["spec"]["nodeName"] for pod in release.pods().values()}
+        assert len(machines) > 1, "on several nodes"
+        assert set(seen) <= set(release.all_pods()), "workers are named by their pods"
+        del futures
+        (holder,) = release.settled(1, "when all but the answer is done")
+        assert list(workers(client)) == [holder]
+        assert total.result() == 40
+        del total
+        release.settled(0, "when the answer is fetched")
+        assert set(finished(client).values()) == {1}, "nothing was computed twice"
+
+
+def test_p16_p18_a_pod_that_somebody_deletes_is_drained_and_replaced(release: Release) -> None:
+    with release.client() as client:
+        futures = client.map(nap, [0.1] * 12, pure=False)
+        wait(futures, timeout=DEADLINE_S)
+        long = client.map(nap, [6.0] * 6, pure=False)
+        wait_until(lambda: len(workers(client)) >= 2, "at least two workers", DEADLINE_S, release.situation)
+        victim = next(iter(workers(client)))
+        release.kubectl("delete", "pod", victim, "--wait=false")
+        assert len(client.gather(long, errors="raise")) == 6
+        assert len(client.gather(futures)) == 12
+        assert max(finished(client).values()) == 1, "no result was computed again"
+        del futures, long
+        release.settled(0)
+
+
+def test_p04_20_evictions_under_one_long_task_do_not_kill_it(install: Callable[..., Release]) -> None:
+    """Each evicted worker may not wait for the task; the task begins anew elsewhere, and is not blamed."""
+    hurry = [{"name": "DASK_TIDE__DEPARTURE__TIMEOUT", "value": "1s"}]
+    pool = POOL | {"minimum": 3, "terminationGracePeriodSeconds": 10, "env": hurry}
+    release = install({"pools": {"cpu": pool}})
+    with release.client() as client:
+
+        def until_told() -> str:
+            from distributed import Event
+
+            Event("told").wait()
+            return "done"
+
+        future = client.submit(until_told, pure=False)
+
+        evicted: set[str] = set()
+
+        def elsewhere() -> str:
+            name = at_work(client, future)
+            return "" if name in evicted else name
+
+        for _ in range(20):
+            name = wait_until(elsewhere, "it runs on another", DEADLINE_S, release.situation)
+            release.evict(name)
+            evicted.add(name)
+        Event("told", client=client).set()
+        assert future.result(timeout=DEADLINE_S) == "done"
+
+
+def test_p12_the_task_that_runs_on_a_drained_worker_starts_once(release: Release) -> None:
+    with release.client() as client:
+        futures = client.map(nap, [3.0] * 6, pure=False)
+        wait_until(lambda: len(workers(client)) >= 2, "two workers", DEADLINE_S, release.situation)
+        client.sync(lambda: client.scheduler.tide_scale(n=1))
+        assert len(client.gather(futures)) == 6
+        assert set(finished(client).values()) == {1}
+        release.settled(1, "as it was scaled by hand")
+
+
+def test_p09_an_impossible_selector_is_explained_in_the_platforms_words(
+    install: Callable[..., Release],
+) -> None:
+    release = install({"pools": {"cpu": POOL | {"nodeSelector": {"no": "such-label"}}}})
+    with release.client() as client:
+        future = client.submit(nap, 0.1)
+        wait_until(
+            lambda: "didn't match Pod's node affinity/selector" in release.explain(),
+            "it is explained",
+            60,
+            release.explain,
+        )
+        del future
+    release.settled(0, "when nobody wants it any more")
+
+
+def test_an_image_that_does_not_exist_is_told_and_not_tried_in_a_loop(
+    install: Callable[..., Release],
+) -> None:
+    release = install({"pools": {"cpu": POOL | {"image": "docker.io/dask-tide/none:never"}}})
+    with release.client() as client:
+        future = client.submit(nap, 0.1)
+        wait_until(lambda: "ErrImageNeverPull" in release.explain(), "it is told", 60, release.explain)
+        wait_until(lambda: "starts failed in a row" in release.explain(), "it backs off", 60, release.explain)
+        del future
+    release.settled(0)
+
+
+def test_p39_quota_10_ask_20(install: Callable[..., Release], nodes: Cluster) -> None:
+    release = install({"pools": {"cpu": POOL | {"maximum": 20}}})
+    release.settled(0)
+    used = len(nodes.kubectl.json("--namespace", release.namespace, "get", "pods")["items"])
+    release.kubectl("create", "quota", "ten", f"--hard=pods={used + 3}")
+    with release.client() as client:
+        futures = client.map(nap, [0.4] * 60, pure=False)
+        wait_until(lambda: "exceeded quota" in release.explain(), "it is told", 60, release.explain)
+        assert len(client.gather(futures)) == 60
+        assert release.log().count("exceeded quota: ten") == 1, "one warning"
+        del futures
+    release.settled(0)
+
+
+def test_p29_a_scheduler_that_is_killed_finds_its_pods_again(release: Release) -> None:
+    with release.client() as client:
+        futures = client.map(nap, [30.0] * 4, pure=False)
+        wait_until(lambda: len(workers(client)) == 4, "four workers", DEADLINE_S, release.situation)
+        before = set(release.pods())
+        del futures
+    release.kubectl("delete", "pod", release.scheduler_pod(), "--grace-period=0", "--force", deadline_s=60)
+    release.close()
+    release.ready()
+    with release.client() as client:
+        futures = client.map(nap, [0.3] * 20, pure=False)
+        assert len(client.gather(futures)) == 20
+        assert set(release.pods()) & before or len(release.pods()) <= 6, "adopted, or replaced"
+        assert len(release.pods()) <= 6, "no duplicates"
+        del futures
+        release.settled(0)
+
+
+def test_p42_two_releases_in_one_namespace_do_not_touch_each_other(install: Callable[..., Release]) -> None:
+    one, two = install(name="one"), install(name="two")
+    with one.client() as first, two.client() as second:
+        a = first.map(nap, [0.3] * 20, pure=False)
+        b = second.map(nap, [0.3] * 20, pure=False)
+        assert {name.startswith("one-cpu-") for name in first.gather(a)} == {True}
+        assert {name.startswith("two-cpu-") for name in second.gather(b)} == {True}
+        del a
+        one.settled(0)
+        assert second.gather(b)
+        del b
+        two.settled(0)
+
+
+def test_p05_p06_each_pool_gets_what_its_tasks_can_use(install: Callable[..., Release]) -> None:
+    gpu = POOL | {"maximum": 2, "daskResources": {"GPU": 1}}
+    release = install({"pools": {"cpu": POOL, "gpu": gpu}})
+    release.settled(0)
+    with release.client() as client:
+        futures = client.map(nap, [1.0] * 6, pure=False, resources={"GPU": 1})
+        assert {name.startswith("r-gpu-") for name in client.gather(futures)} == {True}
+        assert not release.pods("cpu")
+        del futures
+        release.settled(0)
+
+
+def test_p31_annotations_follow_the_work(release: Release) -> None:
+    safe = "cluster-autoscaler.kubernetes.io/safe-to-evict"
+    with release.client() as client:
+        client.sync(lambda: client.scheduler.tide_adapt(minimum=1))
+        (name,) = release.settled(1)
+
+        def annotation() -> Any:
+            return release.pods()[name]["metadata"]["annotations"].get(safe)
+
+        wait_until(
+            lambda: annotation() == "true", "an idle worker may be evicted", DEADLINE_S, release.situation
+        )
+        future = client.submit(nap, 3.0)
+        wait_until(lambda: annotation() == "false", "a busy one may not", DEADLINE_S, release.situation)
+        future.result()
+        del future
+        wait_until(lambda: annotation() == "true", "an idle one may again", DEADLINE_S, release.situation)

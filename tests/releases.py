@@ -1,0 +1,209 @@
+"""A release of the chart on a real cluster, and what a test asks of it: a client, pods, reasons."""
+
+from __future__ import annotations
+
+import base64
+import os
+import signal
+import socket
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+from distributed import Client, Security
+from waiting import wait_until
+
+from rig import binaries
+from rig.nodes import Cluster
+
+CHART = Path(__file__).parents[1] / "charts" / "dask-tide"
+#: What the whole of a small machine can hold a dozen times.
+POOL: dict[str, Any] = {
+    "threads": 1,
+    "memory": "400Mi",
+    "maximum": 6,
+    "terminationGracePeriodSeconds": 40,
+    "resources": {"requests": {"cpu": "50m", "memory": "150Mi"}},
+}
+VALUES: dict[str, Any] = {
+    "image": {"tag": "dev", "pullPolicy": "Never"},
+    "scheduler": {"resources": {"requests": {"cpu": "50m", "memory": "150Mi"}, "limits": {"memory": "1Gi"}}},
+}
+#: A cluster on a machine that does other things, too.
+DEADLINE_S = 90.0
+
+
+class Release:
+    """An installed release.
+
+    Parameters
+    ----------
+    cluster
+        Where.
+    namespace, name
+        Its namespace and its own name.
+    folder
+        For certificates and logs.
+    """
+
+    def __init__(self, cluster: Cluster, namespace: str, name: str, folder: Path) -> None:
+        self.cluster = cluster
+        self.namespace = namespace
+        self.name = name
+        self.folder = folder
+        self._forwards: list[subprocess.Popen[bytes]] = []
+
+    # -- helm -----------------------------------------------------------------------------------
+
+    def helm(self, *arguments: str) -> str:
+        command = [str(binaries.ensure("helm")["helm"]), "--namespace", self.namespace, *arguments]
+        environment = os.environ | self.cluster.kubectl.environment()
+        environment |= {f"HELM_{kind}_HOME": str(self.folder / kind) for kind in ("CACHE", "CONFIG", "DATA")}
+        done = subprocess.run(
+            command, env=environment, capture_output=True, text=True, timeout=60, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def apply(self, verb: str, values: dict[str, Any]) -> None:
+        """``install`` or ``upgrade``, with ``values`` beside what tests always say."""
+        file = self.folder / f"{verb}-{self.name}.yaml"
+        file.write_text(yaml.safe_dump(VALUES | values))
+        self.helm(verb, self.name, str(CHART), "--values", str(file))
+
+    # -- kubectl --------------------------------------------------------------------------------
+
+    def kubectl(self, *arguments: str, **options: Any) -> str:
+        return self.cluster.kubectl("--namespace", self.namespace, *arguments, **options)
+
+    def objects(self, kind: str, selector: str = "") -> list[dict[str, Any]]:
+        labels = f"app.kubernetes.io/instance={self.name}" + (f",{selector}" if selector else "")
+        command = ("--namespace", self.namespace, "get", kind, "--selector", labels)
+        found: list[dict[str, Any]] = self.cluster.kubectl.json(*command)["items"]
+        return found
+
+    def pods(self, pool: str | None = None) -> dict[str, dict[str, Any]]:
+        """Workers' pods that are not about to go, by name."""
+        selector = "app.kubernetes.io/component=worker" + (f",dask-tide/pool={pool}" if pool else "")
+        return {
+            pod["metadata"]["name"]: pod
+            for pod in self.objects("pods", selector)
+            if "deletionTimestamp" not in pod["metadata"]
+            and pod["status"].get("phase") not in ("Failed", "Succeeded")
+        }
+
+    def all_pods(self) -> dict[str, dict[str, Any]]:
+        """Workers' pods, those that are going, too."""
+        found = self.objects("pods", "app.kubernetes.io/component=worker")
+        return {pod["metadata"]["name"]: pod for pod in found}
+
+    def evict(self, pod: str) -> None:
+        """What ``kubectl drain`` and node autoscalers do to a pod."""
+        path = f"/api/v1/namespaces/{self.namespace}/pods/{pod}/eviction"
+        metadata = {"name": pod, "namespace": self.namespace}
+        self.cluster.api()(
+            "POST", path, {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": metadata}
+        )
+
+    def scheduler_pod(self) -> str:
+        """The name of the scheduler's pod that runs."""
+        (name,) = (
+            pod["metadata"]["name"]
+            for pod in self.objects("pods", "app.kubernetes.io/component=scheduler")
+            if "deletionTimestamp" not in pod["metadata"]
+        )
+        return str(name)
+
+    def settled(
+        self, workers: int, what: str = "", deadline_s: float = DEADLINE_S
+    ) -> dict[str, dict[str, Any]]:
+        """Wait until there are exactly so many workers' pods, and none is going."""
+        wait_until(
+            lambda: len(self.pods()) == workers == len(self.all_pods()),
+            f"{workers} pods {what}",
+            deadline_s,
+            self.situation,
+        )
+        return self.pods()
+
+    def ready(self) -> None:
+        """Wait until the scheduler serves."""
+        self.kubectl(
+            "rollout", "status", f"deployment/{self.name}-scheduler", "--timeout=90s", deadline_s=100
+        )
+
+    def log(self) -> str:
+        return self.kubectl("logs", f"deployment/{self.name}-scheduler", "--tail=-1")
+
+    def explain(self) -> str:
+        """What ``dask tide explain`` says in the scheduler's pod."""
+        return self.kubectl(
+            "exec", f"deployment/{self.name}-scheduler", "--",
+            "dask", "tide", "explain", "--scheduler", f"tls://{self.name}-scheduler:8786", "--lines", "200",
+        )  # fmt: skip
+
+    def situation(self) -> str:
+        """For the message of a test that fails."""
+        return "\n".join([self.kubectl("get", "pods,replicasets", "--output=wide"), self.explain()])
+
+    # -- a client -------------------------------------------------------------------------------
+
+    def security(self) -> Security:
+        """The certificates of the release's Secret."""
+        command = ("--namespace", self.namespace, "get", "secret", f"{self.name}-tls")
+        data = self.cluster.kubectl.json(*command)["data"]
+        for key, text in data.items():
+            (self.folder / key).write_bytes(base64.b64decode(text))
+        return Security(
+            tls_ca_file=str(self.folder / "ca.crt"),
+            tls_client_cert=str(self.folder / "tls.crt"),
+            tls_client_key=str(self.folder / "tls.key"),
+            require_encryption=True,
+        )
+
+    def forward(self, target: str, port: int) -> int:
+        """A loopback port behind which is ``port`` of ``target`` in the cluster."""
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            local: int = free.getsockname()[1]
+        command = self.cluster.kubectl.command(
+            "--namespace", self.namespace, "port-forward", target, f"{local}:{port}"
+        )
+        environment = os.environ | self.cluster.kubectl.environment()
+        with tempfile.TemporaryFile() as log:
+            process = subprocess.Popen(
+                command, stdout=log, stderr=log, env=environment, start_new_session=True
+            )
+        self._forwards.append(process)
+
+        def listens() -> bool:
+            with socket.socket() as probe:
+                return probe.connect_ex(("127.0.0.1", local)) == 0
+
+        wait_until(listens, f"port-forward to {target} listens", detail=process.poll)
+        return local
+
+    @contextmanager
+    def client(self, **options: Any) -> Iterator[Client]:
+        """A client outside of the cluster."""
+        port = self.forward(f"service/{self.name}-scheduler", 8786)
+        with Client(f"tls://127.0.0.1:{port}", security=self.security(), timeout=30, **options) as client:
+            yield client
+
+    def close(self) -> None:
+        """End port-forwards; the namespace goes with its test."""
+        for process in self._forwards:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGTERM)
+            process.wait(20)
+        self._forwards.clear()
+
+
+def workers(client: Client) -> dict[str, dict[str, Any]]:
+    """The workers that the scheduler knows, by name."""
+    known = client.scheduler_info(n_workers=-1)["workers"]
+    return {str(worker["name"]): worker for worker in known.values()}

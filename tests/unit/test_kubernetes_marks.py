@@ -1,0 +1,143 @@
+"""Which annotations pods should have, on a clock of the test's own; and what a refused patch does."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+from waiting import until
+
+from dask_tide.errors import LaunchRejected, Unauthorized, Unavailable
+from dask_tide.model import Phase
+from dask_tide.providers.base import ObservedUnit
+from dask_tide.providers.kubernetes.marks import IDLE, PROTECTED, VICTIM, Marks
+from dask_tide.providers.kubernetes.patience import Patience
+from dask_tide.providers.kubernetes.pods import DELETION_COST, PodView, Rank
+
+pytest.importorskip("lightkube")
+
+
+class Pods:
+    """Pods, a clock, and an API server that patches them."""
+
+    def __init__(self, *names, protecting=True):
+        self.now_s = 0.0
+        self.protecting = protecting
+        self.refusal = None
+        self.patched = []
+        annotations = {key: value for key, value in PROTECTED.items() if value is not None}
+        unit = ObservedUnit("", "cpu", Phase.STARTING, "n1")
+        self.pods = {
+            name: PodView(replace(unit, name=name), name, "", True, Rank.READY, True, True, None, annotations)
+            for name in names
+        }
+        self.marks = Marks(
+            self,  # type: ignore[arg-type]  # all of it that is called
+            lambda: self.pods,
+            lambda pool: self.protecting,
+            patience=Patience(idle_s=5.0),
+            clock=lambda: self.now_s,
+        )
+
+    async def annotate(self, name, annotations):
+        self.patched.append(name)
+        if self.refusal is not None:
+            raise self.refusal
+        before = self.pods[name].annotations
+        merged = {key: value for key, value in {**before, **annotations}.items() if value is not None}
+        self.pods[name] = replace(self.pods[name], annotations=merged)
+        return True
+
+    def wish(self, at_s, **protected):
+        self.now_s = at_s
+        self.marks.wish(protected)
+        return dict(self.marks.pending())
+
+
+def test_one_that_rests_between_two_tasks_does_not_say_so():
+    pods = Pods("a")
+    for at_s, protected in enumerate([False, False, False, True, False, False, False, False]):
+        assert pods.wish(at_s, a=protected) == {}
+
+
+def test_one_that_has_been_idle_for_a_while_says_so():
+    pods = Pods("a")
+    assert pods.wish(0, a=False) == {}
+    assert pods.wish(4.9, a=False) == {}
+    assert pods.wish(5.0, a=False) == {"a": IDLE}
+
+
+async def test_busy_again_is_protected_at_once_and_first():
+    pods = Pods("a", "b", "c")
+    pods.wish(0, a=False, b=False, c=False)
+    pods.now_s = 9.0
+    await pods.annotate("c", IDLE)
+    assert pods.wish(9.0, a=False, b=False, c=True) == {"c": PROTECTED, "a": IDLE, "b": IDLE}
+    assert next(iter(dict(pods.marks.pending()))) == "c"
+
+
+def test_of_what_nobody_said_anything_stays_as_it_is():
+    pods = Pods("a", "b")
+    assert pods.wish(9.0, a=True) == {}
+
+
+def test_a_pool_that_protects_nobody():
+    pods = Pods("a", protecting=False)
+    pods.pods["a"] = replace(pods.pods["a"], annotations={})
+    assert pods.wish(0, a=True) == {"a": {DELETION_COST: "100"}}
+
+
+def test_p30_on_a_doomed_node_nobody_is_protected_from_eviction():
+    pods = Pods("a", "b")
+    pods.marks.doomed = frozenset({"n1"})
+    wanted = pods.wish(0, a=True, b=False)
+    assert wanted["a"] == {**IDLE, DELETION_COST: "100"}
+    assert wanted["b"] == IDLE
+
+
+async def test_a_victim_remains_one_until_it_is_spared():
+    pods = Pods("a", "b")
+    await pods.marks.victims(["a"])
+    assert pods.pods["a"].annotations[DELETION_COST] == VICTIM[DELETION_COST]
+    assert pods.wish(0, a=True, b=True) == {}
+    pods.marks.spare(["a"])
+    assert pods.wish(1, a=True, b=True) == {"a": PROTECTED}
+
+
+async def test_those_that_end_are_not_patched():
+    pods = Pods("a")
+    await pods.marks.victims(["a"])
+    pods.marks.spare([])
+    pods.pods["a"] = replace(pods.pods["a"], active=False, annotations={})
+    assert pods.wish(9.0, a=True) == {}
+    del pods.pods["a"]
+    assert pods.wish(9.0, a=True) == {}
+
+
+@pytest.mark.parametrize("refusal", [Unauthorized("no patch pods"), LaunchRejected("denied by policy")])
+async def test_where_pods_may_not_be_patched_it_is_tried_once(refusal):
+    pods = Pods("a", "b")
+    pods.refusal = refusal
+    await pods.marks.victims(["a"])
+    await pods.marks.victims(["b"])
+    assert pods.patched == ["a"]
+    pods.marks.start()
+    pods.refusal = None
+    pods.now_s += Patience().marks_refused_s
+    await until(lambda: set(pods.patched) == {"a", "b"}, "it is tried again after a while")
+    await pods.marks.stop()
+
+
+async def test_where_the_server_is_away_it_is_tried_again_without_haste():
+    pods = Pods("a", "b", "c")
+    pods.refusal = Unavailable("away")
+    pods.wish(0, a=False, b=False, c=False)
+    pods.wish(9, a=False, b=False, c=False)
+    pods.marks.start()
+    await until(lambda: len(pods.patched) >= 2, "it is tried again")
+    assert set(pods.patched) == {"a"}
+    pods.refusal = None
+    await until(lambda: not pods.marks.pending(), "all are marked")
+    await pods.marks.stop()
+    await asyncio.sleep(0)

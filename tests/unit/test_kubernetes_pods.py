@@ -1,0 +1,176 @@
+"""What a pod's status says: phases, the platform's words, and the order in which a ReplicaSet gives pods up.
+
+The statuses are as Kubernetes 1.35 reports them, shortened.
+"""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from dask_tide.model import Phase
+from dask_tide.providers.kubernetes.objects import Event, Node, Pod, ReplicaSet
+from dask_tide.providers.kubernetes.pods import DELETION_COST, Rank, read_pod
+
+pytest.importorskip("lightkube")
+SCHEDULED = {"type": "PodScheduled", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z"}
+READY = {"type": "Ready", "status": "True"}
+UNSCHEDULABLE = {
+    "type": "PodScheduled",
+    "status": "False",
+    "reason": "Unschedulable",
+    "message": "0/3 nodes are available: 3 Insufficient cpu. preemption: 0/3 nodes are available.",
+    "lastTransitionTime": "2026-01-01T00:00:00Z",
+}
+RUNNING = {"running": {"startedAt": "2026-01-01T00:00:00Z"}}
+
+
+def container(state, last=None, **more):
+    status = {
+        "name": "worker",
+        "image": "x",
+        "imageID": "",
+        "ready": False,
+        "restartCount": 0,
+        "state": state,
+    }
+    return status | ({"lastState": last} if last else {}) | more
+
+
+def pod(
+    *, node="n1", phase="Pending", conditions=(SCHEDULED,), containers=(), deleted=False, cost=None, **status
+):
+    """A pod's JSON, read."""
+    metadata = {
+        "name": "r-cpu-abcde",
+        "uid": "u",
+        "resourceVersion": "7",
+        "labels": {"dask-tide/pool": "cpu", "dask-tide/template": "0123456789"},
+        "annotations": {DELETION_COST: cost, "other": "x"} if cost is not None else {},
+    }
+    if deleted:
+        metadata["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+    raw = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": metadata,
+        "spec": {"containers": [{"name": "worker"}]} | ({"nodeName": node} if node else {}),
+        "status": {"phase": phase, "conditions": list(conditions), "containerStatuses": list(containers)}
+        | status,
+    }
+    view = read_pod(msgspec.json.decode(msgspec.json.encode(raw), type=Pod))
+    assert view is not None
+    return view
+
+
+def waiting(reason, message=""):
+    return {"waiting": {"reason": reason, "message": message}}
+
+
+def terminated(reason, code):
+    return {"terminated": {"reason": reason, "exitCode": code, "startedAt": None, "finishedAt": None}}
+
+
+NEW = {"phase": "Pending", "node": "", "conditions": ()}
+UNPLACED = {"phase": "Pending", "node": "", "conditions": (UNSCHEDULABLE,)}
+CREATING = {"containers": [container(waiting("ContainerCreating"))]}
+PULL_FAILED_ONCE = {"containers": [container(waiting("ErrImagePull", "pull access denied"))]}
+NO_IMAGE = {"containers": [container(waiting("ImagePullBackOff", 'Back-off pulling image "x"'))]}
+NO_SECRET = {"containers": [container(waiting("CreateContainerConfigError", 'secret "s" not found'))]}
+CRASHING = {
+    "phase": "Running",
+    "containers": [container(waiting("CrashLoopBackOff", "back-off 40s"), terminated("OOMKilled", 137))],
+}
+RESTARTED = {"phase": "Running", "containers": [container(RUNNING, terminated("Error", 1))]}
+AT_WORK = {"phase": "Running", "conditions": (SCHEDULED, READY), "containers": [container(RUNNING)]}
+STARTING = {"phase": "Running", "containers": [container(RUNNING)]}
+EVICTED = {
+    "phase": "Failed",
+    "reason": "Evicted",
+    "message": "The node was low on resource: memory.",
+    "conditions": ({"type": "DisruptionTarget", "status": "True", "reason": "TerminationByKubelet"},),
+}
+SHUT_DOWN = {
+    "phase": "Failed",
+    "reason": "Terminated",
+    "message": "Pod was terminated in response to imminent node shutdown.",
+}
+EXITED = {"phase": "Failed", "containers": [container(terminated("Error", 3))]}
+PREEMPTED = AT_WORK | {
+    "conditions": (
+        READY,
+        {
+            "type": "DisruptionTarget",
+            "status": "True",
+            "reason": "PreemptionByScheduler",
+            "message": "default-scheduler: preempting to accommodate a higher priority pod",
+        },
+    )
+}
+
+
+@pytest.mark.parametrize(
+    ("status", "phase", "words"),
+    [
+        (NEW, Phase.PENDING, ""),
+        (UNPLACED, Phase.PENDING, "Unschedulable: 0/3 nodes are available: 3 Insufficient cpu"),
+        (CREATING, Phase.PENDING, "ContainerCreating"),
+        (PULL_FAILED_ONCE, Phase.PENDING, "ErrImagePull: pull access denied"),
+        (NO_IMAGE, Phase.FAILED, 'ImagePullBackOff: Back-off pulling image "x"'),
+        (NO_SECRET, Phase.FAILED, 'CreateContainerConfigError: secret "s" not found'),
+        (CRASHING, Phase.FAILED, "CrashLoopBackOff: back-off 40s (OOMKilled, exit code 137)"),
+        (RESTARTED, Phase.STARTING, "Error, exit code 1"),
+        (STARTING, Phase.STARTING, ""),
+        (AT_WORK, Phase.STARTING, ""),
+        (EVICTED, Phase.FAILED, "Evicted: The node was low on resource: memory."),
+        (SHUT_DOWN, Phase.FAILED, "Terminated: Pod was terminated in response to imminent node shutdown."),
+        (EXITED, Phase.FAILED, "Error, exit code 3"),
+        (PREEMPTED, Phase.STARTING, "PreemptionByScheduler: default-scheduler: preempting"),
+        (PREEMPTED | {"deleted": True}, Phase.STOPPING, "PreemptionByScheduler"),
+        (AT_WORK | {"deleted": True}, Phase.STOPPING, ""),
+        (EVICTED | {"deleted": True}, Phase.STOPPING, "Evicted"),
+    ],
+)
+def test_phases_and_words(status, phase, words):
+    view = pod(**status)
+    assert view.unit.phase is phase
+    assert view.unit.message.startswith(words)
+    assert bool(view.unit.message) == bool(words)
+    assert view.active == (not status.get("deleted") and status.get("phase") != "Failed")
+
+
+def test_since_when_it_finds_no_node():
+    assert pod(**UNPLACED).unschedulable_since is not None
+    assert pod(**CREATING).unschedulable_since is None
+    assert pod(**UNPLACED, deleted=True).unschedulable_since is None
+
+
+def test_the_order_in_which_a_replicaset_gives_pods_up():
+    expected = [
+        pod(**NEW),
+        pod(**CREATING),
+        pod(**STARTING, cost="-100"),
+        pod(**CRASHING, cost="0"),
+        pod(**STARTING, cost="100"),
+        pod(**AT_WORK, cost="-100"),
+        pod(**AT_WORK),
+        pod(**AT_WORK, cost="100"),
+    ]
+    assert [view.order for view in expected] == sorted(view.order for view in expected)
+    assert [view.rank for view in expected[:3]] == [Rank.NOWHERE, Rank.PENDING, Rank.UNREADY]
+
+
+def test_of_the_annotations_only_those_that_are_ours_are_kept():
+    assert pod(**AT_WORK, cost="5").annotations == {DELETION_COST: "5"}
+    assert pod(**AT_WORK, cost="nonsense").order == (Rank.READY, 0)
+
+
+def test_a_pod_of_no_pool_is_nobodys():
+    assert read_pod(msgspec.json.decode(b'{"metadata": {"name": "x"}}', type=Pod)) is None
+
+
+@pytest.mark.parametrize("kind", [Pod, ReplicaSet, Node, Event])
+def test_a_bookmark_has_nothing_but_a_version(kind):
+    """lightkube's own types refuse it."""
+    raw = b'{"kind": "X", "metadata": {"resourceVersion": "42", "creationTimestamp": null}}'
+    assert msgspec.json.decode(raw, type=kind).metadata.resourceVersion == "42"
