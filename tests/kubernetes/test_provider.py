@@ -163,6 +163,28 @@ async def test_victims_only_over_many_rounds(plane, pool, annotate, rounds):
         assert provider.scales["cpu"].misses == 0
 
 
+async def test_several_drains_that_end_at_once(plane, pool):
+    """Each is a call of its own; one of the victims is deleted by somebody meanwhile."""
+    async with provided(plane, pool.namespace) as provider:
+        await provider.observe()
+        await provider.scale_up("cpu", 8)
+        names = await shows(provider, 8)
+        provider.mark({name: name in names[5:] for name in names})
+        first = asyncio.create_task(provider.scale_down(names[:2]))
+        await until(lambda: provider.scales["cpu"]._leaving, "the first ones are to go")
+        pool.delete_pod(names[0])
+        await until(lambda: names[0] not in provider._known(), "it is gone")
+        others = [asyncio.create_task(provider.scale_down([name])) for name in names[2:5]]
+        pool.set_ready(names[1:5], False)
+        for task in (first, *others):
+            assert not await task
+        left = set(pool.pods())
+        assert set(names[5:]) <= left
+        assert not set(names[:5]) & left
+        # The ReplicaSet had replaced the one that was deleted; that may have been given up again.
+        assert len(left) <= 4
+
+
 async def test_a_drained_one_goes_although_others_have_no_node_yet(plane, pool):
     async with provided(plane, pool.namespace) as provider:
         await provider.observe()

@@ -17,7 +17,7 @@ from .manifests.values import merge
 __all__ = ["make_values"]
 
 #: Sections of one's own configuration that are about the scheduler, wherever it is.
-_SENT = ("interval", "release", "memory", "start", "limits", "drain", "idle-shutdown")
+_SENT = ("interval", "forecast", "release", "memory", "start", "limits", "drain", "idle-shutdown")
 #: What they are called in the configuration and in the chart.
 _KEYS = {"boot-time": "bootTime", "boot_time": "bootTime"}
 #: A container's `resources` have no other keys; all others are Dask's own.

@@ -226,7 +226,7 @@ class PoolScale:
         survived: set[str] = set()
         for _ in range(ATTEMPTS):
             # One that had not started may have by now; nobody has drained it.
-            kept |= {name for name in victims if self._ready(name) and not self._leaving[name]}
+            kept |= {name for name in victims if self._ready(name) and not self._leaving.get(name)}
             going = (victims - kept) & self.active()
             survived = await self._lower(going, self._given_up(going))
             if not survived:
@@ -249,7 +249,7 @@ class PoolScale:
             done = await self._marks.victims(marked)
             # Not before the watch shows them: the ReplicaSet's controller knows pods from one, too.
             await self._until(lambda: not any(map(self._unmarked, done)), self._patience.delete_s)
-        parking = [name for name in victims if self._leaving[name]]
+        parking = [name for name in victims if self._leaving.get(name)]
         await self._until(lambda: not any(map(self._ready, parking)), self._patience.park_s)
 
         def starting() -> bool:
