@@ -147,7 +147,7 @@ class _Socket(WebSocketHandler):
             await self.write_message(message, binary=isinstance(message, bytes))
         self.close()
 
-    async def on_message(self, message: str | bytes) -> None:  # type: ignore[override]
+    async def on_message(self, message: str | bytes) -> None:
         assert self.behind is not None
         self.ingress.messages["up"] += 1
         await self.behind.write_message(message, binary=isinstance(message, bytes))

@@ -1,8 +1,8 @@
 """A job on three real nodes: 240 tasks of a second, from nothing to 12 workers and back.
 
 Ours is the chart's release. Peers: the floor, which is ``kubectl scale`` of the same ReplicaSet to 12 below
-the same scheduler without the controller (from the start of kubectl's process to the registration); and the same
-job below dask-kubernetes with its DaskAutoscaler, its pods from our image and of the same size.
+the same scheduler without the controller (from the start of kubectl's process to the registration); and the
+same job below dask-kubernetes with its DaskAutoscaler, its pods from our image and of the same size.
 """
 
 from __future__ import annotations
@@ -49,14 +49,11 @@ def _values(workers: int) -> dict[str, Any]:
 
 
 def keep_s(client: Client) -> float:
-    """For how long an idle worker is worth being kept, as the policy has it."""
+    """What it costs to let a worker go and start it again: so long the policy keeps one that is idle."""
 
     def read(dask_scheduler: Any) -> float:
-        from dask_tide.policy.decide import _WARM_S
-
-        controller = dask_scheduler.extensions["tide"]
-        boot_s = max(record.boot_s for record in controller.ledger.records.values())
-        return float(max(_WARM_S, boot_s))
+        records = dask_scheduler.extensions["tide"].ledger.records.values()
+        return float(max(record.boot_s + record.drain_s for record in records))
 
     return float(client.run_on_scheduler(read))
 

@@ -18,7 +18,7 @@ from rig import image_build, packages
 from rig.clients import Api, Kubectl, existing
 from rig.folders import RigError
 from rig.nodes import Cluster
-from rig.plane import Plane
+from rig.plane import Options, Plane
 
 _numbers = itertools.count()
 
@@ -50,7 +50,8 @@ def any_plane() -> Iterator[Plane | Existing]:
     if not sys.platform.startswith("linux"):
         skip_unless_ci("the test cluster runs on Linux only; give one by DASK_TIDE_KUBECONFIG")
     try:
-        plane = Plane.start()
+        # On a busy machine nodes of kwok would count as dead, and their pods never be ready again.
+        plane = Plane.start(options=Options(node_grace_s=600))
     except RigError as error:
         if shutil.which("go"):
             raise

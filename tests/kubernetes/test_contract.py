@@ -18,7 +18,7 @@ MODULE = Path(__file__).with_name("contract_in_cluster.py")
 def test_the_kubernetes_provider_keeps_the_contract(nodes: Cluster) -> None:
     """Workers must reach the test's own scheduler: the suite runs inside of the cluster's network."""
     done = nodes.run_in(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--durations=0", MODULE],
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--durations=5", MODULE],
         env=os.environ | {"DASK_TIDE_CONTRACT_KUBECONFIG": str(nodes.folder / "pki" / "admin.kubeconfig")},
         cwd=MODULE.parents[2],
         check=False,

@@ -91,7 +91,9 @@ def test_a_release_is_reached_from_outside(
     here = Place(namespace=place, kubeconfig=str(nodes.kubeconfig), release=release.name)
     with Installed(here) as installed, installed.get_client() as client:
         assert client.scheduler is not None
-        assert client.scheduler.address.startswith("tls://127.0.0.1:")
+        address = client.scheduler.address
+        assert address is not None
+        assert address.startswith("tls://127.0.0.1:")
         assert client.submit(lambda x: x + 1, 1).result(timeout=90) == 2
         assert client.sync(client.scheduler.tide_status)["cluster"] == release.name
     # A promise that depends on it: what carries a taint takes no worker.

@@ -109,6 +109,7 @@ def release(nodes: Cluster, new_namespace: Callable[..., str], tmp_path: Path) -
 
 
 async def test_the_example_notebook_runs_in_the_cluster(release: Release) -> None:
+    await asyncio.to_thread(release.settled, 0, "of a new release")
     port = await asyncio.to_thread(release.forward, "service/r-notebook", 8888)
     (secret,) = release.objects("secrets", "app.kubernetes.io/component=notebook")
     server = Jupyter(port, base64.b64decode(secret["data"]["token"]).decode())
@@ -139,5 +140,5 @@ async def test_the_example_notebook_runs_in_the_cluster(release: Release) -> Non
     assert "asked for" in shown["why"]
     assert "Pool cpu" in shown["why"]
     assert re.search(r"^r-cpu-\w{5} running on n[123]$", shown["where"], re.MULTILINE)
-    assert "0 units" in shown["leave"], shown["leave"]
+    assert "Pool cpu: no units" in shown["leave"], shown["leave"]
     release.settled(0)

@@ -95,9 +95,8 @@ async def test_the_status_page_lives_behind_an_ingress(release: Release, tmp_pat
         go_on = Event("go-on", client=client)
         futures = work(client, go_on, 160 if PICTURES else 24)
 
-        await page.go(f"{address}{PATH}/")
-        await until(lambda: page.value("location.pathname == '/science/dask/status'"), "sent to the page")
-        assert await until(lambda: page.value("document.title"), "it has a title") == "Dask: Status"
+        await page.go(f"{address}{PATH}/status")
+        await until(lambda: page.value("document.title == 'Dask: Status'"), "the page is there")
         before = await until(lambda: page.value(SHOWN), "tasks are shown")
         seen = ingress.messages["down"]
         await until(lambda: _more(page, before), "more tasks are shown, by and by")

@@ -50,6 +50,11 @@ def finished(client: Client) -> dict[str, int]:
     return dict(client.run_on_scheduler(count))
 
 
+def ask(client: Client, handler: str, **arguments: Any) -> Any:
+    """Call one of the controller's handlers."""
+    return client.sync(lambda: getattr(client.scheduler, handler)(**arguments))
+
+
 def at_work(client: Client, future: Future) -> str:
     """Name of the worker that has the task; empty: none."""
     busy = [address for address, keys in client.processing().items() if future.key in keys]
@@ -133,7 +138,7 @@ def test_p12_the_task_that_runs_on_a_drained_worker_starts_once(release: Release
     with release.client() as client:
         futures = client.map(nap, [3.0] * 6, pure=False)
         wait_until(lambda: len(workers(client)) >= 2, "two workers", DEADLINE_S, release.situation)
-        client.sync(lambda: client.scheduler.tide_scale(n=1))
+        ask(client, "tide_scale", n=1)
         assert len(client.gather(futures)) == 6
         assert set(finished(client).values()) == {1}
         release.settled(1, "as it was scaled by hand")
@@ -228,7 +233,7 @@ def test_p05_p06_each_pool_gets_what_its_tasks_can_use(install: Callable[..., Re
 def test_p31_annotations_follow_the_work(release: Release) -> None:
     safe = "cluster-autoscaler.kubernetes.io/safe-to-evict"
     with release.client() as client:
-        client.sync(lambda: client.scheduler.tide_adapt(minimum=1))
+        ask(client, "tide_adapt", minimum=1)
         (name,) = release.settled(1)
 
         def annotation() -> Any:

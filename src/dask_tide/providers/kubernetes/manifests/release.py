@@ -103,7 +103,7 @@ class Release:
         return digest(self.rotation if self.certificates is None else self.certificates.certificate)
 
     def cluster_scoped(self, suffix: str) -> str:
-        """Name of an object that is in no namespace; dots, which neither name has, keep two releases apart."""
+        """Name of an object that is in no namespace. Dots, which neither name has, keep releases apart."""
         return f"{self.namespace}.{self.name}.{suffix}"
 
     def priority_class(self, name: str) -> str:
