@@ -19,7 +19,7 @@ COMPILE := pip compile --quiet pyproject.toml --group dev --all-extras $(LOCK)
 # The image has what the tests have tested.
 COMPILE_IMAGE := pip compile --quiet $(LOCK) -c requirements/dev.txt
 
-.PHONY: help demo demo-kubernetes test test-newest test-oldest check format bench image lock clean
+.PHONY: help demo demo-kubernetes test test-newest test-oldest check format bench bench-kubernetes image lock clean
 .PHONY: cluster cluster-plane cluster-down rig-binaries
 .DEFAULT_GOAL := help
 
@@ -30,6 +30,7 @@ help:
 	@echo "make test    all tests, then those that touch distributed with the oldest one we support"
 	@echo "make check   format, lint, types, layers"
 	@echo "make bench   figures against stock Dask, side by side"
+	@echo "make bench-kubernetes  the same on Kubernetes, against kubectl scale and dask-kubernetes (needs root)"
 	@echo "make format  what 'make check' would have changed"
 	@echo "make image   the container image, as a tar, without Docker (needs root, buildah and mmdebstrap)"
 	@echo "make cluster a Kubernetes on this machine to try things on: real nodes for root, fake ones for others"
@@ -64,6 +65,9 @@ format: .venv/stamp
 
 bench: .venv/stamp
 	$(BIN)/python -m benchmarks
+
+bench-kubernetes: .venv/stamp rig-binaries
+	$(BIN)/python -m benchmarks.kubernetes $(BENCH_ARGS)
 
 image: .venv/stamp
 	@$(BIN)/python -m rig.image_build

@@ -8,13 +8,13 @@ import signal
 import socket
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import yaml
-from distributed import Client, Security
+from distributed import Client, Future, Security
 from waiting import wait_until
 
 from rig import binaries
@@ -207,3 +207,49 @@ def workers(client: Client) -> dict[str, dict[str, Any]]:
     """The workers that the scheduler knows, by name."""
     known = client.scheduler_info(n_workers=-1)["workers"]
     return {str(worker["name"]): worker for worker in known.values()}
+
+
+def _by_value() -> Callable[..., str]:
+    # Inside of a function, so that it is sent by value: workers cannot import tests.
+    def nap(seconds: float, *_: object) -> str:
+        import time
+
+        from distributed import get_worker
+
+        time.sleep(seconds)
+        return str(get_worker().name)
+
+    return nap
+
+
+#: A task: sleep, and say on which worker.
+nap = _by_value()
+
+
+def finished(client: Client) -> dict[str, int]:
+    """How often each task has finished: more than once, and a result was computed again."""
+
+    def count(dask_scheduler: Any) -> dict[str, int]:
+        counted: dict[str, int] = {}
+        for entry in dask_scheduler.transition_log:
+            if entry[1] == "processing" and entry[2] == "memory":
+                counted[str(entry[0])] = counted.get(str(entry[0]), 0) + 1
+        return counted
+
+    return dict(client.run_on_scheduler(count))
+
+
+def ask(client: Client, handler: str, **arguments: Any) -> Any:
+    """Call one of the controller's handlers."""
+    return client.sync(lambda: getattr(client.scheduler, handler)(**arguments))
+
+
+def at_work(client: Client, future: Future) -> str:
+    """Name of the worker that has the task; empty: none."""
+    busy = [address for address, keys in client.processing().items() if future.key in keys]
+    return next((name for address in busy for name, at in addresses(client).items() if at == address), "")
+
+
+def addresses(client: Client) -> dict[str, str]:
+    """Addresses of workers by name."""
+    return {str(w["name"]): address for address, w in client.scheduler_info(n_workers=-1)["workers"].items()}

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import signal
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -39,6 +41,8 @@ def main() -> None:
     }
     if {"plane", "nodes"} & set(chosen):
         peer.environment()
+    # So that it cleans up then, too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     with Clusters() as clusters:
         for part in chosen:
             print(f"== {part}: {(PARTS[part].__doc__ or '').splitlines()[0]}", flush=True)

@@ -37,6 +37,11 @@ class Sizes:
 SMALL = Sizes(some=10, many=40, rounds=1, workers=3, tasks=12, idle_s=2.0, after_s=5.0)
 
 
+def note(text: str) -> None:
+    """Say how far a part is."""
+    print(f"   {text}", flush=True)
+
+
 @dataclass
 class Figures:
     """A part's results.

@@ -10,6 +10,8 @@ from distributed.diagnostics.plugin import SchedulerPlugin
 
 from rig.folders import wait_for
 
+from .figures import note
+
 TASK_S = 1.0
 DEADLINE_S = 240.0
 
@@ -89,6 +91,7 @@ def run_job(client: Client, workers: int, tasks: int, after_s: float) -> dict[st
     total = client.submit(sum, client.map(nap, range(tasks), pure=False))
     assert total.result(timeout=DEADLINE_S) == tasks
     gathered_s = time.time() - began_s
+    note(f"answer after {gathered_s:.1f} s")
     end_s = time.time() + after_s
     while len(addresses(client)) > 1 and time.time() < end_s:
         time.sleep(0.25)

@@ -119,7 +119,7 @@ def operator(plane: Plane, namespace: str) -> Iterator[Operator]:
     plane.kubectl("create", "-f", str(crds))
     try:
         plane.kubectl("wait", "-f", str(crds), "--for=condition=Established", "--timeout=30s")
-        kopf = [folder / "bin" / "kopf", "run", "--standalone", "--namespace", namespace]
+        kopf: list[str | Path] = [folder / "bin" / "kopf", "run", "--standalone", "--namespace", namespace]
         with tempfile.TemporaryDirectory() as home:
             settings = {"KUBECONFIG": str(plane.folder / "pki" / "admin.kubeconfig"), "HOME": home}
             command: list[str | Path] = [

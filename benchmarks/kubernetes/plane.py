@@ -16,7 +16,7 @@ from rig.plane import Plane
 
 from . import peer, size
 from .clusters import Clusters, namespace
-from .figures import Figures, Sizes
+from .figures import Figures, Sizes, note
 from .schedulers import GROW_S, Pool, SchedulerProcess
 
 #: What a DaskCluster on fake nodes is made of.
@@ -28,6 +28,7 @@ def _kubectl(pool: Pool, n: int) -> float:
     pool.scale(n)
     pool.ready(n)
     taken_s = time.perf_counter() - began_s
+    note(f"kubectl scale: {n} pods in {taken_s:.2f} s")
     pool.empty()
     return taken_s
 
@@ -39,6 +40,7 @@ def grow(pool: Pool, process: SchedulerProcess, n: int) -> dict[str, Any]:
     process.scale(n)
     pool.ready(n)
     taken_s = time.perf_counter() - began_s
+    note(f"dask-tide: {n} pods in {taken_s:.2f} s")
     wait_for(lambda: process.units() == n, "the controller knows all pods", 60)
     return {"s": taken_s, "calls": dict(process.calls() - before)}
 
@@ -61,7 +63,9 @@ def _operator(plane: Plane, n: int) -> float:
             if time.perf_counter() > end_s:
                 raise TimeoutError(f"dask-kubernetes has not made {n} pods:\n{operator.log()[-2000:]}")
             time.sleep(0.1)
-        return time.perf_counter() - began_s
+        taken_s = time.perf_counter() - began_s
+        note(f"dask-kubernetes: {n} pods in {taken_s:.2f} s")
+        return taken_s
 
 
 def run(clusters: Clusters, sizes: Sizes) -> Figures:

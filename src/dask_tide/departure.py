@@ -64,6 +64,9 @@ RETRY_S = 1.0
 #: How long nobody may listen at the scheduler's address until it counts as gone. A scheduler that
 #: is merely busy does not: the kernel accepts the connection in its stead.
 REACH_S = 5.0
+#: How long a worker may take to start that was told to go meanwhile: one that waits for a scheduler
+#: holds nothing.
+STARTING_S = 10.0
 #: How long the last two requests, and closing the worker, may take after the deadline.
 CLOSE_S = 2.0
 #: How long a worker's process that got SIGTERM waits for its nanny to begin a departure.
@@ -226,7 +229,7 @@ async def depart(server: Leaver, timeout_s: float) -> None:
     if isinstance(server, Nanny):
         parking.dismiss(server)
         # It learns late that its worker is up, and what runs there may be a second old already.
-        while _starts(server) and time.monotonic() < start + timeout_s:  # noqa: ASYNC110 -- it has no event
+        while _starts(server) and time.monotonic() < start + min(timeout_s, STARTING_S):  # noqa: ASYNC110 -- it has no event
             await asyncio.sleep(POLL_S)
     # If not, Dask is closing it already, perhaps since the scheduler has gone; or it has not started.
     running = server.status in WORKER_ANY_RUNNING

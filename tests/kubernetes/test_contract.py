@@ -25,4 +25,3 @@ def test_the_kubernetes_provider_keeps_the_contract(nodes: Cluster) -> None:
         timeout=280,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    print(done.stdout)

@@ -22,7 +22,12 @@ from dask_tide.errors import LaunchRejected
 from rig.image_build import TAG
 from rig.nodes import Cluster
 
-pytestmark = [pytest.mark.xdist_group("nodes"), pytest.mark.timeout(300, func_only=True)]
+pytestmark = [
+    pytest.mark.xdist_group("nodes"),
+    pytest.mark.timeout(300, func_only=True),
+    # Here and in the image are two patch releases of Python.
+    pytest.mark.filterwarnings("ignore::distributed.versions.VersionMismatchWarning"),
+]
 
 PROMISES = (
     "it began with no worker",

@@ -17,7 +17,12 @@ from waiting import until
 
 from rig.nodes import Cluster
 
-pytestmark = [pytest.mark.xdist_group("nodes"), pytest.mark.timeout(300, func_only=True)]
+pytestmark = [
+    pytest.mark.xdist_group("nodes"),
+    pytest.mark.timeout(300, func_only=True),
+    # Here and in the image are two patch releases of Python.
+    pytest.mark.filterwarnings("ignore::distributed.versions.VersionMismatchWarning"),
+]
 
 HOST, PATH = "dask.example.org", "/science/dask"
 #: How many tasks the page's task stream shows.

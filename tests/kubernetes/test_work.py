@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from distributed import Client, Event, Future, wait
-from releases import DEADLINE_S, POOL, Release, workers
+from distributed import Event, wait
+from releases import DEADLINE_S, POOL, Release, ask, at_work, finished, nap, workers
 from waiting import wait_until
 
 from rig.nodes import Cluster
@@ -18,52 +18,6 @@ pytestmark = [pytest.mark.xdist_group("nodes"), pytest.mark.timeout(300, func_on
 @pytest.fixture
 def release(install: Callable[..., Release]) -> Release:
     return install()
-
-
-def _by_value() -> Callable[..., str]:
-    # Inside of a function, so that it is sent by value: workers cannot import tests.
-    def nap(seconds: float, *_: object) -> str:
-        import time
-
-        from distributed import get_worker
-
-        time.sleep(seconds)
-        return str(get_worker().name)
-
-    return nap
-
-
-#: A task: sleep, and say on which worker.
-nap = _by_value()
-
-
-def finished(client: Client) -> dict[str, int]:
-    """How often each task has finished: more than once, and a result was computed again."""
-
-    def count(dask_scheduler: Any) -> dict[str, int]:
-        counted: dict[str, int] = {}
-        for entry in dask_scheduler.transition_log:
-            if entry[1] == "processing" and entry[2] == "memory":
-                counted[str(entry[0])] = counted.get(str(entry[0]), 0) + 1
-        return counted
-
-    return dict(client.run_on_scheduler(count))
-
-
-def ask(client: Client, handler: str, **arguments: Any) -> Any:
-    """Call one of the controller's handlers."""
-    return client.sync(lambda: getattr(client.scheduler, handler)(**arguments))
-
-
-def at_work(client: Client, future: Future) -> str:
-    """Name of the worker that has the task; empty: none."""
-    busy = [address for address, keys in client.processing().items() if future.key in keys]
-    return next((name for address in busy for name, at in addresses(client).items() if at == address), "")
-
-
-def addresses(client: Client) -> dict[str, str]:
-    """Addresses of workers by name."""
-    return {str(w["name"]): address for address, w in client.scheduler_info(n_workers=-1)["workers"].items()}
 
 
 def test_p28_from_nothing_to_many_to_the_one_with_the_answer_to_nothing(release: Release) -> None:

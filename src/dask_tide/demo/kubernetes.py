@@ -37,7 +37,7 @@ IDLE_TIMEOUT = "3m"
 TIMEOUT_S = 600.0
 
 _COMM = 8786
-_CONNECT_S, _LOOK_S = 5.0, 0.5
+_CONNECT_S, _SETTLE_S, _LOOK_S = 5.0, 120.0, 0.5
 _REPELS = ("NoSchedule", "NoExecute")
 
 
@@ -134,7 +134,7 @@ class Installed:
 
     @contextmanager
     def get_client(self) -> Iterator[Client]:
-        """A client of the release's scheduler.
+        """A client of the release's scheduler; it waits until there are no workers, as far as they go.
 
         Raises
         ------
@@ -143,7 +143,18 @@ class Installed:
         """
         address = sync(self._runner.loop, self._reach)
         with Client(address, security=self._security, loop=self._runner.loop) as client:
+            self._settle(client)
             yield client
+
+    def _settle(self, client: Client) -> None:
+        """Wait for the worker to go that Kubernetes starts for each pool of a new release."""
+        end_s = time.monotonic() + _SETTLE_S
+        while time.monotonic() < end_s:
+            status: Any = client.sync(client.scheduler.tide_status)  # type: ignore[union-attr]
+            # Before its first decision it knows of none yet.
+            if status["decisions"] and not status["units"]:
+                return
+            time.sleep(_LOOK_S)
 
     async def _open(self) -> None:
         self._api = Api(self._options, Patience())

@@ -123,8 +123,13 @@ class Recording:
 
     @property
     def machines(self) -> dict[str, int]:
-        """How many workers there were on each machine, the whole time."""
-        found = {(worker.name, worker.machine) for sample in self.samples for worker in sample.workers}
+        """How many workers have worked on each machine, the whole time."""
+        found = {
+            (worker.name, worker.machine)
+            for sample in self.samples
+            for worker in sample.workers
+            if worker.state == "busy"
+        }
         return dict(sorted(Counter(machine for _, machine in found if machine).items()))
 
     @property

@@ -245,6 +245,9 @@ class PoolScale:
             # Of those that do not run yet it matters only if others do not, either.
             ranks = {self._pods()[name].rank for name in self.active() - victims - self._due}
             first = min(ranks | {Rank.UNREADY})
+            if first is Rank.PENDING:
+                # One without a node may have one before the ReplicaSet's controller looks.
+                first = Rank.NOWHERE
             marked = [name for name in victims if self._pods()[name].rank >= first]
             done = await self._marks.victims(marked)
             # Not before the watch shows them: the ReplicaSet's controller knows pods from one, too.
