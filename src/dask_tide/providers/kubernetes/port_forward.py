@@ -94,7 +94,9 @@ class PortForward:
         assert task is not None
         self._connections.add(task)
         try:
-            await self._forward(reader, writer)
+            # Only `close` cancels it, and asyncio would log that as an error.
+            with suppress(asyncio.CancelledError):
+                await self._forward(reader, writer)
         except* _ERRORS as errors:
             self.error = "; ".join(_words(error) for error in errors.exceptions)
             logger.debug("A connection to port %d of the scheduler's pod: %s", self._remote_port, self.error)
