@@ -278,7 +278,7 @@ def test_uninstalling_leaves_nothing(plane: Plane, helm: Helm) -> None:
 
     def left() -> list[str]:
         own = helm.items(asked, selector)
-        prefix, namespace = f"{helm.namespace}-r-", helm.namespace
+        prefix, namespace = f"{helm.namespace}.r.", helm.namespace
         return [
             name
             for one in own

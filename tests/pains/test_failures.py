@@ -55,6 +55,8 @@ def processes() -> set[int]:
     found = set()
     for forkserver in psutil.Process().children():
         with suppress(psutil.NoSuchProcess):
+            if "rig.keeper" in forkserver.cmdline():
+                continue  # other tests' Kubernetes
             found |= {process.pid for process in forkserver.children() if alive(process.pid)}
     return found
 

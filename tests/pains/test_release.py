@@ -157,7 +157,9 @@ def test_p13_units_that_are_slow_to_start_are_kept_for_as_long_as_that_takes(tid
             client.gather(client.map(tasks.function(0.1), range(x, x + 2)))
             assert workers(cluster) == before, cluster.explain()
     assert seen.left == []
-    kept = [a.why.numbers["keep_s"] for a in actions(cluster, Hold) if a.why.code == "KEPT_BREAK_EVEN"]
+    holds = [a.why for a in actions(cluster, Hold) if a.why.code == "KEPT_BREAK_EVEN"]
+    # While the other one still works the tail counts, if it lasts long enough to be seen.
+    kept = [reason.numbers["keep_s"] for reason in holds if reason.numbers["surplus"] == 2]
     assert min(kept) >= 6, cluster.explain()
 
 
