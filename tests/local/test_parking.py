@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import signal
 import socket
+from contextlib import suppress
 
 import dask
 import psutil
@@ -63,8 +65,11 @@ def tasks(tmp_path):
 
 @pytest.fixture
 def port():
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return probe.getsockname()[1]
+    # Below those that the system gives out: until the worker listens, another test's process must not.
+    while True:
+        number = random.randrange(10_000, 32_000)
+        with suppress(OSError), socket.create_server(("127.0.0.1", number)):
+            return number
 
 
 def is_open(port: int) -> bool:
