@@ -12,7 +12,7 @@ from rig import image_build
 from rig.clients import Kubectl
 from rig.folders import wait_for
 from rig.nodes import Cluster
-from rig.plane import Plane
+from rig.plane import Options, Plane
 
 #: Machines of kwok: each takes 250 pods.
 KWOK_NODES = 20
@@ -47,10 +47,10 @@ class Clusters:
             if name := os.environ.get("DASK_TIDE_PLANE"):
                 self._plane = Plane.attach(name)
             else:
-                self._plane = Plane.start()
+                self._plane = Plane.start(options=Options(node_grace_s=600))
             missing = KWOK_NODES - len(self._plane.ready_nodes())
             if missing > 0:
-                self._plane.add_kwok_nodes(missing)
+                self._plane.add_kwok_nodes(missing, cpus=64, memory="256Gi")
         return self._plane
 
     @property
