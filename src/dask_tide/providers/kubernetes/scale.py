@@ -267,7 +267,10 @@ class PoolScale:
         if not victims:
             return set()
         last = max(pods[name].order for name in victims)
-        return {name for name in self.active() - self._due - set(victims) if pods[name].order <= last}
+        # Not those that have parked in another call: they are to go as well, whichever goes first.
+        parked = {name for name, drained in self._leaving.items() if drained and not self._ready(name)}
+        others = self.active() - self._due - set(victims) - parked
+        return {name for name in others if pods[name].order <= last}
 
     def _given_up(self, going: set[str]) -> set[str]:
         """Pods that do not run, and would be picked first.
@@ -305,7 +308,7 @@ class PoolScale:
         finally:
             self._due -= going
         survived = self.active() & going
-        missed = staying - self.active()
+        missed = staying - self.active() - self._leaving.keys()
         if survived and missed:
             self.misses += len(missed)
             logger.warning("Pods %s went instead of %s", _some(missed), _some(survived))
