@@ -267,8 +267,8 @@ class PoolScale:
         if not victims:
             return set()
         last = max(pods[name].order for name in victims)
-        # Not those that have parked in another call: they are to go as well, whichever goes first.
-        parked = {name for name, drained in self._leaving.items() if drained and not self._ready(name)}
+        # Not those of another call that are not at work: they are to go as well, whichever goes first.
+        parked = {name for name in self._leaving if not self._ready(name)}
         others = self.active() - self._due - set(victims) - parked
         return {name for name in others if pods[name].order <= last}
 
