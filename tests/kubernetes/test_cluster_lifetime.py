@@ -20,6 +20,23 @@ from dask_tide.providers.kubernetes.lifetime import ARRIVAL_S, Lifetime
 
 IDLE_S = 5.0
 
+PROGRAM = ("-m", "dask_tide.providers.kubernetes.lifetime")
+#: The same, told to go before any preload was asked.
+TOLD_WHILE_IT_STARTS = """
+import os, signal
+from distributed import Scheduler
+from dask_tide.providers.kubernetes.lifetime import main
+
+start = Scheduler.start_unsafe
+
+async def told(self):
+    os.kill(os.getpid(), signal.SIGTERM)
+    return await start(self)
+
+Scheduler.start_unsafe = told
+main()
+"""
+
 
 class Clock:
     def __init__(self) -> None:
@@ -91,11 +108,13 @@ def program(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen]]:
     """A factory of schedulers as the Job runs them, which listen."""
     running: list[subprocess.Popen] = []
 
-    def start(*arguments: str, ready: str = "Scheduler at:") -> subprocess.Popen:
+    def start(
+        *arguments: str, ready: str = "Scheduler at:", program: tuple[str, str] = PROGRAM
+    ) -> subprocess.Popen:
         options = ("--host", "127.0.0.1", "--port", "0", "--dashboard-address", "127.0.0.1:0", *arguments)
         log = tmp_path / "log"
         with log.open("w") as file:
-            command = [sys.executable, "-m", "dask_tide.providers.kubernetes.lifetime", *options]
+            command = [sys.executable, *program, *options]
             running.append(subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT))
         wait_until(lambda: ready in log.read_text(), ready, detail=log.read_text)
         return running[-1]
@@ -115,6 +134,11 @@ def test_sigterm_is_not_the_end_of_the_cluster(program: Callable[..., subprocess
     """Or a drained node would end it: the Job would be complete."""
     process = program("--idle-timeout", "1h", ready="Scheduler at:")
     process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 128 + signal.SIGTERM
+
+
+def test_neither_is_a_sigterm_while_it_starts(program: Callable[..., subprocess.Popen]) -> None:
+    process = program(ready="Received signal SIGTERM", program=("-c", TOLD_WHILE_IT_STARTS))
     assert process.wait(60) == 128 + signal.SIGTERM
 
 

@@ -44,7 +44,13 @@ _LOOKS, _SHORTEST_S, _LONGEST_S = 10, 0.1, 5.0
 #: Clients of tasks: they live as long as their worker, and are there for the work's sake.
 _OF_TASKS = "Client-worker-"
 
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
 _idle_timeout_s: float | None = None
+#: What stood before Dask's handlers, which put it back at the first signal.
+_before: dict[int, object] = {}
+#: Whether ours stand: without them nobody can tell an end that was meant from a signal's.
+_listening = False
 _signals: list[int] = []
 _tasks: set[asyncio.Task[None]] = set()
 
@@ -112,9 +118,15 @@ class Lifetime:
 
 async def dask_setup(scheduler: Scheduler) -> None:
     """Watch over the scheduler that loads this module (:func:`main` sees to that)."""
+    global _listening  # noqa: PLW0603 - Dask gives a preload nothing but the scheduler
     # By now Dask's own handlers stand, and those of nobody else would be asked.
-    for signum in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(signum, partial(_told, signal.getsignal(signum)))
+    for signum in _SIGNALS:
+        handler = signal.getsignal(signum)
+        if handler is _before.get(signum):
+            _signals.append(signum)  # Dask's was told already
+        else:
+            signal.signal(signum, partial(_told, handler))
+    _listening = True
     if _idle_timeout_s is None:
         return
     lifetime = Lifetime(scheduler, _idle_timeout_s)
@@ -159,13 +171,14 @@ def _run(arguments: Sequence[str]) -> None:
     parser.add_argument("--idle-timeout", type=lambda text: float(parse_timedelta(text)))
     given, others = parser.parse_known_args(arguments)
     _idle_timeout_s = given.idle_timeout
+    _before.update((signum, signal.getsignal(signum)) for signum in _SIGNALS)
     try:
         dask_scheduler(["--preload", __name__, *others], prog_name="dask scheduler")
     except SystemExit as end:
         if end.code:
             raise
-    if _signals:
-        sys.exit(128 + _signals[0])
+    if _signals or not _listening:
+        sys.exit(128 + (_signals or [signal.SIGTERM])[0])
 
 
 if __name__ == "__main__":
