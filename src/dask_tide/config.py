@@ -54,6 +54,7 @@ POOL_DEFAULTS: Mapping[str, Any] = {
     "minimum": 0,
     "maximum": "auto",
     "price": 1,
+    "spot": False,
     "boot-time": None,
     "options": {},
 }
@@ -233,6 +234,7 @@ def _pool(name: str, entry: Mapping[str, Any], *, local: bool) -> Pool:
         minimum=minimum,
         maximum=maximum,
         price=float(entry["price"]),
+        spot=bool(entry["spot"]),
         **boot_s,
     )
 
@@ -242,6 +244,7 @@ def _settings(config: Mapping[str, Any], minimum: int) -> Settings:
     settings = Settings(
         keep_s=None if release["keep"] == "auto" else _seconds(release["keep"]),
         idle_timeout_s=_seconds(release["idle-timeout"]),
+        machine_idle_s=_optional(_seconds, release["machine-idle"]),
         tail_s=_seconds(release["tail"]),
         memory_ratio=float(memory["want-below"]),
         fill_ratio=float(memory["fill-below"]),
@@ -308,7 +311,7 @@ def _optional(convert: Callable[[Any], T], value: Any) -> T | None:
 _FORMATS: Mapping[str, Callable[[Any], bool]] = {
     "auto": lambda value: not isinstance(value, str) or value == "auto",
     "finite": lambda value: not isinstance(value, int | float) or math.isfinite(value),
-    "timedelta": lambda value: _seconds(value) >= 0,
+    "timedelta": lambda value: value is None or _seconds(value) >= 0,
     "timedelta-or-auto": lambda value: value == "auto" or _seconds(value) >= 0,
     "positive-timedelta": lambda value: value is None or _seconds(value) > 0,
     "size-or-auto": lambda value: value == "auto" or _bytes(value) >= 0,

@@ -22,7 +22,13 @@ async def test_status(harbour):
     status = await h.client.scheduler.tide_status()
     assert status["mode"] == "manual"
     assert status["pools"]["one"]["units"] == {"running": 1}
-    assert status["pools"]["two"] == {"minimum": 0, "maximum": 2, "boot_s": None, "units": {}}
+    assert status["pools"]["two"] == {
+        "minimum": 0,
+        "maximum": 2,
+        "boot_s": None,
+        "cold_boot_s": None,
+        "units": {},
+    }
     (unit,) = status["units"]
     assert (unit["name"], unit["pool"], unit["phase"]) == (name, "one", "running")
     assert status["unfinished_tasks"] == 1

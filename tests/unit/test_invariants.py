@@ -15,6 +15,7 @@ from dask_tide.model import (
     EXISTING,
     LIVE,
     Action,
+    Code,
     Drain,
     Hold,
     Launch,
@@ -70,11 +71,15 @@ def pool_states(draw, name: str) -> PoolState:
             maximum=maximum,
             price=draw(st.sampled_from([0.0, 0.3, 1.0, 7.0])),
             boot_s=draw(st.sampled_from([0.0, 1.0, 10.0])),
+            spot=draw(st.sampled_from([False, False, True])),
         ),
         blind=draw(st.sampled_from(["", "", "", "", "", "timed out"])),
         manual=draw(st.sampled_from([None, None, None, 0, 2, 14])),
         floor=draw(st.sampled_from([0, 0, 0, 2, 14])),
         boot_s=draw(maybe(st.sampled_from([0.0, 0.1, 5.0]))),
+        cold_boot_s=draw(maybe(st.sampled_from([1.0, 60.0]))),
+        room=draw(maybe(st.integers(0, 5))),
+        price=draw(maybe(st.sampled_from([0.5, 2.0]))),
         capacity=draw(maybe(st.integers(0, 12))),
         capacity_message="no {room}",
         started=draw(st.integers(0, 2)),
@@ -100,10 +105,13 @@ def worlds(draw, states: tuple[PoolState, ...], now_s: float) -> Snapshot:
         st.sampled_from(["", "a", "b"]),
         st.sampled_from([1, 1, 1, 1, 0, 2]),  # workers, where it should have any
         st.sampled_from([0, 0, 0, 0, 0, 1]),  # and where not
+        st.sampled_from([False] * 15 + [True]),  # its machine is about to go
+        st.sampled_from([False, False, False, True]),  # no machine for it
     )
     some_units, owners = [], [""] * draw(st.sampled_from([0, 0, 0, 1, 2]))
-    for i, (of, phase, machine, usual, odd) in enumerate(draw(st.lists(homes, max_size=12))):
-        unit = Unit(f"u{i}", of, phase, machine=machine, message="{}")
+    for i, (of, phase, machine, usual, odd, doomed, full) in enumerate(draw(st.lists(homes, max_size=12))):
+        unplaced = full and phase is Phase.PENDING
+        unit = Unit(f"u{i}", of, phase, machine=machine, message="{}", doomed=doomed, unplaced=unplaced)
         some_units.append(unit)
         owners += [unit.name] * (usual if phase in (Phase.RUNNING, Phase.DRAINING) else odd)
     some_workers = []
@@ -148,6 +156,7 @@ def worlds(draw, states: tuple[PoolState, ...], now_s: float) -> Snapshot:
         Settings(
             keep_s=draw(maybe(st.sampled_from([0.0, 1.0, 10.0]))),
             idle_timeout_s=draw(st.sampled_from([0.0, 5.0, 10.0])),
+            machine_idle_s=draw(maybe(st.sampled_from([0.0, 55.0]))),
             tail_s=draw(st.sampled_from([0.0, 3.0])),
             maximum=draw(maybe(st.integers(0, 20))),
             budget_per_hour=draw(maybe(st.sampled_from([0.0, 3600.0, 20000.0]))),
@@ -207,6 +216,10 @@ def let_go(actions) -> list[str]:
     return [unit for a in actions if isinstance(a, Drain | Release) for unit in a.units]
 
 
+def is_doomed(world) -> set[str]:
+    return {unit.name for unit in world.units if unit.doomed}
+
+
 def count(world, name, phases) -> int:
     return sum(unit.pool == name and unit.phase in phases for unit in world.units)
 
@@ -232,9 +245,9 @@ def test_p20_no_launch_exceeds_a_limit(situation):
     existing = [unit for unit in world.units if unit.pool in states and unit.phase in EXISTING]
     if limits.maximum is not None:
         assert len(existing) + sum(launches.values()) <= limits.maximum
-    if limits.budget_per_hour is not None and any(states[name].pool.price for name in launches):
-        rate = sum(states[u.pool].pool.price for u in existing)
-        rate += sum(states[name].pool.price * n for name, n in launches.items())
+    if limits.budget_per_hour is not None and any(states[name].unit_price for name in launches):
+        rate = sum(states[u.pool].unit_price for u in existing)
+        rate += sum(states[name].unit_price * n for name, n in launches.items())
         assert rate <= limits.budget_per_hour / 3600 + 1e-6
     assert limits.budget_total is None or world.spent < limits.budget_total
 
@@ -245,7 +258,8 @@ def test_p16_nothing_shrinks_below_its_minimum(situation):
     actions, _ = decide(world, memory)
     gone = set(let_go(actions))
     for state in world.pools:
-        live = [u.name for u in world.units if u.pool == state.pool.name and u.phase in LIVE]
+        mine = [u for u in world.units if u.pool == state.pool.name and u.phase in LIVE]
+        live = [u.name for u in mine if not u.doomed]
         least = state.pool.minimum
         if state.manual is not None:
             least = min(state.manual, state.pool.maximum)
@@ -275,12 +289,12 @@ def test_p01_busy_units_go_only_by_hand_or_above_the_maximum_and_after_idle_ones
     actions, _ = decide(world, memory)
     gone = set(let_go(actions))
     owned = {u.name: [w for w in world.workers if w.unit == u.name] for u in world.units}
-    leaving = gone | {u.name for u in world.units if u.phase is Phase.DRAINING}
+    leaving = gone | is_doomed(world) | {u.name for u in world.units if u.phase is Phase.DRAINING}
     moving = sum(w.held_bytes for w in world.workers if w.unit in leaving and w.only_copies != 0)
     receivers = [w for w in world.workers if receives(world, w) and w.unit not in gone]
     for state in world.pools:
         name = state.pool.name
-        mine = [u for u in world.units if u.pool == name and u.phase in LIVE]
+        mine = [u for u in world.units if u.pool == name and u.phase in LIVE and not u.doomed]
         if not any(w.tasks for u in mine if u.name in gone for w in owned[u.name]):
             continue
         event("busy victims")
@@ -301,6 +315,8 @@ def test_p01_busy_units_go_only_by_hand_or_above_the_maximum_and_after_idle_ones
 
 def receives(world, worker) -> bool:
     phases = {unit.name: unit.phase for unit in world.units}
+    if worker.unit in is_doomed(world):
+        return False
     return worker.status == "running" and phases.get(worker.unit, Phase.RUNNING) is Phase.RUNNING
 
 
@@ -314,7 +330,8 @@ def room(world, worker) -> float:
 def test_p27_p15_what_goes_finds_room(situation):
     world, memory = situation
     gone = {u for a in decide(world, memory)[0] if isinstance(a, Drain) for u in a.units}
-    leaving = gone | {u.name for u in world.units if u.phase is Phase.DRAINING}
+    leaving = gone | is_doomed(world) | {u.name for u in world.units if u.phase is Phase.DRAINING}
+    gone -= is_doomed(world)  # they had no choice
     receivers = [w for w in world.workers if receives(world, w) and w.unit not in gone]
     moving = [w for w in world.workers if w.unit in leaving and w.only_copies != 0]
     moves = sum(w.held_bytes for w in moving)
@@ -376,7 +393,8 @@ def test_p01_what_has_not_started_goes_before_what_runs(situation):
     actions, _ = decide(world, memory)
     registered = {w.unit for w in world.workers}
     for state in world.pools:
-        if of_pool(actions, state.pool.name, Drain):
+        drains = of_pool(actions, state.pool.name, Drain)
+        if any(action.why.code != Code.DOOMED.name for action in drains):
             starting = {
                 u.name
                 for u in world.units

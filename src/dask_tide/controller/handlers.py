@@ -36,6 +36,9 @@ def register(controller: Controller) -> None:
     async def tide_floor(n: int, seconds: float = 30.0, pool: str | None = None) -> dict[str, Any]:
         return _checked(controller.floor, n_workers=n, seconds=seconds, pool=pool)
 
+    async def tide_notice(worker: str, message: str) -> None:
+        controller.notice(worker, message)
+
     stock_scatter = handlers["scatter"]
 
     async def scatter(**arguments: Any) -> Any:
@@ -45,7 +48,7 @@ def register(controller: Controller) -> None:
                 controller.floor(1, arguments.get("timeout") or 2.0)
         return await stock_scatter(**arguments)
 
-    for handler in (tide_status, tide_explain, tide_scale, tide_adapt, tide_floor, scatter):
+    for handler in (tide_status, tide_explain, tide_scale, tide_adapt, tide_floor, tide_notice, scatter):
         handlers[handler.__name__] = handler
 
 
@@ -77,6 +80,7 @@ def status(controller: Controller) -> dict[str, Any]:
                 "minimum": pool.minimum,
                 "maximum": pool.maximum,
                 "boot_s": controller.ledger.records[name].boot_s,
+                "cold_boot_s": controller.ledger.records[name].cold_boot_s,
                 "units": {
                     phase.value: count
                     for phase in Phase

@@ -11,6 +11,8 @@ from statistics import median
 from dask_tide.model import EXISTING, TRANSITIONS, Phase, Pool, Unit
 from dask_tide.providers.base import Observation, ObservedUnit
 
+from .machines import Machines, by_pool
+
 logger = logging.getLogger("distributed.tide.ledger")
 
 #: A unit that ends unasked so soon after its worker registered counts as a failed start: what
@@ -36,6 +38,12 @@ class _Entry:
     #: It was told to stop.
     released: bool = False
     stale: bool = False
+    doomed: bool = False
+    unplaced: bool = False
+    price: float | None = None
+    #: A machine had to come for it, or has to.
+    cold: bool = False
+    waits: bool = False
 
 
 @dataclass
@@ -44,8 +52,13 @@ class PoolRecord:
 
     Attributes
     ----------
-    boot_s
-        Median time of the last starts from asking to registration; None: never measured.
+    boot_s, cold_boot_s
+        Median time of the last starts from asking to registration, where a machine had room and where
+        one had to come; None: never measured.
+    machines
+        The machines that its units are on.
+    room
+        For how many more units there are machines; None: not known.
     drain_s
         Mean time of a drain.
     started, failed
@@ -57,18 +70,26 @@ class PoolRecord:
     """
 
     boot_s: float | None = None
+    cold_boot_s: float | None = None
+    machines: Machines = field(default_factory=Machines)
+    room: int | None = None
     drain_s: float = 0.1
     started: int = 0
     failed: int = 0
     failure: str = ""
     baseline_bytes: int = 0
     _boots: deque[float] = field(default_factory=lambda: deque(maxlen=_BOOTS))
+    _cold_boots: deque[float] = field(default_factory=lambda: deque(maxlen=_BOOTS))
     _drains: int = 0
 
-    def learn_boot(self, boot_s: float) -> None:
+    def learn_boot(self, boot_s: float, *, cold: bool = False) -> None:
         # Not the mean: the very first start also pays for what is warm ever after.
-        self._boots.append(boot_s)
-        self.boot_s = median(self._boots)
+        if cold:
+            self._cold_boots.append(boot_s)
+            self.cold_boot_s = median(self._cold_boots)
+        else:
+            self._boots.append(boot_s)
+            self.boot_s = median(self._boots)
 
     def learn_drain(self, drain_s: float) -> None:
         self._drains = min(self._drains + 1, _BOOTS)
@@ -83,6 +104,8 @@ class Ledger:
     ----------
     start_timeout_s
         How long a unit may run without a worker before it counts as EXPIRED.
+    machine_idle_s
+        How long the platform keeps a machine that is empty; None: as long as another one takes to come.
     records
         What was learned, by pool.
     spent
@@ -90,6 +113,7 @@ class Ledger:
     """
 
     start_timeout_s: float
+    machine_idle_s: float | None = None
     records: dict[str, PoolRecord] = field(default_factory=lambda: defaultdict(PoolRecord))
     spent: float = 0.0
     _entries: dict[str, _Entry] = field(default_factory=dict)
@@ -158,6 +182,7 @@ class Ledger:
                     entry = self._entries[unit.name] = _Entry(unit.pool, asked_s, Phase.REQUESTED)
                 self._step(unit, entry, now_s, unit.name in registered, unit.name in leaving)
             self._requested = dict(observation.requested)
+            self._look_for_room(now_s, observation, prices)
         nameless = (
             Unit(f"{pool}?{number}", pool, Phase.REQUESTED, max(0.0, now_s - self._asked_s.get(pool, now_s)))
             for pool, count in self._requested.items()
@@ -165,20 +190,48 @@ class Ledger:
         )
         return *self._named(now_s), *nameless
 
+    def _look_for_room(self, now_s: float, observation: Observation, pools: Iterable[str]) -> None:
+        placed = by_pool((entry.pool, entry.machine) for entry in self._entries.values())
+        waiting = {entry.pool for entry in self._entries.values() if entry.waits}
+        for name in pools:
+            record = self.records[name]
+            record.machines.update(now_s, placed.get(name, ()))
+            if record.cold_boot_s is None:
+                record.room = None  # one boot time is all that is known
+            elif name in waiting:
+                record.room = 0
+            else:
+                idle_s = record.cold_boot_s if self.machine_idle_s is None else self.machine_idle_s
+                record.room = observation.room.get(name, record.machines.room(now_s, idle_s))
+
     def _named(self, now_s: float) -> Iterator[Unit]:
         for name, entry in self._entries.items():
             age_s = max(0.0, now_s - entry.asked_s)
-            yield Unit(name, entry.pool, entry.phase, age_s, entry.machine, entry.message, entry.stale)
+            yield Unit(
+                name,
+                entry.pool,
+                entry.phase,
+                age_s,
+                entry.machine,
+                entry.message,
+                entry.stale,
+                entry.doomed,
+                entry.unplaced,
+                entry.price,
+            )
 
     def _step(self, unit: ObservedUnit, entry: _Entry, now_s: float, registered: bool, leaving: bool) -> None:
         entry.machine, entry.message, entry.stale = unit.machine, unit.message, unit.stale
+        entry.doomed, entry.unplaced, entry.price = unit.doomed, unit.unplaced, unit.price
+        entry.waits = unit.waits
+        entry.cold |= unit.waits
         if unit.phase is Phase.STARTING and entry.starting_s is None:
             entry.starting_s = now_s
         if registered and not entry.released:
             if entry.running_s is None:
                 record = self.records[entry.pool]
                 record.started += 1
-                record.learn_boot(now_s - entry.asked_s)
+                record.learn_boot(now_s - entry.asked_s, cold=entry.cold)
                 entry.running_s = now_s
             entry.starting_s = now_s
         phase = self._phase(unit, entry, now_s, registered, leaving)
@@ -222,7 +275,7 @@ class Ledger:
     def _pay(self, now_s: float, prices: dict[str, Pool]) -> None:
         if self._last_s is not None:
             running = sum(
-                prices[e.pool].price
+                prices[e.pool].price if e.price is None else e.price
                 for e in self._entries.values()
                 # An earlier controller's unit may be of a pool that is no longer configured.
                 if e.phase in EXISTING and e.pool in prices

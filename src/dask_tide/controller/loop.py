@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -33,7 +34,9 @@ from dask_tide.model import (
     PoolState,
     Release,
     Snapshot,
+    Unit,
     Why,
+    owner_of,
     why,
 )
 from dask_tide.policy import decide
@@ -63,6 +66,8 @@ _QUIET = 8
 _PROVIDER_S = 60.0
 #: For how long a limit that the platform reported is believed, and a refused drain not repeated.
 _BELIEVE_S = 30.0
+#: The same where a machine is about to go: another worker may be there any moment.
+_HURRY_S = 2.0
 
 
 @dataclass
@@ -108,7 +113,7 @@ class Controller:
         self.settings = config.settings
         self.pools: dict[str, Pool] = {name: template.pool for name, template in config.pools.items()}
         self.journal = Journal(config.journal.path, config.journal.max_bytes, config.journal.files)
-        self.ledger = Ledger(config.settings.start_timeout_s)
+        self.ledger = Ledger(config.settings.start_timeout_s, config.settings.machine_idle_s)
         self.errors = 0
         self._limits = {name: _Limits() for name in self.pools}
         self._shut_down = shut_down or (lambda: scheduler.close(reason="tide-idle-shutdown"))
@@ -119,6 +124,8 @@ class Controller:
         self._capacity: dict[str, tuple[int, str, float]] = {}
         self._rejected: dict[str, int] = {}
         self._refused: dict[str, tuple[str, float]] = {}
+        #: What units' own watchers were told of their machines' ends.
+        self._notices: dict[str, str] = {}
         self._warned: set[str] = set()
         self._blind = ""
         self._frozen: Mapping[str, str] = {}
@@ -272,7 +279,7 @@ class Controller:
             if ws.status not in _LEAVING
         }
         leaving = self.drains.units | (registered - staying)
-        units = self.ledger.update(now_s, observation, registered, leaving, self.pools)
+        units = self._noticed(self.ledger.update(now_s, observation, registered, leaving, self.pools))
         self._take_taken()
         refused = {unit: reason for unit, (reason, until_s) in self._refused.items() if until_s > now_s}
         workers = observe.workers(self.scheduler, owners, refused)
@@ -299,6 +306,9 @@ class Controller:
                     manual=set_by.manual,
                     floor=set_by.floor if set_by.floor_until_s > now_s else 0,
                     boot_s=record.boot_s,
+                    cold_boot_s=record.cold_boot_s,
+                    room=record.room,
+                    price=_mean_price(units, name),
                     drain_s=record.drain_s,
                     capacity=capacity,
                     capacity_message=message,
@@ -396,10 +406,12 @@ class Controller:
         self._events += (Event(pool, unit, why(Code.TAKEN, message=words)) for pool, unit, words in taken)
 
     def _take_drain_ends(self) -> None:
+        doomed = {unit.name for unit in (self.snapshot.units if self.snapshot else ()) if unit.doomed}
         for end in self.drains.take_ended():
             self._events.append(Event(end.pool, end.unit, end.why))
             if not end.done:
-                self._refused[end.unit] = (str(end.why), self.now_s() + _BELIEVE_S)
+                believe_s = _HURRY_S if end.unit in doomed else _BELIEVE_S
+                self._refused[end.unit] = (str(end.why), self.now_s() + believe_s)
                 self._refused = {u: r for u, r in self._refused.items() if r[1] > self.now_s()}
             elif end.unit in observe.owners(self.scheduler, {end.unit}):
                 # Restarted by its nanny, or the last of several to start: it may have tasks.
@@ -533,6 +545,25 @@ class Controller:
         limits.floor, limits.floor_until_s = units, self.now_s() + seconds
         self.wake()
 
+    def notice(self, worker_name: str, words: str) -> None:
+        """The machine of this worker is about to go: its unit is emptied, and another one asked for."""
+        units = {unit.name for unit in (self.snapshot.units if self.snapshot else ())}
+        if unit := owner_of(worker_name, units):
+            self._notices[unit] = words
+            self.wake()
+
+    def _noticed(self, units: tuple[Unit, ...]) -> tuple[Unit, ...]:
+        if not self._notices:
+            return units
+        self._notices = {u.name: self._notices[u.name] for u in units if u.name in self._notices}
+        replace = msgspec.structs.replace
+        return tuple(
+            replace(unit, doomed=True, message=self._notices[unit.name])
+            if unit.name in self._notices
+            else unit
+            for unit in units
+        )
+
     def _restarted(self) -> None:
         """``client.restart`` waits for as many workers as there were; those without a nanny are gone."""
         if self.snapshot is None:
@@ -549,3 +580,9 @@ class Controller:
             self._give_back(
                 name, [u.name for u in self.snapshot.units if u.pool == name and u.name in leaving]
             )
+
+
+def _mean_price(units: Iterable[Unit], pool: str) -> float | None:
+    """What the units of ``pool`` cost whose machines' prices are known."""
+    prices = [unit.price for unit in units if unit.pool == pool and unit.price is not None]
+    return fmean(prices) if prices else None

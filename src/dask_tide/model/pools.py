@@ -30,8 +30,10 @@ class Pool(msgspec.Struct, frozen=True, omit_defaults=True):
     price
         Cost of one unit for one second.
     boot_s
-        How long a unit takes from being asked for to its worker's registration, as
-        far as known before the first was measured; seconds.
+        How long a unit takes from being asked for to its worker's registration where a machine has
+        room for it, as far as known before the first was measured; seconds.
+    spot
+        Its machines may be taken away at short notice: results do not stay there for long.
     """
 
     name: str
@@ -43,6 +45,7 @@ class Pool(msgspec.Struct, frozen=True, omit_defaults=True):
     maximum: int = 1
     price: float = 1.0
     boot_s: float = 1.0
+    spot: bool = False
 
     @property
     def threads_per_unit(self) -> int:

@@ -15,6 +15,9 @@ class Code(enum.Enum):
     MINIMUM = "the pool has {have:units} and its minimum is {want}"
     FLOOR = "somebody waits for {want:units} and the pool has {have}"
     MANUAL = "the pool was set to {want:units} by hand and has {have}"
+    SAFE_COPY = (
+        "{keys:results} that somebody still wants are only on machines that may be taken away at short notice"
+    )
     MEMORY = "the results take {used_bytes} bytes, more than {have:units} should hold; it takes {want:units}"
     # fewer
     SURPLUS = (
@@ -22,6 +25,7 @@ class Code(enum.Enum):
     )
     ABOVE_MAXIMUM = "the pool has {have:units} and its maximum is {want}"
     STALE = "the unit was made from an older template and is idle: {message}"
+    DOOMED = "the unit's machine is about to go: {message}"
     EXPIRED = "the unit did not start within {limit_s:.0f} s: {message}"
     FAILED = "the unit ended without having been asked to: {message}"
     # neither
@@ -30,6 +34,7 @@ class Code(enum.Enum):
     KEPT_MINIMUM = "{have:units} are there, and the pool's minimum is {minimum}"
     KEPT_FLOOR = "{have:units} are there for somebody who waits, or has just waited, for {floor}"
     KEPT_FOR_RESULT = "a unit holds {keys:results} that somebody still wants, and no other has room"
+    KEPT_TAIL = "{surplus:units} more than the work at hand can use, kept until that has been so for {window_s:.1f} s; it has been for {idle_s:.1f} s"
     KEPT_BREAK_EVEN = "{surplus:units} more than needed now, kept for the moment: starting again would cost {keep_s:.1f} s, the last use was {idle_s:.1f} s ago"
     KEPT_FOR_LATER = (
         "{surplus:units} more than needed now, kept: {later:units} will be used by tasks that wait for others"

@@ -20,6 +20,9 @@ class Settings(msgspec.Struct, frozen=True, omit_defaults=True):
         again would cost (their boot time and drain time).
     idle_timeout_s
         Upper bound of that.
+    machine_idle_s
+        How long the platform keeps a machine that has become empty; None: as long as another one takes to
+        come.
     tail_s
         How long idle units are kept that the work at hand cannot use any more.
     memory_ratio
@@ -44,6 +47,7 @@ class Settings(msgspec.Struct, frozen=True, omit_defaults=True):
 
     keep_s: float | None = None
     idle_timeout_s: float = 300.0
+    machine_idle_s: float | None = None
     tail_s: float = 3.0
     memory_ratio: float = 0.6
     fill_ratio: float = 0.7
@@ -72,7 +76,13 @@ class PoolState(msgspec.Struct, frozen=True, omit_defaults=True):
     floor
         Temporary minimum, for somebody who waits for workers.
     boot_s
-        Learned boot time, seconds; None where none was measured.
+        Learned boot time where a machine has room, seconds; None where none was measured.
+    cold_boot_s
+        Learned boot time where a machine must come, seconds; None where none was measured.
+    room
+        Units for which the machines that are there have room; None: that is not known.
+    price
+        What a unit costs for one second as far as seen of the machines; None: what the pool says.
     drain_s
         Learned time of a drain of an idle unit, seconds.
     capacity
@@ -93,6 +103,9 @@ class PoolState(msgspec.Struct, frozen=True, omit_defaults=True):
     manual: int | None = None
     floor: int = 0
     boot_s: float | None = None
+    cold_boot_s: float | None = None
+    room: int | None = None
+    price: float | None = None
     drain_s: float = 0.1
     capacity: int | None = None
     capacity_message: str = ""
@@ -100,6 +113,11 @@ class PoolState(msgspec.Struct, frozen=True, omit_defaults=True):
     failed: int = 0
     failure: str = ""
     baseline_bytes: int = 0
+
+    @property
+    def unit_price(self) -> float:
+        """What one more unit costs for one second."""
+        return self.pool.price if self.price is None else self.price
 
 
 class Snapshot(msgspec.Struct, frozen=True, omit_defaults=True):

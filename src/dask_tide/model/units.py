@@ -85,6 +85,12 @@ class Unit(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
         The platform's own words, where it has any.
     stale
         It was made from a template that is no longer its pool's.
+    doomed
+        Its machine is about to be taken away, or it itself: what it holds must go, and another one must come.
+    unplaced
+        The platform has no place for it, and says that none is coming.
+    price
+        What it costs for one second, where that is known of its machine; None: what its pool says.
     """
 
     name: str
@@ -94,6 +100,9 @@ class Unit(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     machine: str = ""
     message: str = ""
     stale: bool = False
+    doomed: bool = False
+    unplaced: bool = False
+    price: float | None = None
 
 
 def owner_of(worker_name: object, units: Container[str]) -> str:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from operator import attrgetter
 
 import msgspec
 
 from dask_tide.model import (
+    BOOTING,
+    LIVE,
     Action,
     Code,
     Drain,
@@ -19,6 +22,7 @@ from dask_tide.model import (
     Release,
     Snapshot,
     Why,
+    Worker,
     why,
 )
 
@@ -58,7 +62,9 @@ def decide(snapshot: Snapshot, memory: Memory) -> tuple[tuple[Action, ...], Memo
         reach[state.pool.name] = stock.taking + max(0, more)
     demands, impossible = assign(snapshot, taking, reach)
     room = victims.Room(snapshot)
-    for state in snapshot.pools:
+    haven, at_risk = _haven(snapshot), 0
+    # Spot first: what they hold may need another place.
+    for state in sorted(snapshot.pools, key=lambda state: not state.pool.spot):
         name = state.pool.name
         decision = _PoolDecision(
             snapshot,
@@ -68,13 +74,24 @@ def decide(snapshot: Snapshot, memory: Memory) -> tuple[tuple[Action, ...], Memo
             memory.pools.get(name, PoolMemory()),
             allowance,
             room,
+            at_risk if name == haven else 0,
         )
-        actions += decision.actions()
+        decided = decision.actions()
+        actions += decided
         remembered[name] = decision.memory
+        if state.pool.spot:
+            kept = (action.why for action in decided if action.why.code == Code.KEPT_FOR_RESULT.name)
+            at_risk += sum(int(why.numbers["keys"]) for why in kept)
     for work, missing in ((entry.work, entry.missing) for entry in impossible):
         tasks = work.runnable + work.waiting
         actions.append(Hold("", why(Code.IMPOSSIBLE, tasks=tasks, example=work.example, missing=missing)))
     return tuple(actions), Memory(remembered)
+
+
+def _haven(snapshot: Snapshot) -> str:
+    """Name of the pool for results that shall not stay on spot machines; empty: there is none."""
+    safe = [state for state in snapshot.pools if not state.pool.spot and state.pool.maximum]
+    return min(safe, key=attrgetter("unit_price")).pool.name if safe else ""
 
 
 class _PoolDecision:
@@ -89,6 +106,7 @@ class _PoolDecision:
         memory: PoolMemory,
         allowance: limits.Allowance,
         room: victims.Room,
+        at_risk: int,
     ) -> None:
         self.snapshot = snapshot
         self.settings = snapshot.settings
@@ -100,6 +118,8 @@ class _PoolDecision:
         self.memory = limits.after_failures(state, memory, snapshot)
         self.allowance = allowance
         self.room = room
+        #: Results that only spot machines hold, and that this pool is to take.
+        self.at_risk = at_risk
         self.boot_s = self.pool.boot_s if state.boot_s is None else state.boot_s
         self.held_bytes, self.for_results = self._results() if demand.unfinished else (0, 0)
 
@@ -108,9 +128,9 @@ class _PoolDecision:
             return [self._hold(why(Code.BLIND, message=self.state.blind))]
         if self.state.frozen:
             return [self._hold(why(Code.FROZEN, message=self.state.frozen))]
-        ended = self._ended()
-        if ended:
-            return ended
+        gone = self._ended() + self._evacuate()
+        if gone:
+            return gone
         target, reason = self._target()
         if reason and target > self.live and self.live <= self.pool.maximum:
             return [self._launch(target, reason)]
@@ -129,7 +149,12 @@ class _PoolDecision:
             (self.state.floor, why(Code.FLOOR, want=self.state.floor, have=have)),
         ]
         size = sizing.worthwhile(
-            demand, ready=self.stock.ready, booting=self.stock.booting, boot_s=self.boot_s
+            demand,
+            ready=self.stock.ready,
+            booting=self.stock.booting,
+            boot_s=self.boot_s,
+            cold_boot_s=self.state.cold_boot_s,
+            room=self.state.room,
         )
         more = size.why or why(
             Code.DEMAND,
@@ -142,6 +167,7 @@ class _PoolDecision:
         wishes.append((size.units + self.stock.paused if demand.runnable else 0, more))
         room = why(Code.MEMORY, used_bytes=self.held_bytes, have=have, want=self.for_results)
         wishes.append((self.for_results, room))
+        wishes.append((min(self.at_risk, 1), why(Code.SAFE_COPY, keys=self.at_risk)))
         target, reason = max(wishes, key=lambda wish: wish[0])
         if target <= have:
             # Not launching needs a reason only where the work could use more.
@@ -175,7 +201,7 @@ class _PoolDecision:
                     message=self.state.failure,
                 )
             )
-        self.allowance.draw(count, self.pool.price)
+        self.allowance.draw(count, self.state.unit_price)
         self._remember(max(target, self._needed()))
         return Launch(self.pool.name, count, reason)
 
@@ -191,7 +217,7 @@ class _PoolDecision:
     def _needed_now(self) -> int:
         demand = self.demand
         usable = demand.usable + (self.stock.paused if demand.unfinished else 0)
-        return max(usable, self.for_results, self.pool.minimum, self.state.floor)
+        return max(usable, self.for_results, self.pool.minimum, self.state.floor, min(self.at_risk, 1))
 
     def _soon(self) -> bool:
         """Whether the tasks that wait may run before an idle unit has cost as much as a new one."""
@@ -206,8 +232,14 @@ class _PoolDecision:
         """
         keep_s = self.settings.keep_s
         if keep_s is None:
-            keep_s = max(_WARM_S, self.boot_s + self.state.drain_s)
+            keep_s = max(_WARM_S, self.boot_s + self.state.drain_s, self._machine_s())
         return min(keep_s, self.settings.idle_timeout_s)
+
+    def _machine_s(self) -> float:
+        """For how long units must keep a machine that the platform would take away too early."""
+        if self.settings.machine_idle_s is None or self.state.cold_boot_s is None:
+            return 0.0
+        return self.state.cold_boot_s - self.settings.machine_idle_s
 
     def _window_s(self) -> float:
         """For how long units must have been too many before any is released."""
@@ -288,6 +320,26 @@ class _PoolDecision:
             actions.append(self._hold(kept or why(Code.PINNED, surplus=surplus, message=message)))
         return actions
 
+    def _evacuate(self) -> list[Action]:
+        """Empty the units whose machine is about to go, busy or not, while there is time."""
+        doomed = sorted((u for u in self.stock.units if u.doomed and u.phase in LIVE), key=attrgetter("name"))
+        if not doomed:
+            return []
+        workers: dict[str, list[Worker]] = {unit.name: [] for unit in doomed}
+        for worker in sorted(self.snapshot.workers, key=attrgetter("address")):
+            if worker.unit in workers:
+                workers[worker.unit].append(worker)
+        actions: list[Action] = []
+        reason = why(Code.DOOMED, message=doomed[0].message)
+        empty = tuple(unit.name for unit in doomed if unit.phase in BOOTING and not workers[unit.name])
+        if empty:
+            actions.append(Release(self.pool.name, empty, reason))
+        full = [name for name, its in workers.items() if its and not any(worker.pinned for worker in its)]
+        if full:
+            pairs = tuple((w.name, w.address) for name in full for w in workers[name])
+            actions.append(Drain(self.pool.name, tuple(full), pairs, reason, busy=True))
+        return actions
+
     def _ended(self) -> list[Action]:
         """Give back what did not start in time, and what has ended, so that the platform forgets it."""
         limit_s = self.settings.start_timeout_s
@@ -313,6 +365,9 @@ class _PoolDecision:
                 return why(Code.KEPT_FLOOR, have=self.live, floor=self.state.floor)
             if self.pool.minimum >= self.live:
                 return why(Code.KEPT_MINIMUM, have=self.live, minimum=self.pool.minimum)
+        if self.stock.unplaced:
+            words = min(unit.message for unit in self.stock.units if unit.unplaced)
+            return why(Code.NO_CAPACITY, limit=self.live - self.stock.unplaced, message=words)
         return why(Code.ENOUGH, have=self.live)
 
     def _idle_reason(self) -> Why:
@@ -328,10 +383,8 @@ class _PoolDecision:
                 return why(Code.KEPT_FOR_LATER, surplus=surplus, later=self.demand.later)
             last_s = max((when for when, units in self.memory.needed if units > needed), default=-math.inf)
             if last_s > -math.inf:
-                return why(
-                    Code.KEPT_BREAK_EVEN,
-                    surplus=surplus,
-                    keep_s=self._window_s(),
-                    idle_s=self.snapshot.now_s - last_s,
-                )
+                idle_s, window_s = self.snapshot.now_s - last_s, self._window_s()
+                if window_s < self._keep_s():
+                    return why(Code.KEPT_TAIL, surplus=surplus, window_s=window_s, idle_s=idle_s)
+                return why(Code.KEPT_BREAK_EVEN, surplus=surplus, keep_s=window_s, idle_s=idle_s)
         return self._wanted_by()

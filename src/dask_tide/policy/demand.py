@@ -184,7 +184,7 @@ def _eligible(snapshot: Snapshot, needs: Resources) -> list[str]:
     """
     wanted = {name for name, _ in needs}
     able = [
-        (state.pool.price / slots, index, state.pool)
+        (state.unit_price / slots, index, state.pool)
         for index, state in enumerate(snapshot.pools)
         if (slots := state.pool.slots_per_unit(needs)) and state.pool.maximum > 0
     ]

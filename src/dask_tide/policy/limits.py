@@ -22,12 +22,14 @@ class Allowance:
     def __init__(self, snapshot: Snapshot) -> None:
         settings = snapshot.settings
         self._spent = snapshot.spent
-        prices = {state.pool.name: state.pool.price for state in snapshot.pools}
+        prices = {state.pool.name: state.unit_price for state in snapshot.pools}
         existing = [unit for unit in snapshot.units if unit.phase in EXISTING]
         self._units = math.inf if settings.maximum is None else settings.maximum - len(existing)
         self._rate = math.inf
         if settings.budget_per_hour is not None:
-            self._rate = settings.budget_per_hour / 3600 - sum(prices.get(u.pool, 0.0) for u in existing)
+            self._rate = settings.budget_per_hour / 3600 - sum(
+                prices.get(u.pool, 0.0) if u.price is None else u.price for u in existing
+            )
         self._exhausted = settings.budget_total is not None and snapshot.spent >= settings.budget_total
 
     def more(self, price: float) -> tuple[int, bool]:
@@ -51,7 +53,7 @@ class Allowance:
 
 def ceiling(state: PoolState, existing: int, allowance: Allowance, want: int) -> Ceiling:
     """The most units that ``state`` may have, ``existing`` ones included."""
-    more, by_budget = allowance.more(state.pool.price)
+    more, by_budget = allowance.more(state.unit_price)
     limit = state.pool.maximum
     reason = why(Code.AT_MAXIMUM, want=want, limit=limit)
     if state.blind:

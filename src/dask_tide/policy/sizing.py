@@ -21,16 +21,19 @@ class Size:
     why: Why | None = None
 
 
-def worthwhile(demand: Demand, *, ready: int, booting: int, boot_s: float) -> Size:
+def worthwhile(
+    demand: Demand,
+    *,
+    ready: int,
+    booting: int,
+    boot_s: float,
+    cold_boot_s: float | None = None,
+    room: int | None = None,
+) -> Size:
     """Units worth having, as far as the tasks' durations are known.
 
-    A unit that would arrive after the work is done is never asked for, but for the first where
-    nobody else could run it, and each one that is must find at least as much work as its start
-    has cost: with ``W`` slot-seconds of work left when new units arrive and ``s`` slots each, at
-    most ``W / (s · boot_s)`` units. Tasks never measured count with the time for which they have
-    been seen running; beside that, units double once tasks have been seen running for a part of
-    the boot time with none of them ending. This ramps from one unit to as many as the tasks can
-    use within about two boot times when tasks turn out to be long.
+    Those for which the machines that are there have room take another time to start than those for
+    which a machine must come: the rule of :func:`_paying` holds for each with its own boot time.
 
     Parameters
     ----------
@@ -42,6 +45,28 @@ def worthwhile(demand: Demand, *, ready: int, booting: int, boot_s: float) -> Si
         Units on their way.
     boot_s
         How long a new one takes.
+    cold_boot_s
+        How long one takes for which a machine must come; None: that was never seen.
+    room
+        For how many more there are machines; None: that is not known.
+    """
+    near = _paying(demand, ready=ready, booting=booting, boot_s=boot_s)
+    if cold_boot_s is None or room is None or near.units <= ready + booting + room:
+        return near
+    far = _paying(demand, ready=ready, booting=booting, boot_s=cold_boot_s)
+    return far if far.units >= ready + booting + room else Size(ready + booting + room, far.why)
+
+
+def _paying(demand: Demand, *, ready: int, booting: int, boot_s: float) -> Size:
+    """Units that pay for their start.
+
+    A unit that would arrive after the work is done is never asked for, but for the first where
+    nobody else could run it, and each one that is must find at least as much work as its start
+    has cost: with ``W`` slot-seconds of work left when new units arrive and ``s`` slots each, at
+    most ``W / (s · boot_s)`` units. Tasks never measured count with the time for which they have
+    been seen running; beside that, units double once tasks have been seen running for a part of
+    the boot time with none of them ending. This ramps from one unit to as many as the tasks can
+    use within about two boot times when tasks turn out to be long.
     """
     have = ready + booting
     if demand.usable <= have:

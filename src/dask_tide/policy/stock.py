@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
 
 from dask_tide.model import BOOTING, EXISTING, LIVE, Phase, Snapshot, Unit
@@ -22,9 +21,11 @@ class Stock:
     existing
         Units that count against the limits.
     live
-        Units that give workers, or will.
+        Units that give workers, or will; not those whose machine is about to go.
     booting
-        Live units without a worker yet.
+        Live units without a worker yet, which have a place or may get one.
+    unplaced
+        Live units for which the platform has no place.
     paused
         Running units none of whose workers takes tasks: full of results, they are no capacity.
     workers
@@ -37,6 +38,7 @@ class Stock:
     existing: int = 0
     live: int = 0
     booting: int = 0
+    unplaced: int = 0
     paused: int = 0
     workers: int = 0
     held_bytes: int = 0
@@ -45,7 +47,7 @@ class Stock:
     @property
     def taking(self) -> int:
         """Units that take tasks, or will."""
-        return self.live - self.paused
+        return self.live - self.paused - self.unplaced
 
     @property
     def ready(self) -> int:
@@ -73,9 +75,10 @@ def take_stock(snapshot: Snapshot) -> dict[str, Stock]:
         if unit.name in pool_of:
             stocks[unit.pool].units.append(unit)
     for stock in stocks.values():
-        phases = Counter(unit.phase for unit in stock.units)
-        stock.existing = sum(phases[phase] for phase in EXISTING)
-        stock.live = sum(phases[phase] for phase in LIVE)
-        stock.booting = sum(phases[phase] for phase in BOOTING)
-        stock.paused = sum(unit.phase is Phase.RUNNING and unit.name not in taking for unit in stock.units)
+        stock.existing = sum(unit.phase in EXISTING for unit in stock.units)
+        live = [unit for unit in stock.units if unit.phase in LIVE and not unit.doomed]
+        stock.live = len(live)
+        stock.booting = sum(unit.phase in BOOTING and not unit.unplaced for unit in live)
+        stock.unplaced = sum(unit.phase in BOOTING and unit.unplaced for unit in live)
+        stock.paused = sum(unit.phase is Phase.RUNNING and unit.name not in taking for unit in live)
     return stocks

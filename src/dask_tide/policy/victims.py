@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 from operator import attrgetter
+from typing import TYPE_CHECKING
 
 from dask_tide.model import BOOTING, LIVE, Phase, Snapshot, Unit, Worker
 
 from .stock import Stock
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 
 @dataclass(frozen=True)
@@ -47,10 +51,11 @@ class Candidate:
 def candidates(snapshot: Snapshot, stock: Stock, *, busy: bool) -> list[Candidate]:
     """Live units of one pool, in the order in which they should go.
 
-    Not yet started; idle, of an older template first, with the fewest only-copies, on the machine that
-    is closest to being empty; then, if asked for, ``busy`` ones, with the fewest tasks first.
+    Not yet started; idle, of an older template first, machine by machine, so that whole ones become empty:
+    first those where nobody works, with nothing to move, with the fewest units; then, if asked for,
+    ``busy`` ones, with the fewest tasks first.
     """
-    live = {unit.name: unit for unit in stock.units if unit.phase in LIVE}
+    live = {unit.name: unit for unit in stock.units if unit.phase in LIVE and not unit.doomed}
     workers: dict[str, list[Worker]] = {name: [] for name in live}
     for worker in sorted(snapshot.workers, key=attrgetter("address")):
         if worker.unit in live:
@@ -58,20 +63,37 @@ def candidates(snapshot: Snapshot, stock: Stock, *, busy: bool) -> list[Candidat
     found = [Candidate(unit, tuple(workers[name])) for name, unit in live.items()]
     if not busy:
         found = [candidate for candidate in found if candidate.idle]
-    on_machine = Counter(unit.machine for unit in snapshot.units if unit.phase is Phase.RUNNING)
+    machines = _Machines(snapshot, found)
     return sorted(
         found,
         key=lambda c: (
             not c.booting,
+            not c.unit.unplaced if c.booting else True,
             _PROGRESS[c.unit.phase] if c.booting else 0,
             not c.idle,
             not c.unit.stale,
             c.tasks,
+            machines.order(c.unit.machine),
             c.only_copies,
-            on_machine[c.unit.machine],
             c.unit.name,
         ),
     )
+
+
+class _Machines:
+    """Which machines become empty soonest, with the least to move. Pools may share machines."""
+
+    def __init__(self, snapshot: Snapshot, found: Iterable[Candidate]) -> None:
+        machine_of = {unit.name: unit.machine for unit in snapshot.units}
+        self._units = Counter(unit.machine for unit in snapshot.units if unit.phase is Phase.RUNNING)
+        self._at_work = {machine_of.get(w.unit, "") for w in snapshot.workers if w.tasks or w.pinned}
+        self._to_move: dict[str, int] = defaultdict(int)
+        for candidate in found:
+            self._to_move[candidate.unit.machine] += candidate.only_copies
+
+    def order(self, machine: str) -> tuple[bool, bool, int, int, str]:
+        to_move = self._to_move[machine]
+        return machine in self._at_work, to_move > 0, self._units[machine], to_move, machine
 
 
 # Of units that have not started, the one that is furthest from starting goes first.
@@ -91,7 +113,8 @@ class Room:
 
     def _count(self, snapshot: Snapshot) -> None:
         fill_ratio = snapshot.settings.fill_ratio
-        phases = {unit.name: unit.phase for unit in snapshot.units}
+        # What a doomed machine holds must go, too.
+        phases = {u.name: Phase.DRAINING if u.doomed else u.phase for u in snapshot.units}
         self._room: dict[str, int] = {}
         #: What is on its way to the others: at first, what the units that are being drained hold.
         self._moving = 0

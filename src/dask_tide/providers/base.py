@@ -35,6 +35,15 @@ class ObservedUnit:
         The platform's own words; of a failed unit, why, with the last lines of its log.
     stale
         It was made from a template that is no longer its pool's: replaced when idle.
+    doomed
+        Its machine is about to be taken away; ``message`` says so in the platform's words. It is emptied at
+        once, and another one asked for.
+    waits
+        No machine has room for it, so one must come.
+    unplaced
+        None is coming either; ``message`` says so in the platform's words.
+    price
+        What it costs for one second, where that is known of its machine; None: what its pool says.
     """
 
     name: str
@@ -43,6 +52,10 @@ class ObservedUnit:
     machine: str = ""
     message: str = ""
     stale: bool = False
+    doomed: bool = False
+    waits: bool = False
+    unplaced: bool = False
+    price: float | None = None
 
 
 @dataclass(frozen=True)
@@ -67,12 +80,15 @@ class Observation:
         not among ``units``.
     frozen
         By pool: why nothing may be done about it (somebody else scales it, say).
+    room
+        By pool: for how many more units the machines that are there have room, where the platform tells.
     """
 
     units: tuple[ObservedUnit, ...] = ()
     limits: tuple[Limit, ...] = ()
     requested: Mapping[str, int] = field(default_factory=dict)
     frozen: Mapping[str, str] = field(default_factory=dict)
+    room: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

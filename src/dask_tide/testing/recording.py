@@ -67,6 +67,8 @@ class RecordingProvider:
         How many more of them do; None: all.
     limits
         Part of every observation.
+    doomed
+        Units whose machine is about to go, and what the platform says of it.
     unavailable
         Raised by every method but ``close``.
     refusal
@@ -89,6 +91,7 @@ class RecordingProvider:
         self.failure = ""
         self.failures: int | None = None
         self.limits: tuple[Limit, ...] = ()
+        self.doomed: dict[str, str] = {}
         self.unavailable: ProviderError | None = None
         self.refusal: ProviderError | None = None
         self.keeps: ProviderError | None = None
@@ -103,7 +106,14 @@ class RecordingProvider:
         self._answer()
         return Observation(
             tuple(
-                ObservedUnit(name, unit.pool, unit.phase, "here", unit.message)
+                ObservedUnit(
+                    name,
+                    unit.pool,
+                    unit.phase,
+                    "here",
+                    self.doomed.get(name, unit.message),
+                    doomed=name in self.doomed,
+                )
                 for name, unit in self._units.items()
             ),
             self.limits,

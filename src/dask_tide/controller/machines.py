@@ -1,0 +1,40 @@
+"""Machines: for how many more units those that are there have room, as far as it can be seen of the units."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+
+__all__ = ["Machines"]
+
+
+class Machines:
+    """The machines that one pool's units run on, and ran on lately.
+
+    A machine is taken to have room for as many units as were ever seen together on one. Who can read
+    the platform's own account of its machines knows better; this is for those who cannot.
+    """
+
+    def __init__(self) -> None:
+        self._fit = 0
+        self._units: Counter[str] = Counter()
+        self._used_s: dict[str, float] = {}
+
+    def update(self, now_s: float, machines: Iterable[str]) -> None:
+        """Of each unit that has a place: its machine."""
+        self._units = Counter(machine for machine in machines if machine)
+        self._used_s.update(dict.fromkeys(self._units, now_s))
+        self._fit = max(self._fit, *self._units.values(), 0)
+
+    def room(self, now_s: float, idle_s: float) -> int:
+        """How many more would fit, if the platform keeps a machine for ``idle_s`` after its last unit."""
+        self._used_s = {machine: at_s for machine, at_s in self._used_s.items() if now_s - at_s <= idle_s}
+        return sum(self._fit - self._units[machine] for machine in self._used_s)
+
+
+def by_pool(units: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
+    """Machines by pool, of ``(pool, machine)`` pairs."""
+    found: dict[str, list[str]] = defaultdict(list)
+    for pool, machine in units:
+        found[pool].append(machine)
+    return found

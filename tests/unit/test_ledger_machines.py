@@ -1,0 +1,106 @@
+"""What the ledger learns of the machines under its units."""
+
+from __future__ import annotations
+
+import pytest
+
+from dask_tide.controller.ledger import Ledger
+from dask_tide.model import Phase, Pool
+from dask_tide.providers.base import Observation, ObservedUnit
+
+POOLS = {"cpu": Pool("cpu", price=1.0)}
+
+
+class Cluster:
+    """Units that a platform shows, and a ledger that looks at them."""
+
+    def __init__(self, **options: float | None) -> None:
+        self.ledger = Ledger(120.0, **options)  # type: ignore[arg-type]
+        self.units: dict[str, ObservedUnit] = {}
+        self.registered: set[str] = set()
+        self.now_s = 0.0
+        self.room: dict[str, int] = {}
+
+    def look(self, after_s: float = 0.0):
+        self.now_s += after_s
+        observation = Observation(tuple(self.units.values()), room=self.room)
+        return self.ledger.update(self.now_s, observation, self.registered, set(), POOLS)
+
+    def start(self, name: str, machine: str, *, boot_s: float, cold: bool = False) -> None:
+        self.ledger.asked("cpu", self.now_s)
+        self.units[name] = ObservedUnit(name, "cpu", Phase.PENDING, waits=cold)
+        self.look()
+        self.units[name] = ObservedUnit(name, "cpu", Phase.STARTING, machine)
+        self.look(after_s=boot_s)
+        self.registered.add(name)
+        self.look()
+
+    @property
+    def cpu(self):
+        return self.ledger.records["cpu"]
+
+
+def test_p32_two_boot_times_are_learned():
+    cluster = Cluster()
+    cluster.start("a", "m1", boot_s=60.0, cold=True)
+    assert (cluster.cpu.boot_s, cluster.cpu.cold_boot_s) == (None, 60.0)
+    cluster.start("b", "m1", boot_s=3.0)
+    assert (cluster.cpu.boot_s, cluster.cpu.cold_boot_s) == (3.0, 60.0)
+
+
+def test_room_is_unknown_until_a_machine_had_to_come():
+    cluster = Cluster()
+    cluster.start("a", "m1", boot_s=3.0)
+    assert cluster.cpu.room is None
+
+
+def test_a_machine_has_room_for_as_many_as_were_seen_on_one():
+    cluster = Cluster()
+    for name in "abc":
+        cluster.start(name, "m1", boot_s=60.0, cold=True)
+    cluster.start("d", "m2", boot_s=60.0, cold=True)
+    assert cluster.cpu.room == 2
+    cluster.units["e"] = ObservedUnit("e", "cpu", Phase.PENDING, waits=True)
+    cluster.look()
+    assert cluster.cpu.room == 0, "one finds no machine"
+
+
+@pytest.mark.parametrize(("machine_idle_s", "room_after_50_s"), [(None, 2), (20.0, 0), (90.0, 2)])
+def test_an_empty_machine_counts_for_as_long_as_the_platform_keeps_it(machine_idle_s, room_after_50_s):
+    cluster = Cluster(machine_idle_s=machine_idle_s)
+    cluster.start("a", "m1", boot_s=60.0, cold=True)
+    cluster.start("b", "m1", boot_s=3.0)
+    cluster.units.clear()
+    cluster.look()
+    assert cluster.cpu.room == 2
+    cluster.look(after_s=50.0)
+    assert cluster.cpu.room == room_after_50_s
+    cluster.look(after_s=50.0)
+    assert cluster.cpu.room == 0
+
+
+def test_the_platform_knows_better():
+    cluster = Cluster()
+    cluster.start("a", "m1", boot_s=60.0, cold=True)
+    cluster.room = {"cpu": 7}
+    cluster.look()
+    assert cluster.cpu.room == 7
+
+
+def test_what_the_machine_costs_is_what_is_paid():
+    cluster = Cluster()
+    cluster.units["a"] = ObservedUnit("a", "cpu", Phase.STARTING, "m1", price=0.25)
+    cluster.units["b"] = ObservedUnit("b", "cpu", Phase.STARTING, "m2")
+    cluster.look()
+    (a, b) = cluster.look(after_s=10.0)
+    assert cluster.ledger.spent == pytest.approx(12.5)
+    assert (a.price, b.price) == (0.25, None)
+
+
+def test_units_show_that_they_are_doomed_or_have_no_place():
+    cluster = Cluster()
+    cluster.units["a"] = ObservedUnit("a", "cpu", Phase.STARTING, "m1", "spot notice", doomed=True)
+    cluster.units["b"] = ObservedUnit("b", "cpu", Phase.PENDING, unplaced=True)
+    (a, b) = cluster.look()
+    assert (a.doomed, a.unplaced, a.message) == (True, False, "spot notice")
+    assert (b.doomed, b.unplaced) == (False, True)

@@ -1,0 +1,239 @@
+"""Machines under the units: two boot times, which become empty first, which go, what they cost."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+from builders import (
+    DRAINING,
+    GB,
+    NOTHING,
+    PENDING,
+    STARTING,
+    after_a_while,
+    busy,
+    decided,
+    held,
+    idle,
+    launched,
+    let_go,
+    pool,
+    snapshot,
+    the,
+    together,
+    units,
+    work,
+    worker,
+    workers_of,
+)
+
+from dask_tide.model import Code, Drain, Hold, Launch, Release
+from dask_tide.policy import decide
+
+
+def on(machine, n, *, start=0, tasks=0, of="cpu", **fields):
+    """Running units on one machine, each with a worker."""
+    there = units(n, start=start, of=of, machine=machine)
+    return there, workers_of(there, tasks=tasks, **fields)
+
+
+# -- two boot times ---------------------------------------------------------------------------------------
+
+
+def test_p33_a_machine_is_not_asked_for_that_comes_too_late():
+    """20 tasks of 10 s: worth a start of 2 s for each, not machines that take 100 s."""
+    jobs = work(ready=20, duration_s=10.0)
+    state = {"boot_s": 2.0, "cold_boot_s": 100.0}
+    assert launched(decided(snapshot(pool(state=state), work=[jobs]))) == {"cpu": 20}, "room is not known"
+    assert launched(decided(snapshot(pool(state={**state, "room": 30}), work=[jobs]))) == {"cpu": 20}
+    assert launched(decided(snapshot(pool(state={**state, "room": 6}), work=[jobs]))) == {"cpu": 6}
+    assert launched(decided(snapshot(pool(state={**state, "room": 0}), work=[jobs]))) == {"cpu": 2}
+
+
+def test_p33_the_boot_time_of_a_machine_is_said():
+    jobs = work(ready=19, processing=1, duration_s=2.0)
+    some = together(busy(1))
+    state = {"boot_s": 2.0, "cold_boot_s": 100.0, "room": 0}
+    hold = the(decided(snapshot(pool(state=state), work=[jobs], **some)), Hold)
+    assert hold.why.code == Code.TOO_LATE.name
+    assert hold.why.numbers["boot_s"] == 100.0
+
+
+def test_work_for_long_is_worth_machines():
+    jobs = work(ready=20, duration_s=3600.0)
+    state = {"boot_s": 2.0, "cold_boot_s": 100.0, "room": 0}
+    assert launched(decided(snapshot(pool(state=state), work=[jobs]))) == {"cpu": 20}
+
+
+@pytest.mark.parametrize(
+    ("machine_idle_s", "kept_for_s"), [(None, 2), (60.0, 40), (100.0, 2), (0.0, 100)], ids=str
+)
+def test_units_keep_a_machine_only_as_long_as_the_platform_would_not(machine_idle_s, kept_for_s):
+    """A machine takes 100 s to come: together worker and machine are kept that long."""
+    state = {"boot_s": 2.0, "cold_boot_s": 100.0, "room": 0}
+    world = snapshot(pool(state=state), **together(idle(3)), machine_idle_s=machine_idle_s)
+    used = decide(msgspec.structs.replace(world, work=(work(processing=3, duration_s=9.0),)), NOTHING)[1]
+    before = msgspec.structs.replace(world, now_s=kept_for_s - 0.5)
+    assert not let_go(decided(before, used))
+    assert len(let_go(decided(msgspec.structs.replace(world, now_s=kept_for_s + 0.5), used))) == 3
+
+
+# -- whole machines become empty --------------------------------------------------------------------------
+
+
+def test_the_machine_with_the_fewest_units_goes_first():
+    some = together(on("big", 3), on("small", 2, start=3))
+    assert let_go(decided(snapshot(pool(state={"manual": 3}), **some))) == {"cpu-u3", "cpu-u4"}
+
+
+def test_idle_units_beside_busy_ones_do_not_free_a_machine():
+    some = together(on("busy", 1, tasks=1), on("busy", 1, start=1), on("idle", 3, start=2))
+    world = snapshot(pool(state={"manual": 2}), **some, work=[work(processing=1, duration_s=60.0)])
+    assert let_go(decided(world)) == {"cpu-u2", "cpu-u3", "cpu-u4"}
+
+
+def test_a_machine_of_several_pools_is_busy_if_one_of_them_works_there():
+    some = together(on("a", 1, tasks=1, of="gpu"), on("a", 1), on("b", 1, start=1))
+    world = snapshot(pool(state={"manual": 1}), pool("gpu", resources={"GPU": 1}), **some)
+    assert let_go(decided(world), "cpu") == {"cpu-u1"}
+
+
+def test_the_machine_with_nothing_to_move_goes_before_a_smaller_one():
+    full = on("full", 1, held_keys=5, held_bytes=GB, only_copies=5, limit_bytes=4 * GB)
+    some = together(full, on("empty", 2, start=1, limit_bytes=4 * GB))
+    assert let_go(decided(snapshot(pool(state={"manual": 1}), **some))) == {"cpu-u1", "cpu-u2"}
+
+
+# -- a machine is about to go -----------------------------------------------------------------------------
+
+
+def test_p11_a_notice_empties_busy_units_at_once_and_the_next_decision_replaces_them():
+    stays, goes = busy(2), busy(2, start=2)
+    doomed = tuple(
+        msgspec.structs.replace(unit, doomed=True, message="spot interruption") for unit in goes[0]
+    )
+    jobs = work(processing=4, ready=4, duration_s=60.0)
+    world = snapshot(units=[*stays[0], *doomed], workers=[*stays[1], *goes[1]], work=[jobs])
+    (drain,) = decided(world)
+    assert isinstance(drain, Drain)
+    assert drain.busy
+    assert set(drain.units) == {"cpu-u2", "cpu-u3"}
+    assert "spot interruption" in str(drain.why)
+    draining = tuple(msgspec.structs.replace(unit, phase=DRAINING) for unit in doomed)
+    after = msgspec.structs.replace(world, units=(*stays[0], *draining))
+    assert launched(decided(after)) == {"cpu": 6}
+
+
+def test_what_starts_on_a_doomed_machine_is_given_back():
+    world = snapshot(units=units(2, STARTING, doomed=True), work=[work(ready=2, duration_s=60.0)])
+    assert the(decided(world), Release).units == ("cpu-u0", "cpu-u1")
+
+
+def test_a_doomed_worker_receives_nothing():
+    full = worker("cpu-u0", held_keys=5, held_bytes=GB, only_copies=5, limit_bytes=4 * GB)
+    there = (*units(1, machine="a"), *units(1, start=1, machine="b", doomed=True))
+    pinned = worker("cpu-u1", limit_bytes=4 * GB, pinned="an actor")
+    world = snapshot(units=there, workers=[full, pinned])
+    assert not let_go(after_a_while(world)), "the other one is no place for its results"
+
+
+# -- no place ---------------------------------------------------------------------------------------------
+
+
+def pools_of_two_markets(**spot_state):
+    return (
+        pool("spot", price=1.0, spot=True, state=spot_state),
+        pool("safe", price=3.0),
+    )
+
+
+def test_spot_first_and_on_demand_where_there_is_none():
+    jobs = work(ready=6, duration_s=60.0)
+    both = pools_of_two_markets()
+    assert launched(decided(snapshot(*both, work=[jobs]))) == {"spot": 6}
+    out = pools_of_two_markets(capacity=2, capacity_message="no spot capacity")
+    assert launched(decided(snapshot(*out, work=[jobs]))) == {"spot": 2, "safe": 4}
+
+
+def test_units_without_a_place_leave_their_work_to_other_pools_and_go():
+    jobs = work(ready=4, processing=2, duration_s=60.0)
+    placed = busy(2, of="spot")
+    nowhere = units(4, PENDING, of="spot", start=2, unplaced=True, message="no spot capacity")
+    full = pools_of_two_markets(capacity=2, capacity_message="no spot capacity")
+    world = snapshot(*full, units=[*placed[0], *nowhere], workers=placed[1], work=[jobs])
+    assert launched(decided(world)) == {"safe": 4}
+    coming = units(4, STARTING, of="safe")
+    later = msgspec.structs.replace(world, units=(*world.units, *coming))
+    assert let_go(after_a_while(later)) == {unit.name for unit in nowhere}
+
+
+def test_p09_units_without_a_place_stay_where_nobody_else_could_and_the_words_are_told():
+    jobs = work(ready=4, processing=2, duration_s=60.0)
+    placed, nowhere = busy(2), units(4, PENDING, start=2, unplaced=True, message="node group at maximum")
+    world = snapshot(
+        pool(state={"capacity": 2, "capacity_message": "node group at maximum"}),
+        units=[*placed[0], *nowhere],
+        workers=placed[1],
+        work=[jobs],
+    )
+    actions = after_a_while(world)
+    assert not let_go(actions)
+    hold = the(actions, Hold)
+    assert hold.why.code == Code.NO_CAPACITY.name
+    assert hold.why.numbers["limit"] == 2
+    assert "node group at maximum" in str(hold.why)
+
+
+# -- results do not stay on spot machines -----------------------------------------------------------------
+
+
+def holder(of):
+    there = units(1, of=of)
+    return there, (worker(there[0].name, held_keys=2, held_bytes=GB, only_copies=2, limit_bytes=4 * GB),)
+
+
+def test_the_last_copy_of_a_result_does_not_stay_on_a_spot_machine():
+    world = snapshot(*pools_of_two_markets(), **together(holder("spot")))
+    used = decide(msgspec.structs.replace(world, work=(work(processing=1),)), NOTHING)[1]
+    assert not launched(decided(world, used)), "it may be fetched in a moment"
+    actions = after_a_while(world)
+    assert held(actions, "spot") == Code.KEPT_FOR_RESULT.name
+    launch = the(actions, Launch, "safe")
+    assert (launch.count, launch.why.code) == (1, Code.SAFE_COPY.name)
+
+
+def test_it_is_moved_once_there_is_somewhere_else_and_stays_there():
+    spare = units(1, of="safe")
+    there = together(holder("spot"), (spare, (worker("safe-u0", limit_bytes=4 * GB),)))
+    assert let_go(after_a_while(snapshot(*pools_of_two_markets(), **there)), "spot") == {"spot-u0"}
+    moved = after_a_while(snapshot(*pools_of_two_markets(), **together(holder("safe"))))
+    assert held(moved, "safe") == Code.KEPT_FOR_RESULT.name
+
+
+def test_where_all_pools_are_spot_it_stays():
+    world = snapshot(pool("spot", spot=True), **together(holder("spot")))
+    assert held(after_a_while(world), "spot") == Code.KEPT_FOR_RESULT.name
+
+
+# -- what machines cost -----------------------------------------------------------------------------------
+
+
+def test_what_is_seen_to_be_cheaper_is_taken_first():
+    jobs = work(ready=3, duration_s=60.0)
+    worlds = snapshot(pool("a", price=1.0, state={"price": 5.0}), pool("b", price=2.0), work=[jobs])
+    assert launched(decided(worlds)) == {"b": 3}
+
+
+def test_the_budget_counts_what_machines_cost():
+    there = units(2, price=2.0)
+    jobs = work(ready=10, processing=2, duration_s=600.0)
+    world = snapshot(
+        pool(state={"price": 2.0}),
+        units=there,
+        workers=workers_of(there, tasks=1),
+        work=[jobs],
+        budget_per_hour=10.0 * 3600,
+    )
+    assert launched(decided(world)) == {"cpu": 3}
+    spent = msgspec.structs.replace(world, units=units(5, price=2.0))
+    assert held(decided(spent)) == Code.BUDGET.name
