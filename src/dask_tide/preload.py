@@ -8,8 +8,8 @@
                                                        which cannot be parked
 =====================================================  ==========================================
 
-See :mod:`dask_tide.departure`, :mod:`dask_tide.parking` and, for the port that tells whether they
-run, :mod:`dask_tide.readiness`.
+See :mod:`dask_tide.departure`, :mod:`dask_tide.parking`, for the port that tells whether they run
+:mod:`dask_tide.readiness`, and for spot machines :mod:`dask_tide.interruption`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import logging
 from distributed import Nanny, Scheduler, Worker
 from distributed.core import Server
 
-from dask_tide import departure, parking, readiness
+from dask_tide import departure, interruption, parking, readiness
 from dask_tide.errors import TideError
 
 __all__ = ["dask_setup", "dask_teardown"]
@@ -56,6 +56,7 @@ async def dask_setup(server: Server) -> None:
             handles_sigterm = departure.join(server)
             if isinstance(server, Nanny):
                 _load_in_worker(server)
+                interruption.join(server)
                 if handles_sigterm:
                     parking.join(server)
     except TideError as error:
@@ -69,6 +70,7 @@ async def dask_teardown(server: Server) -> None:
         return
     readiness.leave(server)
     if isinstance(server, Nanny):
+        interruption.leave(server)
         # While it is parked SIGTERM must still reach it, and nothing of the nanny is closed.
         await parking.hold(server)
         parking.leave(server)

@@ -36,8 +36,9 @@ def register(controller: Controller) -> None:
     async def tide_floor(n: int, seconds: float = 30.0, pool: str | None = None) -> dict[str, Any]:
         return _checked(controller.floor, n_workers=n, seconds=seconds, pool=pool)
 
-    async def tide_notice(worker: str, message: str) -> None:
+    async def tide_notice(worker: str, message: str) -> bool:
         controller.notice(worker, message)
+        return True
 
     stock_scatter = handlers["scatter"]
 
