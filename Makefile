@@ -93,6 +93,7 @@ lock: $(UV)
 	$(UV) $(COMPILE_IMAGE) pyproject.toml --extra kubernetes requirements/image.in -o requirements/image.txt
 	$(UV) $(COMPILE_IMAGE) pyproject.toml --extra kubernetes --extra notebook \
 		requirements/image.in requirements/image-notebook.in -o requirements/image-notebook.txt
+	$(UV) pip compile --quiet requirements/bench-kubernetes.in $(LOCK) --no-annotate -o requirements/bench-kubernetes.txt
 
 clean:
 	rm -rf .venv .venv-oldest .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis dist build

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 import psutil
+
+from . import scheduler
 
 SETTLE_S, WATCH_S = 5.0, 30.0
 
@@ -19,17 +20,7 @@ def _share(*options: str) -> float:
     """CPU seconds per second of a `dask scheduler` and all of its children, after it has settled."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "scheduler.json")
-        command = [
-            sys.executable,
-            "-m",
-            "distributed.cli.dask_scheduler",
-            "--host",
-            "127.0.0.1",
-            "--port",
-            "0",
-        ]
-        arguments = ["--no-dashboard", "--scheduler-file", str(file), *options]
-        with subprocess.Popen(command + arguments, stderr=subprocess.DEVNULL) as process:
+        with subprocess.Popen(scheduler.command(file, *options), stderr=subprocess.DEVNULL) as process:
             try:
                 while not (file.exists() and json.loads(file.read_text() or "{}")):
                     time.sleep(0.05)

@@ -92,6 +92,7 @@ _KUBERNETES = (
     "kubelet",
     "kube-proxy",
 )
+_VPA = "k8s.io/autoscaler/vertical-pod-autoscaler"
 MODULES = (
     # In this order the one build cache serves best: the API server's build is most of the others'.
     Module(
@@ -100,6 +101,7 @@ MODULES = (
     Module("etcd", {"etcd": "go.etcd.io/etcd/server/v3"}),
     Module("kwok", {"kwok": "sigs.k8s.io/kwok/cmd/kwok"}),
     Module("helm", {"helm": "helm.sh/helm/v3/cmd/helm"}),
+    Module("vpa", {f"vpa-{name}": f"{_VPA}/pkg/{name}" for name in ("admission-controller", "updater")}),
     Module("coredns", {"coredns": "."}),
     Module("containers", {"pause": "./pause", "toolbox": "./toolbox"}, static=True),
 )

@@ -1,12 +1,11 @@
-"""``dask worker`` and its like as processes, and tasks for them that write down where they start."""
+"""``dask worker`` and its like as processes."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
-from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import psutil
@@ -79,39 +78,6 @@ class Processes:
                     child.kill()
                 process.kill()
             process.wait()
-
-
-class Tasks:
-    """Functions for tasks that write down each start, and may wait for a gate to open."""
-
-    def __init__(self, folder: Path) -> None:
-        self.record = folder / "starts"
-        self.record.touch()
-        self.gate = folder / "gate"
-
-    def function(self, gated: bool = False) -> Callable[..., str]:
-        record, gate = str(self.record), str(self.gate) if gated else ""
-
-        # Here, not in the module, so that it is sent by value: workers cannot import tests.
-        def task(name: str, *_: object) -> str:
-            import os
-            import time
-
-            from distributed import get_worker
-
-            with open(record, "a") as file:  # noqa: PTH123
-                file.write(f"{name} {get_worker().name}\n")
-            while gate and not os.path.exists(gate):  # noqa: PTH110
-                time.sleep(0.01)
-            return name * 1000
-
-        return task
-
-    def starts(self) -> list[tuple[str, str]]:
-        return [(name, worker) for name, worker in map(str.split, self.record.read_text().splitlines())]
-
-    def counts(self) -> Counter[str]:
-        return Counter(name for name, _ in self.starts())
 
 
 async def ended(process: subprocess.Popen[bytes], timeout_s: float = 25) -> int:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+from records import Tasks
 
 from dask_tide import TideCluster
 
@@ -40,6 +41,14 @@ def messages() -> Iterator[list[str]]:
 def warned() -> Iterator[list[str]]:
     """Their warnings and errors."""
     yield from _said(logging.WARNING)
+
+
+@pytest.fixture
+def tasks(tmp_path: Path) -> Iterator[Tasks]:
+    """Functions whose gates are all open at the test's end, so that no cluster waits to close."""
+    tasks = Tasks(tmp_path)
+    yield tasks
+    tasks.open_all()
 
 
 @pytest.fixture

@@ -110,6 +110,7 @@ class Tasks:
         self._record = folder / "starts"
         self._record.touch()
         self._gate = folder / "gate"
+        self._gates: set[str] = set()
 
     def function(self, seconds: float = 0.0, *, gated: bool = False, gate: str = "gate") -> Any:
         """A function of any number of arguments that returns the first one.
@@ -124,6 +125,7 @@ class Tasks:
             A name.
         """
         record, wait_for = str(self._record), str(self._gate.with_name(gate)) if gated else ""
+        self._gates.add(gate)
 
         # A closure: pickled by value, with the paths.
         def work(x: Any, *others: Any) -> Any:
@@ -147,12 +149,22 @@ class Tasks:
         """Let the gated tasks go on."""
         self._gate.with_name(gate).touch()
 
+    def open_all(self) -> None:
+        """Let all of them go on."""
+        for gate in self._gates:
+            self.open(gate)
+
+    @property
+    def log(self) -> list[tuple[str, str]]:
+        """Each start in its order: the task's first argument and the worker's name."""
+        return [(task, worker) for task, worker in map(str.split, self._record.read_text().splitlines())]
+
     @property
     def starts(self) -> Counter[str]:
         """How often each task was started, by its first argument."""
-        return Counter(line.split()[0] for line in self._record.read_text().splitlines())
+        return Counter(task for task, _ in self.log)
 
     @property
     def ran_on(self) -> Counter[str]:
         """How many tasks were started on each worker, by its name."""
-        return Counter(line.split()[1] for line in self._record.read_text().splitlines())
+        return Counter(worker for _, worker in self.log)

@@ -18,6 +18,7 @@ from distributed import Client, Future, Security
 from waiting import wait_until
 
 from rig import binaries
+from rig.clients import Kubectl
 from rig.nodes import Cluster
 
 CHART = Path(__file__).parents[1] / "charts" / "dask-tide"
@@ -35,6 +36,21 @@ VALUES: dict[str, Any] = {
 }
 #: A cluster on a machine that does other things, too.
 DEADLINE_S = 90.0
+
+
+class HelmError(Exception):
+    """helm failed; the message is what it said."""
+
+
+def helm(kubectl: Kubectl, namespace: str, folder: Path, *arguments: str) -> str:
+    """Run helm in a namespace, with its caches in a folder, and return what it prints."""
+    command = [str(binaries.ensure("helm")["helm"]), "--namespace", namespace, *arguments]
+    environment = os.environ | kubectl.environment()
+    environment |= {f"HELM_{kind}_HOME": str(folder / kind) for kind in ("CACHE", "CONFIG", "DATA")}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    if done.returncode != 0:
+        raise HelmError(done.stderr)
+    return done.stdout
 
 
 class Release:
@@ -60,14 +76,7 @@ class Release:
     # -- helm -----------------------------------------------------------------------------------
 
     def helm(self, *arguments: str) -> str:
-        command = [str(binaries.ensure("helm")["helm"]), "--namespace", self.namespace, *arguments]
-        environment = os.environ | self.cluster.kubectl.environment()
-        environment |= {f"HELM_{kind}_HOME": str(self.folder / kind) for kind in ("CACHE", "CONFIG", "DATA")}
-        done = subprocess.run(
-            command, env=environment, capture_output=True, text=True, timeout=60, check=False
-        )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+        return helm(self.cluster.kubectl, self.namespace, self.folder, *arguments)
 
     def apply(self, verb: str, values: dict[str, Any]) -> None:
         """``install`` or ``upgrade``, with ``values`` beside what tests always say."""

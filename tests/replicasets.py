@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any
 from distributed.security import Security
 from waiting import until, wait_until
 
+from dask_tide.errors import Unavailable
 from dask_tide.model import Phase, Pool
 from dask_tide.providers.base import Observation, ObservedUnit, ProviderContext, Template
 from dask_tide.providers.kubernetes.patience import Patience
@@ -281,3 +282,12 @@ async def shows(provider: KubernetesProvider, count: int) -> list[str]:
 
     await until(enough, f"the provider shows {count} running units", detail=detail)
     return sorted(units(await provider.observe(), Phase.STARTING))
+
+
+async def let_go(provider: KubernetesProvider, pool: PoolSet, victims: Sequence[str]) -> Collection[str]:
+    """Ask until it has been done, as the controller does; a node that was silent is well again meanwhile."""
+    while True:
+        try:
+            return await provider.scale_down(victims)
+        except Unavailable:
+            pool.set_ready(sorted(set(pool.pods()) - pool.unready), True)

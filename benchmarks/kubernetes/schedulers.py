@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from typing import Any
 import psutil
 from distributed import Client
 
+from benchmarks.scheduler import command
 from dask_tide.providers.kubernetes.manifests import manifests
 from rig.clients import Api
 from rig.folders import wait_for
@@ -174,21 +174,13 @@ def scheduler_process(config: dict[str, Any], *options: str) -> Iterator[Schedul
         file = folder / "scheduler.json"
         (folder / "config").mkdir()
         (folder / "config" / "dask.json").write_text(json.dumps(config))
-        command = [
-            sys.executable,
-            "-m",
-            "distributed.cli.dask_scheduler",
-            "--host",
-            "127.0.0.1",
-            "--port",
-            "0",
-        ]
-        command += ["--no-dashboard", "--scheduler-file", str(file), *options]
         environment = dict(psutil.Process().environ()) | {"DASK_CONFIG": str(folder / "config")}
         log = folder / "log"
         with (
             log.open("wb") as output,
-            subprocess.Popen(command, stdout=output, stderr=output, env=environment) as process,
+            subprocess.Popen(
+                command(file, *options), stdout=output, stderr=output, env=environment
+            ) as process,
         ):
             try:
                 wait_for(lambda: file.exists() or process.poll() is not None, "the scheduler runs", 60)

@@ -5,17 +5,13 @@ from __future__ import annotations
 import asyncio
 import atexit
 import contextlib
-import difflib
-import importlib
 import inspect
 import logging
 import math
-import secrets
 import weakref
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import Any, ClassVar
 
-import dask.config
 from distributed.core import Status
 from distributed.deploy.cluster import Cluster
 from distributed.objects import SchedulerInfo
@@ -23,12 +19,12 @@ from distributed.scheduler import Scheduler
 from distributed.security import Security
 from distributed.utils import Log, Logs, NoOpAwaitable, silence_logging_cmgr
 
-from dask_tide import config as configuration
+from dask_tide.arguments import Arguments
 from dask_tide.controller.loop import Controller
 from dask_tide.errors import ConfigError
 from dask_tide.model import Unit
-from dask_tide.providers.registry import load
-from dask_tide.sites import Elsewhere, Here, Site
+
+logger = logging.getLogger("distributed.tide.cluster")
 
 #: ``wait_for_workers`` keeps the workers it waited for this long, so that work can reach them.
 _FLOOR_S = 15.0
@@ -36,9 +32,6 @@ _FLOOR_S = 15.0
 _AGAIN_S = 1.0
 #: For giving up a start that somebody has interrupted.
 _GIVE_UP_S = 60.0
-#: The providers whose scheduler runs beside the workers, not in this process: a `dask_tide.sites.Host`. Its
-#: module says which arguments it has beside the common ones.
-_HOSTS = {"kubernetes": ("dask_tide.providers.kubernetes.cluster", "KubernetesHost")}
 _DASHBOARD = "127.0.0.1:8787"
 
 
@@ -75,7 +68,8 @@ class TideCluster(Cluster):
     silence_logs
         Level below which this process's Dask logs are not shown while the cluster lives; False: all.
     namespace, kubeconfig, context
-        With Kubernetes: where. By default as ``kubectl`` has it; in a pod, that pod's namespace.
+        With Kubernetes: where. By default as ``kubectl`` has it; in a pod without ``$KUBECONFIG``, that
+        pod's namespace.
     image
         With Kubernetes: of scheduler and workers.
     values
@@ -129,25 +123,27 @@ class TideCluster(Cluster):
     ) -> None:
         # So that __del__ works if what follows raises.
         self.status = Status.closed
-        pool = {
-            "minimum": minimum,
-            "maximum": maximum,
-            "threads": threads_per_worker,
-            "memory": memory_limit,
-            "resources": None if resources is None else dict(resources),
-        }
-        pool = {key: value for key, value in pool.items() if value is not None}
-        server = {
-            "host": host,
-            "scheduler_port": scheduler_port,
-            "protocol": protocol,
-            "dashboard_address": dashboard_address,
-            "security": security,
-        }
-        provider = provider or dask.config.get("tide.provider", "local")
-        site = _elsewhere if provider in _HOSTS else self._here
-        self._site: Site
-        self._site, name = site(provider, name, pool, pools, settings, server)
+        arguments = Arguments(
+            provider,
+            name,
+            pool={
+                "minimum": minimum,
+                "maximum": maximum,
+                "threads": threads_per_worker,
+                "memory": memory_limit,
+                "resources": None if resources is None else dict(resources),
+            },
+            pools=pools,
+            server={
+                "host": host,
+                "scheduler_port": scheduler_port,
+                "protocol": protocol,
+                "dashboard_address": dashboard_address,
+                "security": security,
+            },
+            settings=settings,
+        )
+        self._site, name = arguments.site(self._close)
         self.security = self._site.security
         self._silence_logs = silence_logs
         self._exit_stack = contextlib.ExitStack()
@@ -165,30 +161,6 @@ class TideCluster(Cluster):
                         self.sync(self._close, callback_timeout=_GIVE_UP_S)
                 self._loop_runner.stop()
                 raise
-
-    def _here(
-        self,
-        provider: str,
-        name: str | None,
-        pool: dict[str, Any],
-        pools: Mapping[str, Mapping[str, Any]] | None,
-        settings: dict[str, Any],
-        server: Mapping[str, Any],
-    ) -> tuple[Site, str]:
-        overrides = _overrides(provider, name, pool, pools, settings)
-        config = configuration.read(overrides)
-        load(config.provider)
-        # One name for the cluster, its units and its folder.
-        overrides["name"] = config.name or _new_name()
-        options: dict[str, Any] = {
-            "host": server["host"] or "127.0.0.1",
-            "port": server["scheduler_port"],
-            "protocol": server["protocol"],
-            "dashboard": server["dashboard_address"] is not None,
-            # The HTTP server runs without a dashboard too, and would take the usual port.
-            "dashboard_address": server["dashboard_address"] or "127.0.0.1:0",
-        }
-        return Here(overrides, options, server["security"] or Security(), self._close), overrides["name"]
 
     # -- life -----------------------------------------------------------------------------------
 
@@ -221,9 +193,11 @@ class TideCluster(Cluster):
         self.status = Status.closing
         # Cluster._close would stop adapting, which is a wish for manual mode.
         self._adaptive = None
-        await self._site.close()
-        self._exit_stack.close()
-        await super()._close()
+        try:
+            await self._site.close()
+        finally:
+            self._exit_stack.close()
+            await super()._close()
 
     def close(self, timeout: float | None = None) -> Any:
         """Stop all workers and the scheduler."""
@@ -256,6 +230,9 @@ class TideCluster(Cluster):
                 await comm.write({"op": "subscribe_worker_status"})
                 self.scheduler_info = SchedulerInfo(await comm.read())
             except (OSError, TimeoutError):
+                if await self._site.ended():
+                    logger.warning("Cluster %s has ended: what it held is lost. Make a new one.", self.name)
+                    return
                 await asyncio.sleep(_AGAIN_S)
                 continue
             self._watch_worker_status_comm = comm
@@ -403,94 +380,6 @@ class TideAdapting:
     def stop(self, reason: str = "") -> None:
         """Manual mode with as many units as there are."""
         self._cluster._call(self._cluster._site.freeze)
-
-
-def _new_name() -> str:
-    return f"tide-{secrets.token_hex(3)}"
-
-
-def _elsewhere(
-    provider: str,
-    name: str | None,
-    pool: dict[str, Any],
-    pools: Mapping[str, Mapping[str, Any]] | None,
-    settings: dict[str, Any],
-    server: Mapping[str, Any],
-) -> tuple[Site, str]:
-    usual = {"host": None, "scheduler_port": 0, "protocol": None, "security": None}
-    for key, default in usual.items():
-        if server[key] != default:
-            raise ConfigError(key, server[key], f"nothing with provider {provider!r}, which decides that")
-    module, attribute = _HOSTS[provider]
-    try:
-        found = importlib.import_module(module)
-    except ImportError as error:
-        expected = f"a provider that can be imported; pip install 'dask-tide[{provider}]' ({error})"
-        raise ConfigError("provider", provider, expected) from error
-    known, own = set(found.ARGUMENTS), {}
-    for key in known & set(settings):
-        own[key] = settings[key]
-    rest = {key: value for key, value in settings.items() if key not in known}
-    overrides = _overrides(provider, name, {}, None, rest, known)
-    name = configuration.read(overrides).name or _new_name()
-    arguments = {key: value for key, value in overrides.items() if key not in ("provider", "name")}
-    if pools is not None and not isinstance(pools, Mapping):
-        raise ConfigError("pools", pools, "a mapping from pool names to mappings")
-    host = getattr(found, attribute)(
-        name,
-        pool=pool,
-        pools=pools,
-        settings=arguments,
-        dashboard=_port(server["dashboard_address"]),
-        **own,
-    )
-    return Elsewhere(host), name
-
-
-def _port(address: str | None) -> int | None:
-    """Port of the dashboard on this machine."""
-    if address is None:
-        return None
-    port = str(address).rpartition(":")[2]
-    if not port.isdigit():
-        raise ConfigError("dashboard_address", address, "a port of this machine, such as ':8787', or nothing")
-    return int(port)
-
-
-def _overrides(
-    provider: str | None,
-    name: str | None,
-    pool: dict[str, Any],
-    pools: Mapping[str, Mapping[str, Any]] | None,
-    settings: dict[str, Any],
-    more: Iterable[str] = (),
-) -> dict[str, Any]:
-    """The arguments, as a configuration section ``tide``; ``more`` are others that exist."""
-    given = pool
-    arguments = {"minimum", "maximum", "threads_per_worker", "memory_limit", "resources", "pools", "host"}
-    known = {key.replace("-", "_") for key in configuration.top_level_keys()} | arguments | set(more)
-    for key, value in settings.items():
-        if key not in known:
-            near = difflib.get_close_matches(key, known, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"one of {', '.join(sorted(known))}"
-            raise ConfigError(key, value, f"an argument that exists; {hint}")
-    if pools is not None and not isinstance(pools, Mapping):
-        raise ConfigError("pools", pools, "a mapping from pool names to mappings")
-    overrides = {key.replace("_", "-"): value for key, value in settings.items()}
-    if provider is not None:
-        overrides["provider"] = provider
-    if name is not None:
-        overrides["name"] = name
-    if pools is not None:
-        if given:
-            raise ConfigError("pools", sorted(given), "these limits inside the pools, not beside them")
-        overrides["pools"] = {key: dict(value) for key, value in pools.items()}
-    elif given:
-        names = list(configuration.read(overrides).pools)
-        if len(names) > 1:
-            raise ConfigError("pools", names, "one pool, or the limits inside the pools")
-        overrides["pools"] = {names[0]: given}
-    return overrides
 
 
 @atexit.register

@@ -7,6 +7,7 @@ checks what is set against ``tide-schema.yaml`` before anything is started: what
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import functools
 import math
@@ -33,7 +34,16 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-__all__ = ["DEFAULTS", "POOL_DEFAULTS", "JournalConfig", "TideConfig", "read", "top_level_keys", "validate"]
+__all__ = [
+    "DEFAULTS",
+    "POOL_DEFAULTS",
+    "JournalConfig",
+    "TideConfig",
+    "duration_s",
+    "read",
+    "top_level_keys",
+    "validate",
+]
 
 
 def _load_yaml(name: str) -> dict[str, Any]:
@@ -286,6 +296,16 @@ def _seconds(value: str | float) -> float:
     if not math.isfinite(seconds) or seconds < 0:
         raise ValueError(value)
     return seconds
+
+
+def duration_s(key: str, value: object, *, positive: bool = False) -> float:
+    """Seconds of a duration that stands outside of the schema; raises ConfigError."""
+    with contextlib.suppress(KeyError, ValueError):
+        if isinstance(value, str | int | float) and not isinstance(value, bool):
+            seconds = _seconds(value)
+            if seconds > 0 or not positive:
+                return seconds
+    raise ConfigError(key, value, f"a duration such as '30s'{', more than 0' if positive else ''}")
 
 
 def _bytes(value: str | int) -> int:

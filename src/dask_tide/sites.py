@@ -48,6 +48,9 @@ class Site(Protocol):
     async def close(self) -> None:
         """End the scheduler and all units. Idempotent, also after a start that failed."""
 
+    async def ended(self) -> bool:
+        """Whether the scheduler is known to be gone for good, though nobody has closed the cluster."""
+
     @property
     def scheduler(self) -> Scheduler: ...
     @property
@@ -107,10 +110,15 @@ class Here:
         return comm
 
     async def close(self) -> None:
-        if self._controller is not None:
-            await self._controller.close()
-        if self._scheduler is not None:
-            await self._scheduler.close(reason="cluster-close")
+        try:
+            if self._controller is not None:
+                await self._controller.close()
+        finally:
+            if self._scheduler is not None:
+                await self._scheduler.close(reason="cluster-close")
+
+    async def ended(self) -> bool:
+        return False
 
     @property
     def scheduler(self) -> Scheduler:
@@ -172,6 +180,9 @@ class Host(Protocol):
     async def close(self) -> None:
         """Remove everything, also after a start that failed."""
 
+    async def ended(self) -> bool:
+        """Whether it is known to be gone, by itself or by somebody else."""
+
 
 class Elsewhere:
     """A scheduler that somebody else runs; it has this project's handlers.
@@ -214,6 +225,13 @@ class Elsewhere:
             if task is not None:
                 task.cancel()
         await self._host.close()
+
+    async def ended(self) -> bool:
+        if not await self._host.ended():
+            return False
+        if self._staying is not None:
+            self._staying.cancel()
+        return True
 
     @property
     def scheduler(self) -> Scheduler:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import os
 import shutil
 import sys
@@ -166,3 +167,12 @@ def install_once(
     """The same, for a release that all tests of a module use."""
     with releases(nodes, tmp_path_factory.mktemp("releases")) as make:
         yield make
+
+
+@pytest.fixture
+def said(caplog: pytest.LogCaptureFixture) -> Iterator[Callable[[str], int]]:
+    """How often the provider has logged something, whether or not Dask's loggers pass it on."""
+    logger = logging.getLogger("distributed.tide.kubernetes")
+    logger.addHandler(caplog.handler)
+    yield lambda words: len({id(record) for record in caplog.records if words in record.getMessage()})
+    logger.removeHandler(caplog.handler)

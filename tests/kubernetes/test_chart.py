@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import base64
 import json
-import os
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -18,16 +16,16 @@ from typing import Any
 import pytest
 import yaml
 from click.testing import CliRunner
+from releases import CHART, HelmError
+from releases import helm as run_helm
 
 from dask_tide.providers.kubernetes.manifests import manifests
 from dask_tide.providers.kubernetes.manifests.command import manifests_command
-from rig import binaries
 from rig.clients import Api, ApiError
 from rig.plane import Plane
 
 pytestmark = pytest.mark.xdist_group("plane")
 
-CHART = Path(__file__).parents[2] / "charts" / "dask-tide"
 TWO_POOLS = {"pools": {"cpu": {"maximum": 40}, "gpu": {}}}
 DEADLINE_S = 40.0
 #: Other projects' kinds that the chart can make.
@@ -50,10 +48,6 @@ ROLE = {"pods": READ | {"patch"}, "events": READ, "replicasets.apps": READ}
 SCALE = "replicasets.apps/scale"
 
 
-class HelmError(Exception):
-    """helm failed; the message is what it said."""
-
-
 class Helm:
     """helm, and questions about what it made, in one namespace."""
 
@@ -63,15 +57,7 @@ class Helm:
         self.folder = folder
 
     def __call__(self, *arguments: str) -> str:
-        command = [str(binaries.ensure("helm")["helm"]), "--namespace", self.namespace, *arguments]
-        environment = os.environ | self.plane.kubectl.environment()
-        environment |= {f"HELM_{kind}_HOME": str(self.folder / kind) for kind in ("CACHE", "CONFIG", "DATA")}
-        done = subprocess.run(
-            command, env=environment, capture_output=True, text=True, timeout=60, check=False
-        )
-        if done.returncode != 0:
-            raise HelmError(done.stderr)
-        return done.stdout
+        return run_helm(self.plane.kubectl, self.namespace, self.folder, *arguments)
 
     def install(self, name: str, values: dict[str, Any] | None = None, *arguments: str) -> str:
         return self("install", name, str(CHART), *self.values(values), *arguments)

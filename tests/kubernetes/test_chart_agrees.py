@@ -119,6 +119,20 @@ CASES: dict[str, dict[str, Any]] = {
         }
     },
     "no admission": {"admission": {"enabled": False}},
+    "spot": {
+        "pools": {
+            "said": {"spot": True},
+            "selected": {"nodeSelector": {"karpenter.sh/capacity-type": "spot"}},
+            "denied": {"spot": False, "nodeSelector": {"karpenter.sh/capacity-type": "spot"}},
+            "demand": {"spot": None, "nodeSelector": {"karpenter.sh/capacity-type": "on-demand"}},
+        }
+    },
+    "spot with eyes": {"nodes": {"read": True}, "poolDefaults": {"spot": True}},
+    "spot without hands": {
+        "nodes": {"read": True},
+        "admission": {"enabled": False},
+        "poolDefaults": {"spot": True},
+    },
     "no TLS": {"security": {"tls": {"enabled": False}}, "notebook": {"enabled": True}},
     "TLS of a secret": {"security": {"tls": {"source": "secret", "secretName": "mine", "rotate": 20261123}}},
     "TLS of cert-manager": {"security": {"tls": {"source": "cert-manager"}}},

@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import random
-from contextlib import suppress
-from dataclasses import replace
 
 import pytest
-from replicasets import MERGE, QUICK, PoolSet, calm, container, provided, shows, units
+from replicasets import MERGE, PoolSet, calm, container, let_go, provided, shows, units
 from waiting import until
 
-from dask_tide.errors import Unavailable
 from dask_tide.model import Phase
-from dask_tide.providers.kubernetes.pods import DO_NOT_DISRUPT, SAFE_TO_EVICT
-from rig.clients import ApiError
 
 pytestmark = [pytest.mark.xdist_group("plane"), pytest.mark.usefixtures("machines")]
 
@@ -131,15 +126,6 @@ async def test_what_cannot_start_does_not_count(plane, pool):
         await until(lambda: set(names[1:]) < set(pool.pods()), "the right one has gone")
         assert names[0] not in pool.pods()
         assert pool.replicas() == 2
-
-
-async def let_go(provider, pool, victims):
-    """Ask until it has been done, as the controller does; a node that was silent is well again meanwhile."""
-    while True:
-        try:
-            return await provider.scale_down(victims)
-        except Unavailable:
-            pool.set_ready(sorted(set(pool.pods()) - pool.unready), True)
 
 
 # -- fewer -------------------------------------------------------------------------------------------------
@@ -278,135 +264,28 @@ async def test_failed_ones_are_dismissed_and_replaced(plane, pool):
         await shows(provider, 2)
 
 
-# -- the races of facts-kubernetes 3 -----------------------------------------------------------------------
-
-
-async def test_race_a_marked_victim_beside_an_unready_busy_pod(plane, pool):
+async def test_of_one_that_its_kubelet_evicts_and_that_ends_well_only_an_event_says_why(plane, pool):
     async with provided(plane, pool.namespace) as provider:
         await provider.observe()
-        await provider.scale_up("cpu", 4)
-        names = await shows(provider, 4)
-        pool.set_ready(names[3:], False)  # busy, and its node does not answer
-        down = asyncio.create_task(provider.scale_down(names[:1]))
-        pool.set_ready(names[:1], False)
-        assert not await down
-        assert sorted(pool.pods()) == names[1:]
+        await provider.scale_up("cpu", 1)
+        (name,) = await shows(provider, 1)
+        words = 'Usage of EmptyDir volume "tmp" exceeds the limit "20Mi".'
+        about = {"kind": "Pod", "namespace": pool.namespace, "name": name}
+        event = {"metadata": {"name": "evicted"}, "involvedObject": about, "reason": "Evicted"}
+        pool.api("POST", f"/api/v1/namespaces/{pool.namespace}/events", event | {"message": words})
 
+        async def told(phase: Phase) -> bool:
+            return f"Evicted: {words}" in units(await provider.observe(), phase)[name].message
 
-async def test_race_a_victim_that_never_parks_beside_an_unready_busy_pod(plane, pool):
-    """Then nothing is done: the busy one would go."""
-    async with provided(plane, pool.namespace, patience=replace(QUICK, park_s=1.0, start_s=0.5)) as provider:
-        await provider.observe()
-        await provider.scale_up("cpu", 3)
-        names = await shows(provider, 3)
-        pool.set_ready(names[2:], False)
-        await until(lambda: not provider._known()[names[2]].ready, "it is seen as unready")
-        with pytest.raises(Unavailable, match=f"{names[0]} are still ready, and {names[2]}"):
-            await provider.scale_down(names[:1])
-        assert sorted(pool.pods()) == names
-        # And when the busy one is well again, the mark does.
-        pool.set_ready(names[2:], True)
-        await until(lambda: provider._known()[names[2]].ready, "it is ready again")
-        assert not await provider.scale_down(names[:1])
-        assert sorted(pool.pods()) == names[1:]
+        await until(lambda: told(Phase.STARTING), "it is told while it drains")
+        ended = container(terminated={"exitCode": 0, "reason": "Completed"})
+        pool.status(name, {"phase": "Succeeded", "containerStatuses": [ended]})
 
+        async def over() -> bool:
+            return name in units(await provider.observe(), Phase.FAILED)
 
-async def test_race_another_pod_is_deleted_while_the_number_is_lowered(plane, pool):
-    async with provided(plane, pool.namespace, patience=replace(QUICK, delete_s=2.0)) as provider:
-        await provider.observe()
-        for _ in range(3):
-            await calm(provider)
-            await provider.scale_up("cpu", 6)
-            names = await shows(provider, 6)
-            pool.set_ready(names[:2], False)
-            api = provider._api
-            original = api.scale
-
-            async def scale(replicaset: str, replicas: int) -> str:
-                with suppress(ApiError):  # told again, it is gone
-                    pool.delete_pod(names[5])  # noqa: B023 -- within this round
-                return await original(replicaset, replicas)  # noqa: B023
-
-            api.scale = scale
-            assert not await provider.scale_down(names[:2])
-            api.scale = original
-            assert set(names[2:5]) <= set(pool.pods())
-            assert not set(names[:2]) & set(pool.pods())
-
-
-async def test_race_the_victim_itself_is_deleted_first(plane, pool):
-    async with provided(plane, pool.namespace) as provider:
-        await provider.observe()
-        await provider.scale_up("cpu", 4)
-        names = await shows(provider, 4)
-        pool.set_ready(names[:1], False)
-        pool.delete_pod(names[0])
-        await pool.running(4)
-        assert not await provider.scale_down(names[:1])
-        # Its replacement is a unit like any other, with a name of its own, to be drained if too many.
-        assert len(await shows(provider, 4)) == 4
-        assert set(names[1:]) < set(pool.pods())
-
-
-async def test_race_unready_busy_pods_without_any_mark(plane, pool):
-    """Nobody can tell them apart, so nothing is done until they are well again."""
-    quick = replace(QUICK, start_s=0.5)
-    async with provided(plane, pool.namespace, annotate=False, patience=quick) as provider:
-        await provider.observe()
-        await provider.scale_up("cpu", 4)
-        names = await shows(provider, 4)
-        provider.mark(dict.fromkeys(names[1:], True))
-        pool.set_ready(names[:3], False)
-        await until(lambda: sum(pod.ready for pod in provider._known().values()) == 1, "three are not")
-        with pytest.raises(Unavailable, match=f"{names[0]} are not marked, and {names[1]}, {names[2]} would"):
-            await provider.scale_down(names[:1])
-        assert sorted(pool.pods()) == names
-        pool.set_ready(names[1:3], True)
-        await until(lambda: sum(pod.ready for pod in provider._known().values()) == 3, "they are well again")
-        assert not await provider.scale_down(names[:1])
-        assert sorted(pool.pods()) == names[1:]
-
-
-async def test_race_unready_pods_without_any_mark(plane, pool):
-    """Nobody can tell them apart: the wrong one may go, which is noticed, and the victims go in the end."""
-    quick = replace(QUICK, start_s=0.5, delete_s=2.0)
-    async with provided(plane, pool.namespace, annotate=False, patience=quick) as provider:
-        await provider.observe()
-        scale = provider.scales["cpu"]
-        for _ in range(3):
-            await calm(provider)
-            await provider.scale_up("cpu", 6)
-            names = await shows(provider, 6)
-            pool.set_ready(names[:4], False)
-            await until(lambda: sum(pod.ready for pod in provider._known().values()) == 2, "four are not")
-            missed = scale.misses
-            provider.mark(dict.fromkeys(names[4:], True))
-            assert not await let_go(provider, pool, names[:2])
-            left = set(pool.pods())
-            assert not set(names[:2]) & left
-            assert set(names[4:]) <= left
-            assert len(set(names[2:4]) - left) == scale.misses - missed
-            assert pool.replicas() == len(left)
-            pool.set_ready(sorted(left & set(names[2:4])), True)
-
-
-# -- marks -------------------------------------------------------------------------------------------------
-
-
-async def test_marks_follow_what_the_workers_do(plane, pool):
-    async with provided(plane, pool.namespace) as provider:
-        await provider.observe()
-        await provider.scale_up("cpu", 2)
-        one, two = await shows(provider, 2)
-        provider.mark({one: True, two: False})
-        await until(lambda: pool.cost(two) == "0", "an idle pod says so")
-        annotations = pool.pods()[two]["metadata"]["annotations"]
-        assert annotations[SAFE_TO_EVICT] == "true"
-        assert DO_NOT_DISRUPT not in annotations
-        assert pool.cost(one) == "100"
-        provider.mark({one: True, two: True})
-        await until(lambda: pool.cost(two) == "100", "a busy pod is protected")
-        assert pool.pods()[two]["metadata"]["annotations"][DO_NOT_DISRUPT] == "true"
+        await until(over, "it has ended")
+        assert await told(Phase.FAILED)
 
 
 # -- others, and earlier lives -----------------------------------------------------------------------------

@@ -1,14 +1,12 @@
-"""The kubernetes provider against what a platform does to it: quotas, rivals, outages, refused rights."""
+"""The kubernetes provider against what a platform does to it: quotas, outages, refused rights."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import signal
 from dataclasses import replace
 
 import pytest
-from lightkube import KubeConfig
 from replicasets import MERGE, QUICK, PoolSet, calm, provided, shows, units
 from waiting import until
 
@@ -36,15 +34,6 @@ def machines(plane):
 @pytest.fixture
 def pool(plane, namespace):
     return PoolSet(plane.api(), namespace).create()
-
-
-@pytest.fixture
-def said(caplog):
-    """How often the provider has logged something, whether or not Dask's loggers pass it on."""
-    logger = logging.getLogger("distributed.tide.kubernetes")
-    logger.addHandler(caplog.handler)
-    yield lambda words: len({id(record) for record in caplog.records if words in record.getMessage()})
-    logger.removeHandler(caplog.handler)
 
 
 async def well(provider: KubernetesProvider):
@@ -179,61 +168,7 @@ async def test_a_refusal_is_in_the_platforms_words(plane, pool, cause):
         await until(lambda: pool.replicas() == 0, "nothing is asked for any more")
 
 
-# -- others who scale --------------------------------------------------------------------------------------
-
-
-async def test_a_horizontal_pod_autoscaler_freezes_the_pool(plane, pool):
-    async with provided(plane, pool.namespace) as provider:
-        await provider.observe()
-        await provider.scale_up("cpu", 1)
-        await shows(provider, 1)
-        target = {"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": pool.name}
-        metric = {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": 50}}
-        spec = {"scaleTargetRef": target, "minReplicas": 3, "maxReplicas": 5}
-        spec["metrics"] = [{"type": "Resource", "resource": metric}]
-        path = f"/apis/autoscaling/v2/namespaces/{pool.namespace}/horizontalpodautoscalers"
-        body = {"apiVersion": "autoscaling/v2", "kind": "HorizontalPodAutoscaler", "metadata": {"name": "h"}}
-        pool.api("POST", path, body | {"spec": spec})
-
-        async def frozen() -> str:
-            return (await provider.observe()).frozen.get("cpu", "")
-
-        message = await until(frozen, "the pool is frozen")
-        assert message.startswith(
-            "a HorizontalPodAutoscaler scales ReplicaSet r-cpu, too: remove that scaler"
-        )
-        with pytest.raises(ProviderError, match="HorizontalPodAutoscaler"):
-            await provider.scale_up("cpu", 9)
-        assert pool.replicas() == 3
-        pool.api("DELETE", f"{path}/h")
-
-        async def thawed() -> bool:
-            return not await frozen()
-
-        await until(thawed, "it is believed to be gone after a while")
-        await provider.scale_up("cpu", 4)
-        await shows(provider, 4)
-
-
-async def test_one_who_sets_the_number_again_and_again_is_a_rival(plane, pool):
-    async with provided(plane, pool.namespace) as provider:
-        await provider.observe()
-        scale = provider.scales["cpu"]
-        for number in (1, 2, 1):
-            plane.kubectl("-n", pool.namespace, "scale", "rs", pool.name, f"--replicas={number}")
-            await until(lambda: scale.wanted == number, "it is seen")  # noqa: B023
-        assert "kubectl scales ReplicaSet r-cpu, too" in (await provider.observe()).frozen["cpu"]
-
-
-async def test_somebody_who_scales_once_by_hand_is_no_rival(plane, pool):
-    async with provided(plane, pool.namespace) as provider:
-        await provider.observe()
-        plane.kubectl("-n", pool.namespace, "scale", "rs", pool.name, "--replicas=3")
-        names = await shows(provider, 3)
-        assert not (await provider.observe()).frozen
-        pool.set_ready(names[:1], False)
-        assert not await provider.scale_down(names[:1])
-        assert sorted(pool.pods()) == names[1:]
+# -- its ReplicaSet ----------------------------------------------------------------------------------------
 
 
 async def test_without_its_replicaset_the_pool_is_frozen_until_it_is_there_again(plane, pool):
@@ -352,8 +287,8 @@ async def test_a_token_is_replaced_while_it_runs(plane, pool, account, tmp_path,
     host, _, port = plane.place.outside.removeprefix("https://").partition(":")
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", host)
     monkeypatch.setenv("KUBERNETES_SERVICE_PORT", port)
-    from_env = KubeConfig.from_env.__func__  # type: ignore[attr-defined]
-    monkeypatch.setattr(from_env, "__defaults__", (tmp_path, tmp_path / "none"))
+    monkeypatch.delenv("KUBECONFIG", raising=False)
+    monkeypatch.setattr("dask_tide.providers.kubernetes.kubeconfig._ACCOUNT", tmp_path)
     async with provided(plane, namespace, in_cluster=True, patience=replace(QUICK, watch_s=2.0)) as provider:
         await provider.observe()
         await provider.scale_up("cpu", 1)

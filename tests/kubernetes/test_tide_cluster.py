@@ -239,6 +239,23 @@ def test_a_quota_and_a_missing_namespace_are_told(nodes: Cluster, place: str) ->
         TideCluster(**(usual(nodes, place) | {"namespace": "no-such-namespace"}))
 
 
+async def test_deleted_while_it_starts_is_told(nodes: Cluster, place: str) -> None:
+    """At once, not at the end of the time limit."""
+    nowhere = {"scheduler": {"nodeSelector": {"no": "such"}}}
+    arguments = usual(nodes, place) | {"values": nowhere, "timeout": "10m"}
+    cluster = TideCluster(**arguments, asynchronous=True)
+    start = asyncio.ensure_future(cluster._begin())
+    jobs = ("--namespace", place, "get", "jobs")
+    job = await until(lambda: nodes.kubectl.json(*jobs)["items"], "its Job is there")
+    await until(lambda: nodes.kubectl.json("--namespace", place, "get", "pods")["items"], "so is its pod")
+    await asyncio.to_thread(
+        nodes.kubectl, "--namespace", place, "delete", "job", job[0]["metadata"]["name"], "--wait=false"
+    )
+    with pytest.raises(LaunchRejected, match="was deleted"):
+        await asyncio.wait_for(start, UP_S)
+    assert await asyncio.to_thread(left, nodes, place) == []
+
+
 async def test_closing_while_it_starts_leaves_nothing(nodes: Cluster, place: str) -> None:
     cluster = TideCluster(**usual(nodes, place), asynchronous=True)
     start = asyncio.ensure_future(cluster._begin())
@@ -336,6 +353,7 @@ def test_killed_in_the_middle_of_the_making_it_goes_by_its_deadline(
     nodes: Cluster, place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from dask_tide.providers.kubernetes import cluster as module
+    from dask_tide.providers.kubernetes.belongings import Belongings
 
     monkeypatch.setattr(module, "_MARGIN_S", 0.0)
 
@@ -349,7 +367,7 @@ def test_killed_in_the_middle_of_the_making_it_goes_by_its_deadline(
         pass
 
     monkeypatch.setattr(module.KubernetesHost, "_reach", killed)
-    monkeypatch.setattr(module.KubernetesHost, "_delete", lambda self, job: nothing(self))
+    monkeypatch.setattr(Belongings, "delete", nothing)
     values = VALUES | {"admission": {"enabled": False}}
     with pytest.raises(KilledError):
         TideCluster(**(usual(nodes, place) | {"timeout": "3s", "values": values}))

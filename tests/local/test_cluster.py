@@ -9,18 +9,11 @@ import psutil
 import pytest
 from distributed import Client
 from distributed.core import Status
-from records import Tasks, busy, reasons, running, units, workers
+from records import busy, reasons, running, units, workers
 from waiting import wait_until
 
 from dask_tide import TideAdaptive, TideCluster
 from dask_tide.errors import ConfigError
-
-
-@pytest.fixture
-def tasks(tmp_path):
-    tasks = Tasks(tmp_path)
-    yield tasks
-    tasks.open()
 
 
 def of_this_module(x):

@@ -17,8 +17,9 @@ from typing import cast
 import dask
 import psutil
 import pytest
-from commands import Processes, Tasks, ended, registered
+from commands import Processes, ended, registered
 from distributed import Client, Scheduler, Worker
+from records import Tasks
 from waiting import until
 
 from dask_tide import departure
@@ -42,19 +43,6 @@ async def scheduler():
     with dask.config.set(stock):
         async with Scheduler(host="127.0.0.1", port=0, dashboard=False) as scheduler:
             yield scheduler
-
-
-@pytest.fixture
-async def client(scheduler):
-    async with Client(scheduler.address, asynchronous=True, set_as_default=False) as client:
-        yield client
-
-
-@pytest.fixture
-def tasks(tmp_path):
-    tasks = Tasks(tmp_path)
-    yield tasks
-    tasks.gate.touch()
 
 
 def caught(pid: int) -> bool:
@@ -81,7 +69,7 @@ async def test_p03_sigterm_keeps_results(processes, scheduler, client, tasks):
 
     assert await ended(leaver) == 0
     assert [value[:8] for value in await client.gather(futures)] == [future.key for future in futures]
-    assert set(tasks.counts().values()) == {1}
+    assert set(tasks.starts.values()) == {1}
     assert "nothing is lost" in processes.log("leaver")
 
 
@@ -101,22 +89,22 @@ async def test_p04_evictions_do_not_kill(processes, scheduler, client, tasks):
     future = client.submit(tasks.function(gated=True), "long", key="long")
 
     for count in range(1, evictions + 1):
-        await until(lambda count=count: len(tasks.starts()) == count, f"start {count}")
+        await until(lambda count=count: len(tasks.log) == count, f"start {count}")
         start()
-        leaver = workers[tasks.starts()[-1][1]]
+        leaver = workers[tasks.log[-1][1]]
         leaver.send_signal(signal.SIGTERM)
         assert await ended(leaver) == 0
 
-    await until(lambda: len(tasks.starts()) == evictions + 1, "the last start")
+    await until(lambda: len(tasks.log) == evictions + 1, "the last start")
     assert scheduler.tasks["long"].suspicious == 0
-    tasks.gate.touch()
+    tasks.open()
     assert (await future).startswith("long")
 
 
 async def test_p12_running_tasks_finish_and_waiting_ones_go_elsewhere(processes, scheduler, client, tasks):
     leaver = processes.worker(scheduler.address, "leaver", "--resources", "GPU=1")
     running = client.submit(tasks.function(gated=True), "running", key="running")
-    await until(tasks.starts, "the task runs")
+    await until(lambda: tasks.log, "the task runs")
     others = {"first": {}, "second": {}, "third": {"resources": {"GPU": 1}}}
     waiting = [client.submit(tasks.function(), name, key=name, **needs) for name, needs in others.items()]
     await until(lambda: len(next(iter(scheduler.workers.values())).processing) == 4, "all are on the worker")
@@ -127,10 +115,10 @@ async def test_p12_running_tasks_finish_and_waiting_ones_go_elsewhere(processes,
 
     await client.gather(waiting)
     assert leaver.poll() is None
-    tasks.gate.touch()
+    tasks.open()
     assert await ended(leaver) == 0
     assert (await running).startswith("running")
-    assert sorted(tasks.starts()) == [
+    assert sorted(tasks.log) == [
         ("first", "other"),
         ("running", "leaver"),
         ("second", "other"),
@@ -143,7 +131,7 @@ async def test_worker_that_comes_during_the_departure_receives_all(processes, sc
     leaver = processes.worker(scheduler.address, "leaver")
     futures = await results(client, tasks)
     running = client.submit(tasks.function(gated=True), "running", key="running")
-    await until(lambda: tasks.counts()["running"], "the task runs")
+    await until(lambda: tasks.starts["running"], "the task runs")
     waiting = client.submit(tasks.function(), "waiting", key="waiting")
     await until(lambda: "waiting" in scheduler.tasks, "the scheduler has all tasks")
 
@@ -153,17 +141,17 @@ async def test_worker_that_comes_during_the_departure_receives_all(processes, sc
     await until(lambda: scheduler.tasks["waiting"].state == "no-worker", "the task is handed back")
     processes.worker(scheduler.address, "other")
     assert (await waiting).startswith("waiting")
-    tasks.gate.touch()
+    tasks.open()
     assert await ended(leaver) == 0
     await client.gather([*futures, running])
-    assert set(tasks.counts().values()) == {1}
+    assert set(tasks.starts.values()) == {1}
 
 
 async def test_deadline_passes(processes, scheduler, client, tasks):
     leaver = processes.worker(scheduler.address, "leaver", timeout="1s")
     futures = await results(client, tasks)
     running = client.submit(tasks.function(gated=True), "running", key="running")
-    await until(lambda: tasks.counts()["running"], "the task runs")
+    await until(lambda: tasks.starts["running"], "the task runs")
 
     leaver.send_signal(signal.SIGTERM)
 
@@ -173,10 +161,10 @@ async def test_deadline_passes(processes, scheduler, client, tasks):
     assert "1 tasks did not finish: running." in sentence
     assert all(future.key in sentence for future in futures)
     assert not any(ts.suspicious for ts in scheduler.tasks.values())
-    tasks.gate.touch()
+    tasks.open()
     processes.worker(scheduler.address, "other")
     await client.gather([*futures, running])
-    assert set(tasks.counts().values()) == {2}
+    assert set(tasks.starts.values()) == {2}
 
 
 async def test_actor_is_waited_for(processes, scheduler, client):
@@ -204,7 +192,7 @@ async def test_workers_of_one_process_depart_together(processes, scheduler, clie
     leaver = processes.worker(scheduler.address, "leaver", "--nworkers", "2")
     await registered(scheduler, "leaver-0", "leaver-1")
     futures = await results(client, tasks, count=8)
-    assert {worker for _, worker in tasks.starts()} == {"leaver-0", "leaver-1"}
+    assert {worker for _, worker in tasks.log} == {"leaver-0", "leaver-1"}
     processes.worker(scheduler.address, "other")
     await registered(scheduler, "other")
 
@@ -213,13 +201,13 @@ async def test_workers_of_one_process_depart_together(processes, scheduler, clie
     assert await ended(leaver) == 0
     assert processes.log("leaver").count("nothing is lost") == 2
     await client.gather(futures)
-    assert set(tasks.counts().values()) == {1}
+    assert set(tasks.starts.values()) == {1}
 
 
 async def test_second_sigterm_is_left_to_dask(processes, scheduler, client, tasks):
     leaver = processes.worker(scheduler.address, "leaver", timeout="10m")
     running = client.submit(tasks.function(gated=True), "running", key="running")
-    await until(tasks.starts, "the task runs")
+    await until(lambda: tasks.log, "the task runs")
 
     leaver.send_signal(signal.SIGTERM)
     await until(lambda: "finishes 1 tasks first" in processes.log("leaver"), "the departure has begun")
@@ -227,7 +215,7 @@ async def test_second_sigterm_is_left_to_dask(processes, scheduler, client, task
 
     # Dask's own handling, which takes as long as it takes: up to 30 s without a nanny.
     await until(lambda: "Received signal SIGTERM" in processes.log("leaver"), "Dask hears of it")
-    tasks.gate.touch()
+    tasks.open()
     await ended(leaver)
     del running
 
@@ -238,17 +226,17 @@ async def test_sigterm_to_all_processes_of_a_group(processes, scheduler, client,
     leaver = processes.worker(scheduler.address, "leaver", threads=2)
     futures = await results(client, tasks)
     running = client.submit(tasks.function(gated=True), "running", key="running")
-    await until(lambda: tasks.counts()["running"], "the task runs")
+    await until(lambda: tasks.starts["running"], "the task runs")
     processes.worker(scheduler.address, "other")
     await registered(scheduler, "other")
 
     os.killpg(leaver.pid, signal.SIGTERM)
 
     await until(lambda: "finishes 1 tasks first" in processes.log("leaver"), "the departure has begun")
-    tasks.gate.touch()
+    tasks.open()
     assert await ended(leaver) == 0
     await client.gather([*futures, running])
-    assert set(tasks.counts().values()) == {1}
+    assert set(tasks.starts.values()) == {1}
     assert "nothing is lost" in processes.log("leaver")
 
 
@@ -295,7 +283,7 @@ async def test_sigterm_before_the_nanny_knows_its_new_worker(processes, schedule
     assert await ended(leaver) == 0
     assert "nothing is lost" in processes.log("leaver")
     await client.gather(futures)
-    assert set(tasks.counts().values()) == {1}
+    assert set(tasks.starts.values()) == {1}
 
 
 async def test_sigterm_while_the_worker_starts(processes, scheduler):
@@ -322,7 +310,7 @@ async def test_scheduler_does_not_answer(processes, tasks, fate):
     leaver = processes.worker(address, "leaver", timeout="1s" if fate == signal.SIGSTOP else "10m")
     async with Client(address, asynchronous=True, set_as_default=False) as client:
         running = client.submit(tasks.function(gated=True), "running", key="running")
-        await until(tasks.starts, "the task runs")
+        await until(lambda: tasks.log, "the task runs")
         del running
 
         scheduler.send_signal(fate)

@@ -17,6 +17,7 @@ from typing import Any
 import dask
 import psutil
 import pytest
+import waiting
 from distributed import Client, Scheduler
 from distributed.security import Security
 
@@ -33,16 +34,8 @@ PARENT_GONE_S = 2.0
 
 
 async def until(condition: Callable[[], object], deadline_s: float = DEADLINE_S) -> None:
-    """Wait until ``condition()`` is true (it may be async); fail at the deadline."""
-    end_s = time.monotonic() + deadline_s
-    while True:
-        result = condition()
-        if isinstance(result, Awaitable):
-            result = await result
-        if result:
-            return
-        assert time.monotonic() < end_s, "the condition did not come true in time"
-        await asyncio.sleep(0.01)
+    """Wait for what the line that calls this says."""
+    await waiting.until(condition, "the condition comes true", deadline_s)
 
 
 def descendants(pid: int | None = None) -> list[psutil.Process]:

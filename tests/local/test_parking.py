@@ -12,7 +12,7 @@ from contextlib import suppress
 import dask
 import psutil
 import pytest
-from commands import Processes, Tasks, ended, registered
+from commands import Processes, ended, registered
 from distributed import Client, Nanny, Scheduler, Worker
 from distributed.core import Status
 from distributed.protocol import pickle
@@ -44,23 +44,10 @@ async def scheduler():
 
 
 @pytest.fixture
-async def client(scheduler):
-    async with Client(scheduler.address, asynchronous=True, set_as_default=False) as client:
-        yield client
-
-
-@pytest.fixture
 async def drains(scheduler):
     drains = Drains(scheduler, timeout_s=DRAIN_S, close_workers=False, wake=lambda: None)
     yield drains
     await drains.close()
-
-
-@pytest.fixture
-def tasks(tmp_path):
-    tasks = Tasks(tmp_path)
-    yield tasks
-    tasks.gate.touch()
 
 
 @pytest.fixture
@@ -125,13 +112,13 @@ async def test_drained_worker_parks_until_sigterm(processes, scheduler, client, 
     await registered(scheduler, "other")
     await until(lambda: is_open(port), "it is ready")
     running = client.submit(tasks.function(gated=True), "running", key="running", workers=["leaver"])
-    await until(lambda: tasks.counts()["running"], "the task runs")
+    await until(lambda: tasks.starts["running"], "the task runs")
     (child,) = children(leaver)
 
     start(drains, scheduler, "leaver")
     await until(lambda: worker(scheduler, "leaver").status is Status.closing_gracefully, "it drains")
     assert is_open(port)
-    tasks.gate.touch()
+    tasks.open()
     end = await ends(drains)
 
     assert end.done, end
@@ -140,7 +127,7 @@ async def test_drained_worker_parks_until_sigterm(processes, scheduler, client, 
     await until(lambda: not alive(child), "its worker's memory is given back")
     await until(lambda: "Parked:" in processes.log("leaver"), "its nanny waits")
     await client.gather([*futures, running])
-    assert set(tasks.counts().values()) == {1}
+    assert set(tasks.starts.values()) == {1}
     assert leaver.poll() is None
     assert children(leaver) == []
     assert await sigterm_ends_it(leaver) == 0
@@ -439,7 +426,7 @@ async def test_sigterm_during_a_drain(processes, scheduler, client, drains, task
     futures = [client.submit(tasks.function(), f"result-{i}", key=f"result-{i}") for i in range(5)]
     await client.gather(futures)
     running = client.submit(tasks.function(gated=True), "running", key="running")
-    await until(lambda: tasks.counts()["running"], "the task runs")
+    await until(lambda: tasks.starts["running"], "the task runs")
     waiting = client.submit(tasks.function(), "waiting", key="waiting")
     processes.worker(scheduler.address, "other")
     await registered(scheduler, "other")
@@ -448,12 +435,12 @@ async def test_sigterm_during_a_drain(processes, scheduler, client, drains, task
     (os.killpg if group else os.kill)(leaver.pid, signal.SIGTERM)
     await waiting
     await until(lambda: "finishes 1 tasks first" in processes.log("leaver"), "the departure has begun")
-    tasks.gate.touch()
+    tasks.open()
 
     assert await ended(leaver) == 0
     assert (await ends(drains)).done
     await client.gather([*futures, running])
-    assert set(tasks.counts().values()) == {1}
+    assert set(tasks.starts.values()) == {1}
     assert not any(ts.suspicious for ts in scheduler.tasks.values())
     assert "nothing is lost" in processes.log("leaver")
 
@@ -470,7 +457,7 @@ async def test_sigterm_between_parking_and_leaving(processes, scheduler, client,
     assert await ended(leaver) == 0
     assert "nothing is lost" in processes.log("leaver")
     await client.gather(futures)
-    assert set(tasks.counts().values()) == {1}
+    assert set(tasks.starts.values()) == {1}
 
 
 async def test_workers_of_one_process_park_together(processes, scheduler, client, drains, port):

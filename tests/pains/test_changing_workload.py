@@ -10,19 +10,11 @@ from __future__ import annotations
 
 import dask
 import pytest
-from records import Tasks, WorkersSeen, units, workers
+from records import WorkersSeen, units, workers
 from waiting import wait_until
 
 MAXIMUM = 3
 FAN_OUT = 12
-
-
-@pytest.fixture
-def tasks(tmp_path):
-    tasks = Tasks(tmp_path)
-    yield tasks
-    for gate in ("fan-out", "barrier", "final"):
-        tasks.open(gate)
 
 
 def count(cluster):

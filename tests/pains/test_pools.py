@@ -5,18 +5,10 @@ from __future__ import annotations
 import dask
 import pytest
 from dask import delayed
-from records import Tasks, WorkersSeen, actions, peak, reasons, running, units, workers
+from records import WorkersSeen, actions, peak, reasons, running, units, workers
 from waiting import wait_until
 
 from dask_tide.model import Drain, Launch, Release
-
-
-@pytest.fixture
-def tasks(tmp_path):
-    tasks = Tasks(tmp_path)
-    yield tasks
-    tasks.open()
-    tasks.open("gpu")
 
 
 def two_pools(cpu: int = 3, gpu: int = 2, **of_cpu):

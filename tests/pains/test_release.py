@@ -8,18 +8,10 @@ import dask
 import psutil
 import pytest
 from distributed import Client
-from records import Tasks, WorkersSeen, actions, busy, reasons, running, turns, units, workers
+from records import WorkersSeen, actions, busy, reasons, running, turns, units, workers
 from waiting import wait_until
 
 from dask_tide.model import Drain, Hold, Release
-
-
-@pytest.fixture
-def tasks(tmp_path):
-    tasks = Tasks(tmp_path)
-    yield tasks
-    tasks.open()
-    tasks.open("last")
 
 
 def slow_start(**environment: object) -> dict[str, object]:

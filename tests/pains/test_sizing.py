@@ -7,18 +7,10 @@ import os
 
 import dask
 import pytest
-from records import Tasks, WorkersSeen, actions, lines, peak, reasons, running
+from records import WorkersSeen, actions, lines, peak, reasons, running
 from waiting import wait_until
 
 from dask_tide.model import Launch
-
-
-@pytest.fixture
-def tasks(tmp_path):
-    """Functions whose gates are all open at the test's end, so that no cluster waits to close."""
-    tasks = Tasks(tmp_path)
-    yield tasks
-    tasks.open()
 
 
 def test_p08_unknown_durations_begin_with_one_unit_and_reach_the_maximum_when_tasks_prove_long(tide, tasks):

@@ -13,7 +13,7 @@ from dask_tide.model import Phase
 from dask_tide.providers.base import ObservedUnit
 from dask_tide.providers.kubernetes.marks import IDLE, PROTECTED, VICTIM, Marks
 from dask_tide.providers.kubernetes.patience import Patience
-from dask_tide.providers.kubernetes.pods import DELETION_COST, PodView, Rank
+from dask_tide.providers.kubernetes.pods import DELETION_COST, DO_NOT_DISRUPT, SAFE_TO_EVICT, PodView, Rank
 
 pytest.importorskip("lightkube")
 
@@ -21,9 +21,8 @@ pytest.importorskip("lightkube")
 class Pods:
     """Pods, a clock, and an API server that patches them."""
 
-    def __init__(self, *names, protecting=True):
+    def __init__(self, *names, protected=PROTECTED):
         self.now_s = 0.0
-        self.protecting = protecting
         self.refusal = None
         self.patched = []
         annotations = {key: value for key, value in PROTECTED.items() if value is not None}
@@ -35,7 +34,7 @@ class Pods:
         self.marks = Marks(
             self,  # type: ignore[arg-type]  # all of it that is called
             lambda: self.pods,
-            lambda pool: self.protecting,
+            lambda pool: protected,
             patience=Patience(idle_s=5.0),
             clock=lambda: self.now_s,
         )
@@ -82,10 +81,18 @@ def test_of_what_nobody_said_anything_stays_as_it_is():
     assert pods.wish(9.0, a=True) == {}
 
 
-def test_a_pool_that_protects_nobody():
-    pods = Pods("a", protecting=False)
-    pods.pods["a"] = replace(pods.pods["a"], annotations={})
-    assert pods.wish(0, a=True) == {"a": {DELETION_COST: "100"}}
+#: As a pool's template has it on spot nodes that nobody watches.
+SPOT = {**PROTECTED, DO_NOT_DISRUPT: None}
+
+
+async def test_a_pool_that_karpenter_may_disturb_is_never_protected_from_it():
+    pods = Pods("a", protected=SPOT)
+    await pods.annotate("a", {DO_NOT_DISRUPT: None})
+    assert pods.wish(0, a=True) == {}
+    pods.wish(1, a=False)
+    assert pods.wish(9, a=False) == {"a": IDLE}
+    await pods.annotate("a", IDLE)
+    assert pods.wish(10, a=True) == {"a": SPOT}
 
 
 def test_p30_on_a_doomed_node_nobody_is_protected_from_eviction():
@@ -94,6 +101,29 @@ def test_p30_on_a_doomed_node_nobody_is_protected_from_eviction():
     wanted = pods.wish(0, a=True, b=False)
     assert wanted["a"] == {**IDLE, DELETION_COST: "100"}
     assert wanted["b"] == IDLE
+
+
+async def test_p30_those_on_a_doomed_node_come_first():
+    pods = Pods("a", "b", "c")
+    pods.pods["c"] = replace(pods.pods["c"], unit=replace(pods.pods["c"].unit, machine="n2"))
+    await pods.annotate("a", IDLE)
+    pods.marks.doomed = frozenset({"n2"})
+    assert list(pods.wish(0, a=True, b=True, c=True)) == ["c", "a"]
+
+
+def test_p30_one_that_has_not_registered_yet_is_not_protected_there_either():
+    pods = Pods("a")
+    pods.marks.doomed = frozenset({"n1"})
+    assert pods.wish(0) == {"a": IDLE}
+
+
+def test_p30_a_node_that_stays_after_all_protects_again():
+    pods = Pods("a")
+    pods.pods["a"] = replace(pods.pods["a"], annotations={DELETION_COST: "100", SAFE_TO_EVICT: "true"})
+    pods.marks.doomed = frozenset({"n1"})
+    assert pods.wish(0, a=True) == {}
+    pods.marks.doomed = frozenset()
+    assert pods.wish(1, a=True) == {"a": PROTECTED}
 
 
 async def test_a_victim_remains_one_until_it_is_spared():

@@ -35,9 +35,10 @@ def test_everything_that_may_be_said():
         ("annotate", "yes", "true or false"),
         ("nodes", 1, "true or false"),
         ("on-close", "delete", "one of 'release', 'keep'"),
-        ("unschedulable-after", "soon", "a duration such as '60s'"),
-        ("unschedulable-after", -1, "a duration such as '60s'"),
-        ("unschedulable-after", True, "a duration such as '60s'"),
+        ("unschedulable-after", "soon", "a duration such as '30s'"),
+        ("unschedulable-after", "s", "a duration such as '30s'"),
+        ("unschedulable-after", -1, "a duration such as '30s'"),
+        ("unschedulable-after", True, "a duration such as '30s'"),
         ("namespaces", "x", "one of the options namespace, kubeconfig,"),
     ],
 )

@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from dask_tide.model import Phase
+from dask_tide.providers.kubernetes.nodes import read_node
 from dask_tide.providers.kubernetes.objects import Event, Node, Pod, ReplicaSet
 from dask_tide.providers.kubernetes.pods import DELETION_COST, Rank, read_pod
 
@@ -163,6 +164,43 @@ def test_the_order_in_which_a_replicaset_gives_pods_up():
 def test_of_the_annotations_only_those_that_are_ours_are_kept():
     assert pod(**AT_WORK, cost="5").annotations == {DELETION_COST: "5"}
     assert pod(**AT_WORK, cost="nonsense").order == (Rank.READY, 0)
+
+
+@pytest.mark.parametrize(
+    ("annotations", "words"),
+    [
+        ({"other": "x", "vpa.example.com/x": "y"}, ""),
+        ({"vpaObservedContainers": "worker"}, "vpaObservedContainers: worker"),
+        ({"vpaInPlaceUpdated": "true"}, "vpaInPlaceUpdated: true"),
+        ({"vpaCpuStartupBoost/worker": "{}"}, "vpaCpuStartupBoost/worker: {}"),
+        (
+            {"vpaObservedContainers": "worker", "vpaUpdates": "Pod resources updated by v: container 0: cpu"},
+            "Pod resources updated by v: container 0: cpu",
+        ),
+    ],
+)
+def test_what_a_vertical_pod_autoscaler_writes_on_a_pod(annotations, words):
+    metadata = {"name": "x", "labels": {"dask-tide/pool": "cpu"}, "annotations": annotations}
+    view = read_pod(msgspec.json.decode(msgspec.json.encode({"metadata": metadata}), type=Pod))
+    assert view is not None
+    assert view.resized == words
+    assert not view.annotations
+
+
+@pytest.mark.parametrize(
+    ("taints", "doom"),
+    [
+        ([], ""),
+        ([{"key": "nvidia.com/gpu"}, {"key": "node.kubernetes.io/unschedulable"}], ""),
+        ([{"key": "x"}, {"key": "karpenter.sh/disrupted"}], "karpenter.sh/disrupted"),
+        ([{"key": "ToBeDeletedByClusterAutoscaler"}], "ToBeDeletedByClusterAutoscaler"),
+        ([{"key": "aws-node-termination-handler/spot-itn"}], "aws-node-termination-handler/spot-itn"),
+        ([{"key": "node.cloudprovider.kubernetes.io/shutdown"}], "node.cloudprovider.kubernetes.io/shutdown"),
+    ],
+)
+def test_taints_that_say_that_a_node_is_about_to_go(taints, doom):
+    raw = {"metadata": {"name": "n1"}, "spec": {"taints": taints}}
+    assert read_node(msgspec.json.decode(msgspec.json.encode(raw), type=Node)).doom == doom
 
 
 def test_a_pod_of_no_pool_is_nobodys():

@@ -324,8 +324,12 @@ def test_the_command_says_what_is_wrong(arguments, code, said):
 
 
 def test_a_file_of_values_that_is_none_is_named(tmp_path):
-    for content, said in (("- a", "expected a mapping"), ("{", "while parsing")):
-        (tmp_path / "v.yaml").write_text(content)
+    for content, said in (
+        (b"- a", "expected a mapping"),
+        (b"{", "while parsing"),
+        (b"\xff", "v.yaml: 'utf-8' codec"),
+    ):
+        (tmp_path / "v.yaml").write_bytes(content)
         result = CliRunner().invoke(manifests_command, ["--values", str(tmp_path / "v.yaml")])
         assert result.exit_code != 0
         assert said in result.output

@@ -16,7 +16,7 @@ from distributed.comm.core import connect
 from distributed.security import Security
 from distributed.utils import LoopRunner, sync
 
-from dask_tide.errors import LaunchRejected, ProviderError, Unauthorized, Unavailable
+from dask_tide.errors import LaunchRejected, Unauthorized, Unavailable
 from dask_tide.providers.kubernetes.api import Api
 from dask_tide.providers.kubernetes.options import Options
 from dask_tide.providers.kubernetes.patience import Patience
@@ -221,10 +221,7 @@ class Installed:
             "app.kubernetes.io/component": "scheduler",
         }
         selector = ",".join(f"{key}={value}" for key, value in labels.items())
-        try:
-            pod = newest(await self._resources.list("v1", "Pod", labels=selector))
-        except ProviderError as error:
-            raise LookupError(str(error)) from error
+        pod = newest(await self._resources.list("v1", "Pod", labels=selector))
         if pod is None:
             raise LookupError("the scheduler has no pod")
         return str(pod["metadata"]["name"])

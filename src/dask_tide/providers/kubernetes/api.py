@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx2
 import msgspec
-from lightkube import ApiError, AsyncClient, KubeConfig
+from lightkube import ApiError, AsyncClient
 from lightkube.core.exceptions import ConfigError as LightkubeConfigError
 from lightkube.core.generic_client import WatchDriver
 from lightkube.core.selector import build_selector
@@ -29,6 +29,7 @@ from dask_tide.errors import (
     UnparseableReply,
 )
 
+from . import kubeconfig
 from .options import Options
 from .patience import Patience
 
@@ -70,7 +71,7 @@ class Api:
     """
 
     def __init__(self, options: Options, patience: Patience) -> None:
-        config = _config(options)
+        config = kubeconfig.read(options.kubeconfig, options.context)
         self._patience = patience
         try:
             self._client = AsyncClient(
@@ -224,26 +225,3 @@ def _of_status(what: str, error: ApiError) -> ProviderError | Gone:
         retry_s = details.retryAfterSeconds if details is not None else None
         return Unavailable(message, float(retry_s or 1))
     return LaunchRejected(message)
-
-
-def _config(options: Options) -> Any:
-    if options.kubeconfig is None and options.context is None:
-        try:
-            return KubeConfig.from_env().get()
-        except LightkubeConfigError as error:
-            expected = f"a pod's ServiceAccount, $KUBECONFIG or ~/.kube/config ({error})"
-            raise ConfigError("tide.options.kubeconfig", None, expected) from error
-    try:
-        if options.kubeconfig is None:
-            found = KubeConfig.from_env()
-        else:
-            found = KubeConfig.from_file(options.kubeconfig)
-    except (LightkubeConfigError, OSError) as error:
-        raise ConfigError(
-            "tide.options.kubeconfig", options.kubeconfig, f"a kubeconfig file ({error})"
-        ) from error
-    try:
-        return found.get(options.context)
-    except LightkubeConfigError as error:
-        known = ", ".join(found.contexts)
-        raise ConfigError("tide.options.context", options.context, f"one of {known}") from error

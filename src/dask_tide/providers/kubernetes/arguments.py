@@ -39,7 +39,7 @@ def make_values(
     Parameters
     ----------
     pool
-        Keys of the one pool.
+        Keys of the one pool, where there are no ``pools``.
     pools
         Pools by name, with keys of the configuration or of the chart.
     settings
@@ -58,6 +58,9 @@ def make_values(
         raise ConfigError("values", values, "a mapping, the values of the chart")
     mine = {name: _pool(name, entry) for name, entry in dask.config.get("tide.pools", {}).items()}
     base: dict[str, Any] = merge({"pools": mine}, values or {})
+    theirs = base.get("pools")
+    if theirs is not None and not isinstance(theirs, Mapping):
+        raise ConfigError("pools", theirs, "a mapping from pool names to mappings")
     sent = {key: dask.config.get(f"tide.{key}", configuration.DEFAULTS[key]) for key in _SENT}
     layers: list[Mapping[str, Any]] = [{"tide": _differences(sent, configuration.DEFAULTS)}, base]
     layers.append(
@@ -65,9 +68,7 @@ def make_values(
     )
     layers.append({"pools": {name: _pool(name, entry) for name, entry in (pools or {}).items()}})
     if pool:
-        names = [name for name, entry in (base.get("pools") or {}).items() if entry is not None]
-        if pools is not None:
-            raise ConfigError("pools", sorted(pool), "these limits inside the pools, not beside them")
+        names = [name for name, entry in (theirs or {}).items() if entry is not None]
         if len(names) > 1:
             raise ConfigError("pools", names, "one pool, or the limits inside the pools")
         only = names[0] if names else "default"

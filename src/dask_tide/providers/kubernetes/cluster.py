@@ -7,21 +7,21 @@ import logging
 import os
 import time
 from collections.abc import Mapping
-from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
-from dask.utils import parse_timedelta
 from distributed.comm.core import connect
 from distributed.core import send_recv
 from distributed.security import Security
 from distributed.utils import format_dashboard_link
 
-from dask_tide.errors import ConfigError, LaunchRejected, ProviderError, Unauthorized, Unavailable
+from dask_tide.config import duration_s
+from dask_tide.errors import ConfigError, ProviderError, Unavailable
 
 from .api import Api
 from .arguments import make_values
-from .ephemeral import EPHEMERAL, JOB, Ephemeral, make_ephemeral
+from .belongings import Belongings, may_make_policies
+from .ephemeral import make_ephemeral
+from .kubeconfig import own_namespace
 from .manifests import Manifest, make_all, make_release
 from .options import Options
 from .patience import Patience
@@ -45,13 +45,10 @@ _LOOK_S = 0.25
 _CONNECT_S = 5.0
 #: After the end of the time limit: for the last attempt, and for saying that the cluster stays.
 _MARGIN_S = 60.0
-#: Nobody waits for what pods of a closed cluster still do.
-_GRACE_S = 2
-_GONE_S = 60.0
-_ATTEMPTS = 4
-_OURS = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
-_ADMISSION = "admissionregistration.k8s.io"
-_POLICIES = ("validatingadmissionpolicies", "validatingadmissionpolicybindings")
+_NO_POLICIES = (
+    "You may not create admission policies, which are in no namespace. So the scheduler may not change pods: "
+    "idle workers are not marked for node autoscalers, and the maximum is only the scheduler's own."
+)
 
 
 class KubernetesHost:
@@ -66,7 +63,7 @@ class KubernetesHost:
     dashboard
         Port of this machine where the dashboard is to be seen, if it is free; None: not at all.
     namespace, kubeconfig, context
-        Where; by default as ``kubectl`` has it, and in a pod that pod's namespace.
+        Where; by default see :func:`.kubeconfig.read`.
     image
         For scheduler and workers; it needs dask-tide.
     values
@@ -99,26 +96,29 @@ class KubernetesHost:
         timeout: str | float = _TIMEOUT,
     ) -> None:
         self.name = name
-        self.idle_timeout_s = None if idle_timeout is None else _positive("idle_timeout", idle_timeout)
-        self._timeout_s = _positive("timeout", timeout)
+        self.idle_timeout_s = (
+            None if idle_timeout is None else duration_s("idle_timeout", idle_timeout, positive=True)
+        )
+        self._timeout_s = duration_s("timeout", timeout, positive=True)
         self._dashboard_port = dashboard
         self._values = make_values(pool=pool, pools=pools, settings=settings, image=image, values=values)
+        for key, value in (("namespace", namespace), ("kubeconfig", kubeconfig), ("context", context)):
+            if value is not None and not (isinstance(value, str | os.PathLike) and os.fspath(value)):
+                raise ConfigError(key, value, "a text, or nothing")
+        path = None if kubeconfig is None else os.fspath(kubeconfig)
+        ours = own_namespace(path, context)
         #: Whether this process is in a pod of the cluster that it uses; a kubeconfig may lead elsewhere.
-        self._inside = kubeconfig is None and context is None and _OURS.exists()
-        if self._inside:
-            self._let_ourselves_in()
-        path = None if kubeconfig is None else str(Path(kubeconfig).expanduser())
+        self._inside = ours is not None
+        if ours is not None:
+            self._let_in(ours)
         self._api = Api(Options(namespace=namespace, kubeconfig=path, context=context), Patience())
         self.namespace = self._api.namespace
         self._resources = Resources(self._api)
         # Checks all values; policies are added or left out once it is known whether the user may make them.
         self._release = make_release(name, self.namespace, self._values, replicas=0)
         self.security = self._make_security()
-        self._job: Manifest | None = None
-        self._made: list[Manifest] = []
-        self._beyond: list[Manifest] = []
+        self._belongings = Belongings(self._resources, self._selector({}), self._called())
         self._forwards: list[PortForward] = []
-        self._pod = ""
         self.said: list[str] = []
 
     # -- making -----------------------------------------------------------------------------------
@@ -134,102 +134,29 @@ class KubernetesHost:
         deadline_s = time.monotonic() + self._timeout_s
         await self._make()
         address = await self._reach(deadline_s)
-        assert self._job is not None
-        if await self._resources.patch(self._job, Ephemeral.STAY) is None:
-            raise LaunchRejected(f"{self._called()} was deleted while it started")
+        await self._belongings.stay()
         await self._show_dashboard()
         return address
 
     async def _make(self) -> None:
-        admission = self._values.get("admission", {}).get("enabled")
+        admission = (self._values.get("admission") or {}).get("enabled")
         if admission is None:
-            admission = await self._may_make_policies()
+            admission = await may_make_policies(self._resources)
+            if not admission:
+                self._say(_NO_POLICIES)
             values = {**self._values, "admission": {"enabled": admission}}
             certificates = self._release.certificates
             self._release = make_release(self.name, self.namespace, values, tls=certificates, replicas=0)
-        if admission:
-            await self._sweep()
         objects = make_ephemeral(
             make_all(self._release),
             idle_timeout_s=self.idle_timeout_s,
             deadline_s=self._timeout_s + _MARGIN_S,
         )
-        self._job = await self._make_job(objects.job)
-        namespace: Manifest | None = None
-        if objects.beyond:
-            with suppress(Unauthorized):
-                about = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": self.namespace}}
-                namespace = await self._resources.get(about)
-        self._beyond = objects.beyond_of(self._job, namespace)
-        everything = [(one, self._resources.create) for one in self._beyond]
-        everything += [(one, self._create) for one in objects.owned_by(self._job)]
-        # Whoever may grant only the rights that they have: their bindings are compared with roles that exist.
-        for binds in (False, True):
-            results = await asyncio.gather(
-                *(create(one) for one, create in everything if one["kind"].endswith("Binding") is binds),
-                return_exceptions=True,
-            )
-            for result in results:
-                if isinstance(result, BaseException):
-                    raise result
-        await self._resources.patch(self._job, Ephemeral.START)
+        await self._belongings.make(objects)
 
-    async def _make_job(self, job: Manifest) -> Manifest:
-        # If the wait for the answer is cut off, nobody would know what was made.
-        creating = asyncio.ensure_future(self._resources.create(job))
-        try:
-            return await asyncio.shield(creating)
-        except asyncio.CancelledError:
-            with suppress(ProviderError):
-                self._job = await creating
-            raise
-
-    async def _create(self, manifest: Manifest) -> Manifest:
-        self._made.append(await self._resources.create(manifest))
-        return self._made[-1]
-
-    async def _may_make_policies(self) -> bool:
-        verbs = [(verb, resource) for verb in ("create", "delete") for resource in _POLICIES]
-        try:
-            answers = await asyncio.gather(
-                *(self._resources.may(verb, _ADMISSION, resource) for verb, resource in verbs)
-            )
-        except (Unauthorized, LaunchRejected):
-            answers = [False]
-        if not all(answers):
-            self._say(
-                "You may not create admission policies, which are in no namespace. So the scheduler may not "
-                "change pods: idle workers are not marked for node autoscalers, and the maximum is only the "
-                "scheduler's own."
-            )
-        return all(answers)
-
-    async def _sweep(self) -> None:
-        """Delete what is in no namespace and belongs to a cluster of this one that is no more."""
-        labels = ",".join(f"{key}={value}" for key, value in EPHEMERAL.items())
-        with suppress(Unauthorized):
-            for kind in ("ValidatingAdmissionPolicyBinding", "ValidatingAdmissionPolicy"):
-                for found in await self._resources.list(f"{_ADMISSION}/v1", kind, labels=labels):
-                    mark = found["metadata"].get("annotations", {}).get(JOB, "")
-                    namespace, _, owner = mark.partition("/")
-                    if namespace == self.namespace and not await self._exists(owner):
-                        # In a list objects do not say what they are.
-                        await self._resources.delete(
-                            {"apiVersion": f"{_ADMISSION}/v1", "kind": kind, **found}
-                        )
-
-    async def _exists(self, owner: str) -> bool:
-        name, _, uid = owner.partition("/")
-        job = await self._resources.get(self._about("batch/v1", "Job", name))
-        return job is not None and job["metadata"]["uid"] == uid
-
-    def _about(self, version: str, kind: str, name: str) -> Manifest:
-        metadata = {"name": name, "namespace": self.namespace}
-        return {"apiVersion": version, "kind": kind, "metadata": metadata}
-
-    def _let_ourselves_in(self) -> None:
+    def _let_in(self, namespace: str) -> None:
         """The network policy keeps all but this cluster's pods out; we are another pod."""
-        here = {"matchLabels": {"kubernetes.io/metadata.name": _OURS.read_text().strip()}}
+        here = {"matchLabels": {"kubernetes.io/metadata.name": namespace}}
         policy = dict(self._values.get("networkPolicy") or {})
         for key in ("clients", "dashboard"):
             policy.setdefault(key, [{"namespaceSelector": here}])
@@ -305,8 +232,8 @@ class KubernetesHost:
 
     async def _forward(self, port: int, local: int = 0) -> int:
         forward = PortForward(self._resources.http, self.namespace, self._find, port)
-        await forward.start(local)
         self._forwards.append(forward)
+        await forward.start(local)
         return forward.port
 
     async def _find(self) -> str:
@@ -330,10 +257,8 @@ class KubernetesHost:
     async def close(self) -> None:
         """Delete everything that was made, and wait until it is gone. Idempotent."""
         forwards, self._forwards = self._forwards, []
-        job, self._job = self._job, None
         try:
-            if job is not None:
-                await self._delete(job)
+            await self._belongings.delete()
         except ProviderError as error:
             left = f"kubectl --namespace {self.namespace} delete job {self.name}-scheduler"
             ends = (
@@ -346,48 +271,12 @@ class KubernetesHost:
             await asyncio.gather(*(forward.close() for forward in forwards), return_exceptions=True)
             await self._api.close()
 
-    async def _delete(self, job: Manifest) -> None:
-        # What is in no namespace has nobody else; pools would replace pods that are deleted.
-        pools = [made for made in self._made if made["kind"] == "ReplicaSet"]
-        await asyncio.gather(*(self._insist(made) for made in [job, *pools]), self._delete_beyond())
-        selector = self._selector({})
-        with suppress(Unauthorized):
-            await self._resources.delete_pods(selector, _GRACE_S)
-        made = [job, *self._made]
-        end_s = time.monotonic() + _GONE_S
-        while time.monotonic() < end_s:
-            left = [one for one in made if await self._is_there(one)]
-            if not left and not await self._resources.list("v1", "Pod", labels=selector):
-                return
-            made = left
-            await asyncio.sleep(_LOOK_S)
-        kinds = ", ".join(f"{one['kind']} {one['metadata']['name']}" for one in made) or "pods"
-        logger.warning("%s is deleted, but %s is still there: Kubernetes collects it", self._called(), kinds)
-
-    async def _delete_beyond(self) -> None:
-        """Only what is ours: somebody else's objects of these names may have been in the way."""
-        for manifest in self._beyond:
-            found = await self._resources.get(manifest)
-            if (
-                found
-                and found["metadata"].get("annotations", {}).get(JOB)
-                == manifest["metadata"]["annotations"][JOB]
-            ):
-                await self._insist(found)
-
-    async def _insist(self, manifest: Manifest) -> None:
-        for attempt in range(_ATTEMPTS):
-            try:
-                return await self._resources.delete(manifest)
-            except Unavailable as error:
-                if attempt == _ATTEMPTS - 1:
-                    raise
-                await asyncio.sleep(error.retry_after_s)
-        return None
-
-    async def _is_there(self, manifest: Manifest) -> bool:
-        found = await self._resources.get(manifest)
-        return found is not None and found["metadata"]["uid"] == manifest["metadata"]["uid"]
+    async def ended(self) -> bool:
+        """Whether it is known to be gone, by itself or by somebody else."""
+        try:
+            return await self._belongings.ended()
+        except ProviderError:
+            return False
 
     # -- saying -----------------------------------------------------------------------------------
 
@@ -405,14 +294,3 @@ class KubernetesHost:
 def _runs(pod: Manifest) -> bool:
     containers = pod.get("status", {}).get("containerStatuses", ())
     return any("running" in container.get("state", {}) for container in containers)
-
-
-def _positive(key: str, value: object) -> float:
-    try:
-        if isinstance(value, str | int | float) and not isinstance(value, bool):
-            seconds = float(parse_timedelta(value))
-            if 0 < seconds < float("inf"):
-                return seconds
-    except (KeyError, ValueError):
-        pass
-    raise ConfigError(key, value, "a duration such as '10m', more than 0")

@@ -1,4 +1,4 @@
-"""Events: what the platform says about pods beyond their status."""
+"""Events: what the platform says about pods beyond their status, and who scales them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from .objects import Event
 
-__all__ = ["IGNORED", "EventView", "read_event"]
+__all__ = ["EVICTED", "IGNORED", "EventView", "read_event"]
 
 #: Field selector: what everything goes well with is not worth the traffic.
 IGNORED = ",".join(
@@ -26,17 +26,43 @@ IGNORED = ",".join(
 )
 
 
+#: The reason that matters whatever the phase. The status of a pod that its kubelet evicts does not say so
+#: if its containers then end well, as those of drained workers do.
+EVICTED = "Evicted"
+#: What a VerticalPodAutoscaler's updater says of a pod: `EvictedByVPA`, `InPlaceResizedByVPA`.
+_BY_VPA = "ByVPA"
+#: Who scales horizontally, and what it says when it has.
+_AUTOSCALER, _RESCALED = "HorizontalPodAutoscaler", "SuccessfulRescale"
+
+
 @dataclass(frozen=True)
 class EventView:
-    """What an event says of a pod."""
+    """What an event says of a pod, or of a HorizontalPodAutoscaler that has scaled something.
+
+    Attributes
+    ----------
+    name
+        Of the pod or the autoscaler.
+    words
+        The reason and the message.
+    autoscaler
+        Whether it is about an autoscaler.
+    resized
+        Whether it is a VerticalPodAutoscaler's: it has changed the pod, or evicts it.
+    """
 
     name: str
     words: str
+    autoscaler: bool = False
+    resized: bool = False
 
 
 def read_event(event: Event) -> EventView | None:
-    """What an event says of a pod; None if it is about something else."""
-    about = event.involved_object
-    if about.kind != "Pod":
-        return None
-    return EventView(about.name, f"{event.reason}: {event.message or ''}".rstrip(": "))
+    """What an event says; None if it is about something else."""
+    about, reason = event.involved_object, event.reason or ""
+    words = f"{reason}: {event.message or ''}".rstrip(": ")
+    if about.kind == "Pod":
+        return EventView(about.name, words, resized=reason.endswith(_BY_VPA))
+    if about.kind == _AUTOSCALER and reason == _RESCALED:
+        return EventView(about.name, words, autoscaler=True)
+    return None

@@ -3,10 +3,15 @@
 =============  ==================================  =============  ==================
 pod            deletion cost                       safe-to-evict  do-not-disrupt
 =============  ==================================  =============  ==================
-protected      100, as in the pod template         false          true
+protected      100                                 false          true
 idle           0                                   true           none
 victim         -100                                true           none
 =============  ==================================  =============  ==================
+
+The last two of a protected pod are those of its pool's template, which may protect it from one of
+the node autoscalers only, or from none. On spot machines Karpenter heeds its own annotation until
+the power is cut: a pod there must not have it, unless nodes are watched. On a node that is about to go
+(its taints say so) no pod is protected.
 
 A ReplicaSet that has to choose between pods takes the one with the lowest deletion cost, and node
 autoscalers leave nodes with pods alone that are not safe to evict. Pods are born protected. One
@@ -27,7 +32,7 @@ from .api import Api
 from .patience import Patience
 from .pods import DELETION_COST, DO_NOT_DISRUPT, SAFE_TO_EVICT, PodView
 
-__all__ = ["IDLE", "PROTECTED", "VICTIM", "Marks"]
+__all__ = ["IDLE", "PROTECTED", "VICTIM", "Annotations", "Marks"]
 
 logger = logging.getLogger("distributed.tide.kubernetes")
 
@@ -36,8 +41,6 @@ Annotations = Mapping[str, str | None]
 PROTECTED: Annotations = {DELETION_COST: "100", SAFE_TO_EVICT: "false", DO_NOT_DISRUPT: "true"}
 IDLE: Annotations = {DELETION_COST: "0", SAFE_TO_EVICT: "true", DO_NOT_DISRUPT: None}
 VICTIM: Annotations = {DELETION_COST: "-100", SAFE_TO_EVICT: "true", DO_NOT_DISRUPT: None}
-#: Of a pool whose template protects nobody (spot machines that nobody watches): the deletion cost only.
-_PLAIN = {DELETION_COST: "100"}
 
 #: Patches a second; and at once, of victims.
 _RATE, _AT_ONCE = 10.0, 16
@@ -54,8 +57,8 @@ class Marks:
         The API server.
     pods
         The pods as they are now, by name.
-    protecting
-        Whether the pods of a pool are to be protected from node autoscalers.
+    protected
+        What the pods of a pool have that are to be protected.
     patience
         How long a pod must be idle.
     clock
@@ -66,14 +69,14 @@ class Marks:
         self,
         api: Api,
         pods: Callable[[], Mapping[str, PodView]],
-        protecting: Callable[[str], bool],
+        protected: Callable[[str], Annotations],
         *,
         patience: Patience,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._api = api
         self._pods = pods
-        self._protecting = protecting
+        self._protected = protected
         self._patience = patience
         self._clock = clock
         self._idle_since: dict[str, float] = {}
@@ -123,7 +126,10 @@ class Marks:
         self._victims -= set(names)
 
     def pending(self) -> list[tuple[str, Annotations]]:
-        """The pods whose annotations are not as they should be; who must be protected comes first."""
+        """The pods whose annotations are not as they should be.
+
+        First those on nodes that are about to go, then those that must be protected.
+        """
         now_s = self._clock()
         found: list[tuple[int, str, Annotations]] = []
         pods = self._pods()
@@ -133,7 +139,8 @@ class Marks:
                 continue
             wanted = self._wanted(name, pod, now_s)
             if wanted is not None and any(pod.annotations.get(key) != value for key, value in wanted.items()):
-                found.append((0 if wanted is not IDLE else 1, name, wanted))
+                urgency = 0 if pod.unit.machine in self.doomed else 2 if wanted is IDLE else 1
+                found.append((urgency, name, wanted))
         return [(name, wanted) for _, name, wanted in sorted(found, key=lambda entry: entry[:2])]
 
     def _wanted(self, name: str, pod: PodView, now_s: float) -> Annotations | None:
@@ -146,7 +153,7 @@ class Marks:
         if protect is None:
             return None
         if protect:
-            return PROTECTED if self._protecting(pod.unit.pool) else _PLAIN
+            return self._protected(pod.unit.pool)
         if now_s - self._idle_since[name] < self._patience.idle_s:
             return None
         return IDLE

@@ -19,12 +19,18 @@ _DOOM = (
 
 @dataclass(frozen=True)
 class NodeView:
-    """What is kept of a node: whether it is about to be taken away."""
+    """What is kept of a node.
 
-    doomed: bool
+    Attributes
+    ----------
+    doom
+        The taint that says that it is about to be taken away; empty: it is not.
+    """
+
+    doom: str
 
 
 def read_node(node: Node) -> NodeView:
     """What to keep of a node."""
     taints = (node.spec or NodeSpec()).taints
-    return NodeView(any(taint.key.startswith(_DOOM) for taint in taints))
+    return NodeView(next((taint.key for taint in taints if taint.key.startswith(_DOOM)), ""))

@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from dask.utils import parse_timedelta
-
+from dask_tide.config import duration_s
 from dask_tide.errors import ConfigError
 
 __all__ = ["ON_CLOSE", "Options"]
@@ -25,8 +24,7 @@ class Options:
     namespace
         Where the pools' ReplicaSets are; None: the pod's own, or the kubeconfig's.
     kubeconfig, context
-        Path of a kubeconfig file and a context in it; None: in a pod its ServiceAccount, elsewhere
-        ``$KUBECONFIG`` or ``~/.kube/config`` with its current context.
+        Path of a kubeconfig file and a context in it; None: see :func:`.kubeconfig.read`.
     annotate
         Whether pods may be patched: deletion costs, and the annotations that node autoscalers heed.
         Without it (where no admission policy narrows that right down) readiness alone selects victims.
@@ -70,7 +68,7 @@ class Options:
                         raise ConfigError(key, value, f"one of {', '.join(map(repr, ON_CLOSE))}")
                     read["on_close"] = value
                 case "unschedulable-after":
-                    read["unschedulable_after_s"] = _seconds(key, value)
+                    read["unschedulable_after_s"] = duration_s(key, value)
                 case _:
                     known = (
                         "namespace, kubeconfig, context, annotate, nodes, on-close and unschedulable-after"
@@ -89,14 +87,3 @@ def _flag(key: str, value: object) -> bool:
     if isinstance(value, bool):
         return value
     raise ConfigError(key, value, "true or false")
-
-
-def _seconds(key: str, value: object) -> float:
-    try:
-        if isinstance(value, str | int | float) and not isinstance(value, bool):
-            seconds = float(parse_timedelta(value))
-            if seconds >= 0:
-                return seconds
-    except (KeyError, ValueError):
-        pass
-    raise ConfigError(key, value, "a duration such as '60s'")

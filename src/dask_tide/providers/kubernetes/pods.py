@@ -22,6 +22,7 @@ __all__ = [
     "TEMPLATE",
     "PodView",
     "Rank",
+    "marks_of",
     "read_pod",
 ]
 
@@ -35,6 +36,11 @@ TEMPLATE = "dask-tide/template"
 DELETION_COST = "controller.kubernetes.io/pod-deletion-cost"
 SAFE_TO_EVICT = "cluster-autoscaler.kubernetes.io/safe-to-evict"
 DO_NOT_DISRUPT = "karpenter.sh/do-not-disrupt"
+
+#: Annotations by which a VerticalPodAutoscaler says that it has changed a pod, or is going to; the first
+#: says which one it is, and what it has changed.
+_UPDATES = "vpaUpdates"
+_VERTICAL = (_UPDATES, "vpaInPlaceUpdated", "vpaObservedContainers", "vpaCpuStartupBoost/")
 
 #: Why a container waits that will not start by itself. (After a first failed pull it is ErrImagePull.)
 _STUCK = frozenset(
@@ -84,6 +90,8 @@ class PodView:
         Since when the scheduler has found no node for it.
     annotations
         Those of the three that it has.
+    resized
+        What a VerticalPodAutoscaler has written on it; empty: there is none.
     """
 
     unit: ObservedUnit
@@ -95,6 +103,7 @@ class PodView:
     running: bool
     unschedulable_since: datetime | None = None
     annotations: Mapping[str, str] = field(default_factory=dict)
+    resized: str = ""
 
     @property
     def order(self) -> tuple[Rank, int]:
@@ -142,12 +151,23 @@ def read_pod(pod: Pod) -> PodView | None:
         ready=ready,
         running=any(c.state.running is not None for c in containers),
         unschedulable_since=unplaced.last_transition_time if unplaced is not None else None,
-        annotations={
-            key: annotations[key]
-            for key in (DELETION_COST, SAFE_TO_EVICT, DO_NOT_DISRUPT)
-            if key in annotations
-        },
+        annotations=marks_of(annotations),
+        resized=_resized(annotations),
     )
+
+
+def marks_of(annotations: Mapping[str, str]) -> dict[str, str]:
+    """Those of the three that there are."""
+    return {
+        key: annotations[key] for key in (DELETION_COST, SAFE_TO_EVICT, DO_NOT_DISRUPT) if key in annotations
+    }
+
+
+def _resized(annotations: Mapping[str, str]) -> str:
+    if _UPDATES in annotations:
+        return annotations[_UPDATES]
+    found = (f"{key}: {value}" for key, value in annotations.items() if key.startswith(_VERTICAL))
+    return next(found, "")
 
 
 def _phase(

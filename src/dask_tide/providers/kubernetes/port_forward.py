@@ -21,6 +21,8 @@ from httpx2.websockets import (
     WebSocketUpgradeError,
 )
 
+from dask_tide.errors import ProviderError
+
 __all__ = ["PortForward"]
 
 logger = logging.getLogger("distributed.tide.kubernetes")
@@ -34,6 +36,7 @@ _LIMIT_BYTES = 1024 * 1024
 #: A node may be slow to answer, but not for ever; a laptop that was closed comes back to dead connections.
 _PING_S, _PONG_S = 20.0, 60.0
 _ERRORS = (
+    ProviderError,
     WebSocketDisconnect,
     WebSocketNetworkError,
     WebSocketUpgradeError,
@@ -55,7 +58,7 @@ class PortForward:
     namespace
         Of the pod.
     find
-        Name of the pod; raises LookupError if there is none now.
+        Name of the pod; raises LookupError if there is none now, ProviderError if nothing is known.
     port
         The pod's.
     """
@@ -69,6 +72,7 @@ class PortForward:
         self._remote_port = port
         self._server: asyncio.Server | None = None
         self._connections: set[asyncio.Task[None]] = set()
+        self._closed = False
         self.port = 0
         #: Why the last connection that failed did so.
         self.error = ""
@@ -83,6 +87,7 @@ class PortForward:
 
     async def close(self) -> None:
         """Close all connections and stop listening."""
+        self._closed = True
         if self._server is not None:
             self._server.close()
         for task in self._connections:
@@ -92,6 +97,9 @@ class PortForward:
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
+        if self._closed:  # it came in at the last moment
+            writer.transport.abort()
+            return
         self._connections.add(task)
         try:
             # Only `close` cancels it, and asyncio would log that as an error.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 
@@ -13,13 +14,22 @@ from dask_tide.model import Phase
 from dask_tide.providers.base import Limit, Observation, ObservedUnit, ProviderContext
 
 from .api import Api
-from .events import IGNORED, EventView, read_event
-from .marks import VICTIM, Marks
+from .events import EVICTED, IGNORED, EventView, read_event
+from .marks import PROTECTED, VICTIM, Annotations, Marks
 from .nodes import NodeView, read_node
 from .objects import Event, Node, Pod, ReplicaSet
 from .options import Options
 from .patience import Patience
-from .pods import CLUSTER, COMPONENT, DELETION_COST, PodView, Rank, read_pod
+from .pods import (
+    CLUSTER,
+    COMPONENT,
+    DELETION_COST,
+    DO_NOT_DISRUPT,
+    SAFE_TO_EVICT,
+    PodView,
+    Rank,
+    read_pod,
+)
 from .reflector import Reflector
 from .replicasets import ReplicaSetView, read_replicaset
 from .scale import PoolScale
@@ -75,9 +85,11 @@ class KubernetesProvider:
         self._by_pool: dict[str, dict[str, PodView]] = {name: {} for name in context.templates}
         self._dismissed: set[str] = set()
         self._words: dict[str, str] = {}
+        #: Nodes that are about to go, with the taint that says so.
+        self._dooms: dict[str, str] = {}
         self._background: set[asyncio.Task[None]] = set()
         self.marks = (
-            Marks(self._api, self._known, self._protect.__getitem__, patience=patience)
+            Marks(self._api, self._known, self._protected, patience=patience)
             if self._options.annotate
             else None
         )
@@ -201,6 +213,8 @@ class KubernetesProvider:
         await asyncio.gather(*background, return_exceptions=True)
         if self.marks is not None:
             await self.marks.stop()
+        for scale in self.scales.values():
+            await scale.stop()
         for reflector in self._reflectors():
             await reflector.stop()
         await self._api.close()
@@ -226,6 +240,13 @@ class KubernetesProvider:
         """The pods of our pools."""
         return {name: pod for name, pod in self._pods.objects.items() if pod.unit.pool in self.scales}
 
+    def _protected(self, pool: str) -> Annotations:
+        """What keeps node autoscalers away from a pod: nothing that its template does not say."""
+        view = self.scales[pool].view
+        born = view.annotations if view is not None and self._protect[pool] else {}
+        kept = {key: born.get(key) for key in (SAFE_TO_EVICT, DO_NOT_DISRUPT)}
+        return {DELETION_COST: PROTECTED[DELETION_COST], **kept}
+
     def _pod_changed(self, name: str, before: PodView | None, now: PodView | None) -> None:
         pool = (now or before).unit.pool  # type: ignore[union-attr]
         pods = self._by_pool.setdefault(pool, {})
@@ -238,6 +259,8 @@ class KubernetesProvider:
         else:
             pods[name] = now
         if pool in self.scales:
+            if now is not None and now.resized and (before is None or before.resized != now.resized):
+                self.scales[pool].rivals.resized(now.resized)
             self.scales[pool].pods_changed()
         self._context.wake()
 
@@ -249,36 +272,48 @@ class KubernetesProvider:
             scale.seen(now)
 
     def _node_changed(self, name: str, before: NodeView | None, now: NodeView | None) -> None:
-        if self.marks is None or self._nodes is None:
+        doom = now.doom if now is not None else ""
+        if doom == self._dooms.get(name, ""):
             return
-        doomed = frozenset(name for name, node in self._nodes.objects.items() if node.doomed)
-        if doomed - self.marks.doomed:
-            logger.info("Nodes are about to go: %s", ", ".join(sorted(doomed - self.marks.doomed)))
-        self.marks.doomed = doomed
+        if doom:
+            logger.info("Node %s is about to go (%s)", name, doom)
+            self._dooms[name] = doom
+        else:
+            del self._dooms[name]
+        if self.marks is not None:
+            self.marks.doomed = frozenset(self._dooms)
+        self._context.wake()
 
     def _read_event(self, event: Event) -> None:
-        """Events are not kept: what one says of a pod is."""
+        """Events are not kept: what one says of a pod, or of who scales, is."""
         view = read_event(event)
-        if view is not None and view.name in self._pods.objects:
+        if view is None:
+            return
+        if view.autoscaler:
+            for scale in self.scales.values():
+                scale.rivals.rescaled(view.name, view.words)
+        elif (pod := self._pods.objects.get(view.name)) is not None:
             self._words[view.name] = view.words
+            if view.resized and pod.unit.pool in self.scales:
+                self.scales[pod.unit.pool].rivals.resized(view.words)
             self._context.wake()
 
     def _unit(self, pod: PodView, current: str) -> ObservedUnit:
         unit, words = pod.unit, self._words.get(pod.unit.name, "")
         if unit.name in self._parked and pod.active:
-            return ObservedUnit(
-                unit.name, unit.pool, Phase.STOPPING, unit.machine, "parked for an earlier scheduler"
-            )
-        stale = bool(current and pod.template and pod.template != current)
-        if not stale and not (words and unit.phase is Phase.PENDING):
+            return replace(unit, phase=Phase.STOPPING, message="parked for an earlier scheduler")
+        said = [unit.message]
+        if words not in unit.message and words.startswith(EVICTED):
+            said.insert(0, words)
+        elif words not in unit.message and unit.phase is Phase.PENDING:
+            said.append(words)
+        if unit.phase is not Phase.FAILED and (doom := self._dooms.get(unit.machine)):
+            said.append(f"its node is about to go ({doom})")
+        if stale := bool(current and pod.template and pod.template != current):
+            said.append(f"made from template {pod.template}, which is {current} now")
+        if not stale and len(said) == 1:
             return unit
-        message = unit.message
-        if words and unit.phase is Phase.PENDING and words not in message:
-            message = f"{message}; {words}" if message else words
-        if stale:
-            old = f"made from template {pod.template}, which is {current} now"
-            message = f"{message}; {old}" if message else old
-        return ObservedUnit(unit.name, unit.pool, unit.phase, unit.machine, message, stale)
+        return replace(unit, message="; ".join(filter(None, said)), stale=stale)
 
     def _unplaced(self, pool: str, pods: Mapping[str, PodView]) -> Limit | None:
         """Pods that nobody could place for a while: the platform has no room for more."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from .objects import ManagedFields, ReplicaSet, ReplicaSetSpec, ReplicaSetStatus, Template
-from .pods import POOL, TEMPLATE
+from .pods import POOL, TEMPLATE, marks_of
 
 __all__ = ["ReplicaSetView", "read_replicaset"]
 
@@ -32,6 +33,8 @@ class ReplicaSetView:
         Why its controller could not create a pod, in the API server's words.
     manager
         Who has last set ``replicas``: the field manager's name, and after a slash the subresource.
+    annotations
+        Those of the three that its pods are born with.
     """
 
     name: str
@@ -42,6 +45,7 @@ class ReplicaSetView:
     template: str
     refusal: str
     manager: str
+    annotations: Mapping[str, str] = field(default_factory=dict)
 
 
 def read_replicaset(replicaset: ReplicaSet) -> ReplicaSetView | None:
@@ -67,6 +71,7 @@ def read_replicaset(replicaset: ReplicaSet) -> ReplicaSetView | None:
         template=template.labels.get(TEMPLATE, ""),
         refusal=refusal,
         manager=_manager(metadata.managed_fields),
+        annotations=marks_of(template.annotations),
     )
 
 

@@ -15,9 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 import time
-from collections import deque
 from collections.abc import Callable, Collection, Mapping
 
 from dask_tide.errors import LaunchRejected, ProviderError, QuotaExceeded, Unavailable
@@ -28,7 +26,9 @@ from .api import FIELD_MANAGER, Api
 from .marks import VICTIM, Marks
 from .patience import Patience
 from .pods import DELETION_COST, PodView, Rank
+from .quota import Quota
 from .replicasets import ReplicaSetView
+from .rivals import Rivals
 
 __all__ = ["PoolScale"]
 
@@ -36,12 +36,8 @@ logger = logging.getLogger("distributed.tide.kubernetes")
 
 #: How often the ReplicaSet's controller is told again to delete pods.
 ATTEMPTS = 4
-#: Somebody who sets the number so often within so long is an autoscaler.
-RIVAL_CHANGES, RIVAL_S = 3, 60.0
 #: How far the watch of pods may be behind that of ReplicaSets.
 _SEEN_S = 0.5
-#: The same refusal has other numbers each time: how much is used.
-_DIGITS = re.compile(r"\d+")
 #: So many names are said at once.
 _SHOWN = 5
 
@@ -65,6 +61,11 @@ class PoolScale:
         How long to wait for what.
     clock
         Seconds that increase steadily.
+
+    Attributes
+    ----------
+    rivals
+        Who else scales it.
     """
 
     def __init__(
@@ -86,7 +87,6 @@ class PoolScale:
         self._marks = marks
         self._wake = wake
         self._patience = patience
-        self._clock = clock
         #: As the watch shows it; None: there is no such ReplicaSet.
         self.view: ReplicaSetView | None = None
         #: The number of pods that was last asked for, by whomever.
@@ -102,13 +102,9 @@ class PoolScale:
         self._cancelling = 0
         #: What our call that is under way asks for.
         self._asking: int | None = None
-        self._refusal: tuple[int, str, float] | None = None
-        self._refused_s = patience.quota_s
-        self._refused_existing = 0
-        self._warned = ""
+        self._quota = Quota(pool, patience=patience, clock=clock)
+        self.rivals = Rivals(pool, replicaset, patience=patience, clock=clock)
         self._yielding: asyncio.Task[None] | None = None
-        self._foreign: deque[float] = deque(maxlen=RIVAL_CHANGES)
-        self._rival: tuple[str, float] | None = None
         #: Pods whose workers have tasks or results.
         self.used: frozenset[str] = frozenset()
         #: Pods that went although others had been picked.
@@ -131,18 +127,18 @@ class PoolScale:
             self.wanted = 0
             return
         if view.version >= self._version:
-            self._version = view.version
+            first, self._version = not self._version, view.version
             if view.replicas != self.wanted:
                 # The effect of our own call may be seen before its reply; and where a ReplicaSet was made
                 # without a number, the server does not say that it was us.
                 ours = view.replicas == self._asking or view.manager.partition("/")[0] == FIELD_MANAGER
                 if not ours:
-                    self._set_by_another(view)
+                    self.rivals.scaled(view, first=first)
                 self.wanted = view.replicas
         if view.refusal:
             self._refused(view)
-        elif view.existing > self._refused_existing:
-            self._refused_s, self._refused_existing = self._patience.quota_s, view.existing
+        else:
+            self._quota.granted(view)
         self._wake()
 
     def pods_changed(self) -> None:
@@ -151,21 +147,13 @@ class PoolScale:
 
     def limit(self) -> Limit | None:
         """The quota that was met, while it is believed."""
-        if self._refusal is None:
-            return None
-        maximum, message, until_s = self._refusal
-        if self._clock() >= until_s:
-            self._refusal = None
-            return None
-        return Limit(self.pool, maximum, message)
+        return self._quota.limit()
 
     def frozen(self) -> str:
         """Why nothing may be done about the pool; empty: something may."""
         if self.view is None:
             return f"there is no ReplicaSet {self.replicaset} in namespace {self._api.namespace}"
-        if self._rival is not None and self._clock() < self._rival[1]:
-            return self._rival[0]
-        return ""
+        return self.rivals.reason()
 
     # -- more -------------------------------------------------------------------------------------
 
@@ -350,7 +338,7 @@ class PoolScale:
         except TimeoutError:
             pass
 
-    # -- what others do ---------------------------------------------------------------------------
+    # -- no room ----------------------------------------------------------------------------------
 
     def _refused(self, view: ReplicaSetView) -> None:
         """A pod could not be created: ask for no more than there are, and again after a while.
@@ -361,12 +349,7 @@ class PoolScale:
             return
         if view.replicas <= len(self.active()):
             return
-        if (words := _DIGITS.sub("#", view.refusal)) != self._warned:
-            logger.warning("ReplicaSet %s: %s", self.replicaset, view.refusal)
-            self._warned = words
-        self._refusal = (self._existing(), view.refusal, self._clock() + self._refused_s)
-        self._refused_s = min(2 * self._refused_s, self._patience.quota_max_s)
-        self._refused_existing = view.existing
+        self._quota.refused(view, self._existing())
         self._yielding = asyncio.create_task(self._yield(), name=f"dask-tide-yield-{self.pool}")
 
     def _existing(self) -> int:
@@ -377,8 +360,7 @@ class PoolScale:
         # The last pods that could be created may not have been seen yet.
         await asyncio.sleep(_SEEN_S)
         async with self._lock:
-            if self._refusal is not None:
-                self._refusal = (self._existing(), *self._refusal[1:])
+            self._quota.counted(self._existing())
             existing = len(self.active())
             if self.wanted > existing:
                 try:
@@ -387,24 +369,12 @@ class PoolScale:
                     logger.info("%s", error)
         self._wake()
 
-    def _set_by_another(self, view: ReplicaSetView) -> None:
-        manager, _, subresource = view.manager.partition("/")
-        now_s = self._clock()
-        self._foreign.append(now_s)
-        often = len(self._foreign) == RIVAL_CHANGES and now_s - self._foreign[0] < RIVAL_S
-        # Of the built-in controllers only the HorizontalPodAutoscaler sets a bare ReplicaSet's scale.
-        autoscaler = manager == "kube-controller-manager" and subresource == "scale"
-        who = "a HorizontalPodAutoscaler" if autoscaler else manager or "somebody"
-        if autoscaler or manager.startswith("keda") or often:
-            message = (
-                f"{who} scales ReplicaSet {self.replicaset}, too: remove that scaler, two cannot agree "
-                f"(it has just set {view.replicas} replicas)"
-            )
-            if self._rival is None:
-                logger.error("Pool %s is left alone: %s", self.pool, message)
-            self._rival = (message, now_s + self._patience.rival_s)
-        elif self._version and view.replicas != self.wanted:
-            logger.info("%s has set ReplicaSet %s to %d", who, self.replicaset, view.replicas)
+    async def stop(self) -> None:
+        """End what is under way by itself. Idempotent."""
+        task, self._yielding = self._yielding, None
+        if task is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
 
 
 def _some(names: Collection[str]) -> str:

@@ -86,8 +86,7 @@ async def find_trouble(resources: Resources, job: str, pod: Manifest | None, pat
         For how long a trouble that may pass is borne.
     """
     if pod is None:
-        words = await _events(resources, job, "Job")
-        return Trouble(words, patience_s if words else None)
+        return await _find_trouble_of_job(resources, job, patience_s)
     name, status = pod["metadata"]["name"], pod.get("status", {})
     for container in status.get("containerStatuses", ()):
         waiting = container.get("state", {}).get("waiting") or {}
@@ -107,6 +106,15 @@ async def find_trouble(resources: Resources, job: str, pod: Manifest | None, pat
             # A node may be on its way.
             return Trouble(f"{condition.get('reason', '')}: {condition.get('message', '')}", None)
     return Trouble(await _events(resources, name, "Pod"), None)
+
+
+async def _find_trouble_of_job(resources: Resources, job: str, patience_s: float) -> Trouble:
+    metadata = {"name": job, "namespace": resources.namespace}
+    with suppress(Unauthorized):
+        if await resources.get({"apiVersion": "batch/v1", "kind": "Job", "metadata": metadata}) is None:
+            return Trouble(f"Job {job} was deleted", 0.0)
+    words = await _events(resources, job, "Job")
+    return Trouble(words, patience_s if words else None)
 
 
 def _has_failed(container: Mapping[str, Any]) -> bool:

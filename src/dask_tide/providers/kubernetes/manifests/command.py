@@ -62,7 +62,7 @@ class _Dumper(yaml.SafeDumper):
 def _read(file: Path) -> dict[str, Any]:
     try:
         content = parse(file.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise click.ClickException(f"{file}: {error}") from error
     if content is None:  # an empty file
         return {}

@@ -25,12 +25,15 @@ __all__ = [
     "make_service_monitor",
 ]
 
+_DO_NOT_DISRUPT = "karpenter.sh/do-not-disrupt"
 #: Annotations of a worker that may not go: newcomers and busy ones.
 PROTECTED = {
     "controller.kubernetes.io/pod-deletion-cost": "100",
     "cluster-autoscaler.kubernetes.io/safe-to-evict": "false",
-    "karpenter.sh/do-not-disrupt": "true",
+    _DO_NOT_DISRUPT: "true",
 }
+#: Karpenter's label of a node that says whether it may be taken away at short notice.
+_CAPACITY = "karpenter.sh/capacity-type"
 
 
 def make_config(release: Release) -> Manifest:
@@ -129,7 +132,10 @@ def make_pool(release: Release, name: str) -> Manifest:
     spec = make_worker_spec(release, pool)
     template_labels = {**pool["podLabels"], **labels, "dask-tide/template": digest(compact(spec))}
     template = {
-        "metadata": {"labels": template_labels, "annotations": {**PROTECTED, **pool["podAnnotations"]}},
+        "metadata": {
+            "labels": template_labels,
+            "annotations": {**_protected(release, pool), **pool["podAnnotations"]},
+        },
         "spec": spec,
     }
     replicas = {} if release.replicas is None else {"replicas": release.replicas}
@@ -201,6 +207,18 @@ def _make_deployment(
 
 def _service_port(name: str, number: int) -> Manifest:
     return {"name": name, "port": number, "targetPort": name, "protocol": "TCP"}
+
+
+def _protected(release: Release, pool: Mapping[str, Any]) -> dict[str, str]:
+    """The annotations that newcomers have."""
+    spot = pool.get("spot")
+    if spot is None:
+        spot = pool["nodeSelector"].get(_CAPACITY) == "spot"
+    values = release.values
+    if spot and not (values["nodes"]["read"] and values["admission"]["enabled"]):
+        # Nobody would take it back when the node is about to go, and Karpenter would wait until it is gone.
+        return {key: value for key, value in PROTECTED.items() if key != _DO_NOT_DISRUPT}
+    return PROTECTED
 
 
 def _config(release: Release) -> str:

@@ -1,0 +1,98 @@
+"""Which API server, and as whom: a kubeconfig as kubectl finds it, or a pod's ServiceAccount."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import yaml
+from lightkube import KubeConfig
+from lightkube.core.exceptions import ConfigError as LightkubeConfigError
+
+from dask_tide.errors import ConfigError
+
+__all__ = ["own_namespace", "read"]
+
+_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+_DEFAULT = Path("~/.kube/config")
+_KEY = "tide.options.kubeconfig"
+#: Paths in a kubeconfig are relative to its folder.
+_PATHS = {"clusters": ("certificate_auth",), "users": ("client_cert", "client_key", "token_file")}
+
+
+def read(kubeconfig: str | None = None, context: str | None = None) -> Any:
+    """The API server's address and our credentials, as lightkube has them.
+
+    Parameters
+    ----------
+    kubeconfig, context
+        A file, and a context in it. Without a file those of ``$KUBECONFIG``, merged as kubectl does it, else
+        in a pod its ServiceAccount (if no context is named), else ``~/.kube/config``.
+
+    Raises
+    ------
+    ConfigError
+        There is no such file or context, or it makes no sense.
+    """
+    config = _find(kubeconfig, context)[0]
+    try:
+        return config.get(context)
+    except LightkubeConfigError as error:
+        known = ", ".join(config.contexts) or "no context at all"
+        raise ConfigError("tide.options.context", context, f"one of {known} ({error})") from error
+    except KeyError as error:
+        expected = f"one that has {error}, which its context {context or config.current_context} names"
+        raise ConfigError(_KEY, kubeconfig, expected) from error
+
+
+def own_namespace(kubeconfig: str | None = None, context: str | None = None) -> str | None:
+    """Namespace of the pod that this is, if what :func:`read` finds is its ServiceAccount."""
+    return _find(kubeconfig, context)[1]
+
+
+def _find(kubeconfig: str | None, context: str | None) -> tuple[KubeConfig, str | None]:
+    """All that may be chosen from; with the pod's namespace if it is the ServiceAccount's."""
+    if kubeconfig is not None:
+        return _merge([Path(kubeconfig)]), None
+    if paths := [Path(path) for path in os.environ.get("KUBECONFIG", "").split(os.pathsep) if path]:
+        # kubectl, too, passes over those that do not exist.
+        return _merge([path for path in paths if path.expanduser().is_file()] or paths), None
+    if context is None and (_ACCOUNT / "token").is_file() and "KUBERNETES_SERVICE_HOST" in os.environ:
+        return KubeConfig.from_service_account(_ACCOUNT), (_ACCOUNT / "namespace").read_text().strip()
+    if not _DEFAULT.expanduser().is_file():
+        raise ConfigError(_KEY, None, f"a pod's ServiceAccount, $KUBECONFIG or {_DEFAULT}: there is none")
+    return _merge([_DEFAULT]), None
+
+
+def _merge(paths: list[Path]) -> KubeConfig:
+    """The first file that says something is heard."""
+    merged: dict[str, Any] = {"clusters": {}, "users": {}, "contexts": {}}
+    current: str | None = None
+    for path in paths:
+        config = _parse(path.expanduser().absolute())
+        current = current or config.current_context
+        for kind, entries in merged.items():
+            for name, entry in getattr(config, kind).items():
+                entries.setdefault(name, entry)
+    return KubeConfig(**merged, current_context=current)
+
+
+def _parse(path: Path) -> KubeConfig:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        # Each of them may be missing, or null.
+        lists = {kind: content.get(kind) or [] for kind in ("clusters", "users", "contexts")}
+        config = KubeConfig.from_dict({**content, **lists})
+    except (
+        *(OSError, UnicodeDecodeError, yaml.YAMLError, msgspec.MsgspecError),
+        *(AttributeError, KeyError, TypeError),
+    ) as error:
+        raise ConfigError(_KEY, str(path), f"a kubeconfig file ({error!r})") from error
+    for kind, keys in _PATHS.items():
+        for entry in getattr(config, kind).values():
+            for key in keys:
+                if value := getattr(entry, key):
+                    setattr(entry, key, str(path.parent / value))
+    return config
