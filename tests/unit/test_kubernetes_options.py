@@ -21,9 +21,21 @@ def test_everything_that_may_be_said():
         "nodes": True,
         "on-close": "keep",
         "unschedulable-after": "5m",
+        "machine-within": "15m",
+        "prices": {"m5.xlarge": 0.2, "m5.*/spot": 0.07, "c5.large/eu-west-1a/spot": 0},
     }
     read = Options.read(values)
-    assert read == Options("team-a", "~/.kube/other", "prod", False, True, "keep", 300.0)
+    assert read == Options(
+        namespace="team-a",
+        kubeconfig="~/.kube/other",
+        context="prod",
+        annotate=False,
+        nodes=True,
+        prices={"m5.xlarge/*/*": 0.2, "m5.*/*/spot": 0.07, "c5.large/eu-west-1a/spot": 0.0},
+        on_close="keep",
+        unschedulable_after_s=300.0,
+        machine_within_s=900.0,
+    )
     assert Options.read({name.replace("-", "_"): value for name, value in values.items()}) == read
 
 
@@ -46,3 +58,26 @@ def test_a_wrong_value(name, value, expected):
     with pytest.raises(ConfigError) as caught:
         Options.read({name: value})
     assert str(caught.value).startswith(f"tide.options.{name}: got {value!r}, expected {expected}")
+
+
+@pytest.mark.parametrize(
+    ("prices", "key", "expected"),
+    [
+        (3, "prices", "a mapping from 'TYPE'"),
+        ({"m5/a/spot/x": 1}, "prices.m5/a/spot/x", "'TYPE', 'TYPE/MARKET' or 'TYPE/ZONE/MARKET'"),
+        ({"m5//spot": 1}, "prices.m5//spot", "'TYPE', 'TYPE/MARKET' or 'TYPE/ZONE/MARKET'"),
+        ({"m5": "cheap"}, "prices.m5", "a number >= 0"),
+        ({"m5": -1}, "prices.m5", "a number >= 0"),
+        ({"m5": float("inf")}, "prices.m5", "a number >= 0"),
+    ],
+)
+def test_wrong_prices(prices, key, expected):
+    with pytest.raises(ConfigError) as caught:
+        Options.read({"nodes": True, "prices": prices})
+    assert str(caught.value).startswith(f"tide.options.{key}: got ")
+    assert expected in str(caught.value)
+
+
+def test_prices_need_nodes():
+    with pytest.raises(ConfigError, match=r"nothing without tide\.options\.nodes: true"):
+        Options.read({"prices": {"m5": 1}})

@@ -31,6 +31,13 @@ IGNORED = ",".join(
 EVICTED = "Evicted"
 #: What a VerticalPodAutoscaler's updater says of a pod: `EvictedByVPA`, `InPlaceResizedByVPA`.
 _BY_VPA = "ByVPA"
+#: What node autoscalers say of a pod without a place: whether a machine is coming.
+_MACHINE = {
+    ("cluster-autoscaler", "TriggeredScaleUp"): True,
+    ("cluster-autoscaler", "NotTriggerScaleUp"): False,
+    ("karpenter", "Nominated"): True,
+    ("karpenter", "FailedScheduling"): False,
+}
 #: Who scales horizontally, and what it says when it has.
 _AUTOSCALER, _RESCALED = "HorizontalPodAutoscaler", "SuccessfulRescale"
 
@@ -49,12 +56,15 @@ class EventView:
         Whether it is about an autoscaler.
     resized
         Whether it is a VerticalPodAutoscaler's: it has changed the pod, or evicts it.
+    machine
+        Whether a machine is coming for the pod, according to a node autoscaler; None: it is not about that.
     """
 
     name: str
     words: str
     autoscaler: bool = False
     resized: bool = False
+    machine: bool | None = None
 
 
 def read_event(event: Event) -> EventView | None:
@@ -62,7 +72,10 @@ def read_event(event: Event) -> EventView | None:
     about, reason = event.involved_object, event.reason or ""
     words = f"{reason}: {event.message or ''}".rstrip(": ")
     if about.kind == "Pod":
-        return EventView(about.name, words, resized=reason.endswith(_BY_VPA))
+        says = event.reporting_component or event.source.component or ""
+        return EventView(
+            about.name, words, resized=reason.endswith(_BY_VPA), machine=_MACHINE.get((says, reason))
+        )
     if about.kind == _AUTOSCALER and reason == _RESCALED:
         return EventView(about.name, words, autoscaler=True)
     return None

@@ -82,6 +82,7 @@ class PodStatus(_Object, frozen=True):
     message: str | None = None
     conditions: list[Condition] = []
     container_statuses: list[ContainerStatus] = []
+    nominated_node_name: str = ""
 
 
 class Pod(NamespacedResourceG, _Object, frozen=True):
@@ -93,8 +94,21 @@ class Pod(NamespacedResourceG, _Object, frozen=True):
     status: PodStatus | None = None
 
 
+class Resources(_Object, frozen=True):
+    requests: dict[str, str] = {}
+
+
+class Container(_Object, frozen=True):
+    resources: Resources = Resources()
+
+
+class TemplateSpec(_Object, frozen=True):
+    containers: list[Container] = []
+
+
 class Template(_Object, frozen=True):
     metadata: Metadata = Metadata()
+    spec: TemplateSpec = TemplateSpec()
 
 
 class ReplicaSetSpec(_Object, frozen=True):
@@ -122,12 +136,18 @@ class ObjectReference(_Object, frozen=True):
     name: str = ""
 
 
+class EventSource(_Object, frozen=True):
+    component: str | None = None
+
+
 class Event(NamespacedResourceG, _Object, frozen=True):
     """An event."""
 
     _api_info: ClassVar[ApiInfo] = ApiInfo(ResourceDef("", "v1", "Event"), "events", _VERBS)  # type: ignore[misc]
     metadata: Metadata = Metadata()
     involved_object: ObjectReference = ObjectReference()
+    reporting_component: str | None = None
+    source: EventSource = EventSource()
     reason: str | None = None
     message: str | None = None
 
@@ -140,9 +160,14 @@ class NodeSpec(_Object, frozen=True):
     taints: list[Taint] = []
 
 
+class NodeStatus(_Object, frozen=True):
+    allocatable: dict[str, str] = {}
+
+
 class Node(GlobalResource, _Object, frozen=True):
     """A node."""
 
     _api_info: ClassVar[ApiInfo] = ApiInfo(ResourceDef("", "v1", "Node"), "nodes", _VERBS)  # type: ignore[misc]
     metadata: Metadata = Metadata()
     spec: NodeSpec | None = None
+    status: NodeStatus | None = None

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from dask_tide.config import duration_s
@@ -11,6 +12,8 @@ from dask_tide.errors import ConfigError
 
 __all__ = ["ON_CLOSE", "Options"]
 
+#: Of what a machine's price depends: type, zone, market.
+_PARTS = 3
 #: What may become of the pods when the scheduler closes.
 ON_CLOSE = ("release", "keep")
 
@@ -29,12 +32,18 @@ class Options:
         Whether pods may be patched: deletion costs, and the annotations that node autoscalers heed.
         Without it (where no admission policy narrows that right down) readiness alone selects victims.
     nodes
-        Whether nodes may be read, to see at once that one is to be disrupted.
+        Whether nodes may be read, to see at once that one is to be disrupted, and what it costs.
+    prices
+        What machines cost for an hour, by a pattern for their type, zone and market; the first that fits
+        counts. It needs ``nodes``.
     on_close
         ``release``: the pools are scaled to 0 when the scheduler closes. ``keep``: the next scheduler
         adopts the pods, as one that a Deployment starts again does.
     unschedulable_after_s
-        A pod that nobody could place for so long limits its pool: no more are asked for meanwhile.
+        A pod that nobody could place for so long limits its pool, unless a node autoscaler says that a
+        machine is coming: no more are asked for meanwhile, and others pools' are.
+    machine_within_s
+        A machine that an autoscaler has promised comes within so long, or not at all.
     """
 
     namespace: str | None = None
@@ -43,7 +52,9 @@ class Options:
     annotate: bool = True
     nodes: bool = False
     on_close: str = "release"
+    prices: Mapping[str, float] = field(default_factory=dict)
     unschedulable_after_s: float = 60.0
+    machine_within_s: float = 600.0
 
     @classmethod
     def read(cls, values: Mapping[str, Any]) -> Options:
@@ -67,13 +78,19 @@ class Options:
                     if value not in ON_CLOSE:
                         raise ConfigError(key, value, f"one of {', '.join(map(repr, ON_CLOSE))}")
                     read["on_close"] = value
-                case "unschedulable-after":
-                    read["unschedulable_after_s"] = duration_s(key, value)
+                case "unschedulable-after" | "machine-within" as duration:
+                    read[duration.replace("-", "_") + "_s"] = duration_s(key, value)
+                case "prices":
+                    read["prices"] = _prices(key, value)
                 case _:
                     known = (
-                        "namespace, kubeconfig, context, annotate, nodes, on-close and unschedulable-after"
+                        "namespace, kubeconfig, context, annotate, nodes, prices, on-close, "
+                        "unschedulable-after and machine-within"
                     )
                     raise ConfigError(key, value, f"one of the options {known}")
+        if read.get("prices") and not read.get("nodes"):
+            expected = "nothing without tide.options.nodes: true, as nodes say of which type they are"
+            raise ConfigError("tide.options.prices", read["prices"], expected)
         return cls(**read)
 
 
@@ -81,6 +98,25 @@ def _text(key: str, value: object) -> str | None:
     if value is None or (isinstance(value, str) and value):
         return value
     raise ConfigError(key, value, "a text, or nothing")
+
+
+def _prices(key: str, value: object) -> dict[str, float]:
+    """Patterns in full: ``m5.xlarge`` is ``m5.xlarge/*/*``, ``m5.xlarge/spot`` is ``m5.xlarge/*/spot``."""
+    if not isinstance(value, Mapping):
+        raise ConfigError(key, value, "a mapping from 'TYPE', 'TYPE/MARKET' or 'TYPE/ZONE/MARKET' to prices")
+    prices: dict[str, float] = {}
+    for pattern, price in value.items():
+        parts = pattern.split("/") if isinstance(pattern, str) else []
+        if not 1 <= len(parts) <= _PARTS or not all(parts):
+            expected = "'TYPE', 'TYPE/MARKET' or 'TYPE/ZONE/MARKET', each with * and ? if you like"
+            raise ConfigError(f"{key}.{pattern}", pattern, expected)
+        if isinstance(price, bool) or not isinstance(price, int | float) or not 0 <= price < math.inf:
+            raise ConfigError(f"{key}.{pattern}", price, "a number >= 0, the price of an hour")
+        first, *rest = parts
+        prices["/".join([first, *["*"] * (_PARTS - len(parts)), *rest] if rest else [first, "*", "*"])] = (
+            float(price)
+        )
+    return prices
 
 
 def _flag(key: str, value: object) -> bool:

@@ -126,6 +126,8 @@ def read_pod(pod: Pod) -> PodView | None:
     ended = status.phase in ("Failed", "Succeeded")
     scheduled = conditions.get("PodScheduled")
     unplaced = None if ending or ended or scheduled is None or scheduled.status != "False" else scheduled
+    if status.nominated_node_name:
+        unplaced = None  # it gets the place of others, which are about to go
     phase, message = _phase(status, conditions, containers, ending=ending, ended=ended)
     annotations = metadata.annotations
     ready = (condition := conditions.get("Ready")) is not None and condition.status == "True"
@@ -143,6 +145,7 @@ def read_pod(pod: Pod) -> PodView | None:
             phase=phase,
             machine=machine,
             message=message,
+            waits=unplaced is not None,
         ),
         uid=metadata.uid,
         template=labels.get(TEMPLATE, ""),

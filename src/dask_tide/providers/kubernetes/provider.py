@@ -6,7 +6,6 @@ import asyncio
 import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 from functools import partial
 
 from dask_tide.errors import ConfigError, ProviderError
@@ -16,10 +15,11 @@ from dask_tide.providers.base import Limit, Observation, ObservedUnit, ProviderC
 from .api import Api
 from .events import EVICTED, IGNORED, EventView, read_event
 from .marks import PROTECTED, VICTIM, Annotations, Marks
-from .nodes import NodeView, read_node
+from .nodes import NodeView, price_per_s, read_node
 from .objects import Event, Node, Pod, ReplicaSet
 from .options import Options
 from .patience import Patience
+from .places import Places
 from .pods import (
     CLUSTER,
     COMPONENT,
@@ -105,6 +105,7 @@ class KubernetesProvider:
             )
             for name in context.templates
         }
+        self._places = {name: Places(name, self._options) for name in context.templates}
         labels = {CLUSTER: context.cluster, COMPONENT: "worker"}
         self._pods: Reflector[PodView] = Reflector(
             self._api, Pod, read_pod, self._pod_changed, labels=labels, patience=patience
@@ -142,13 +143,16 @@ class KubernetesProvider:
         requested: dict[str, int] = {}
         for name, scale in self.scales.items():
             current = scale.view.template if scale.view is not None else ""
-            pods = self._by_pool[name]
-            units += [self._unit(pod, current) for pod in pods.values() if pod.uid not in self._dismissed]
+            pods, places = self._by_pool[name], self._places[name]
             if reason := scale.frozen():
                 frozen[name] = reason
             if count := scale.requested():
                 requested[name] = count
-            if (limit := scale.limit() or self._unplaced(name, pods)) is not None:
+            refused = places.refused(pods)
+            units += [
+                self._unit(pod, current, refused) for pod in pods.values() if pod.uid not in self._dismissed
+            ]
+            if (limit := scale.limit() or places.limit(pods, refused, self._message)) is not None:
                 limits.append(limit)
         return Observation(tuple(units), tuple(limits), requested, frozen)
 
@@ -253,6 +257,8 @@ class KubernetesProvider:
         if now is None:
             pods.pop(name, None)
             self._words.pop(name, None)
+            if pool in self._places:
+                self._places[pool].forget(name)
             self._parked.discard(name)
             if before is not None:
                 self._dismissed.discard(before.uid)
@@ -293,12 +299,26 @@ class KubernetesProvider:
             for scale in self.scales.values():
                 scale.rivals.rescaled(view.name, view.words)
         elif (pod := self._pods.objects.get(view.name)) is not None:
-            self._words[view.name] = view.words
+            if view.machine is None:
+                self._words[view.name] = view.words
+            elif pod.unit.pool in self._places:
+                self._places[pod.unit.pool].said(view)
             if view.resized and pod.unit.pool in self.scales:
                 self.scales[pod.unit.pool].rivals.resized(view.words)
             self._context.wake()
 
-    def _unit(self, pod: PodView, current: str) -> ObservedUnit:
+    def _message(self, pod: PodView) -> str:
+        return self._unit(pod, "", ()).message
+
+    def _price(self, pod: PodView) -> float | None:
+        """What a pod costs for a second, where its node and the price of such nodes are known."""
+        node = self._nodes.objects.get(pod.unit.machine) if self._nodes is not None else None
+        view = self.scales[pod.unit.pool].view
+        if node is None or view is None or not self._options.prices:
+            return None
+        return price_per_s(node, self._options.prices, view.requests)
+
+    def _unit(self, pod: PodView, current: str, refused: Collection[str]) -> ObservedUnit:
         unit, words = pod.unit, self._words.get(pod.unit.name, "")
         if unit.name in self._parked and pod.active:
             return replace(unit, phase=Phase.STOPPING, message="parked for an earlier scheduler")
@@ -307,23 +327,23 @@ class KubernetesProvider:
             said.insert(0, words)
         elif words not in unit.message and unit.phase is Phase.PENDING:
             said.append(words)
-        if unit.phase is not Phase.FAILED and (doom := self._dooms.get(unit.machine)):
+        if pod.unschedulable_since is not None:
+            said.append(self._places[unit.pool].words(unit.name))
+        if doom := self._dooms.get(unit.machine, "") if unit.phase is not Phase.FAILED else "":
             said.append(f"its node is about to go ({doom})")
         if stale := bool(current and pod.template and pod.template != current):
             said.append(f"made from template {pod.template}, which is {current} now")
-        if not stale and len(said) == 1:
+        price = self._price(pod)
+        if not stale and len(said) == 1 and price is None:
             return unit
-        return replace(unit, message="; ".join(filter(None, said)), stale=stale)
-
-    def _unplaced(self, pool: str, pods: Mapping[str, PodView]) -> Limit | None:
-        """Pods that nobody could place for a while: the platform has no room for more."""
-        now = datetime.now(UTC)
-        for pod in pods.values():
-            since = pod.unschedulable_since
-            if since is not None and (now - since).total_seconds() >= self._options.unschedulable_after_s:
-                existing = sum(1 for other in pods.values() if other.unit.phase is not Phase.FAILED)
-                return Limit(pool, existing, self._unit(pod, "").message)
-        return None
+        return replace(
+            unit,
+            message="; ".join(filter(None, said)),
+            stale=stale,
+            doomed=bool(doom),
+            unplaced=unit.name in refused,
+            price=price,
+        )
 
     def _adopt(self) -> None:
         """Let the pods go whose workers were drained for an earlier scheduler and are parked ever since."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal
 
+from .nodes import Quantities, quantities
 from .objects import ManagedFields, ReplicaSet, ReplicaSetSpec, ReplicaSetStatus, Template
 from .pods import POOL, TEMPLATE, marks_of
 
@@ -35,6 +37,8 @@ class ReplicaSetView:
         Who has last set ``replicas``: the field manager's name, and after a slash the subresource.
     annotations
         Those of the three that its pods are born with.
+    requests
+        What a pod asks for.
     """
 
     name: str
@@ -46,6 +50,7 @@ class ReplicaSetView:
     refusal: str
     manager: str
     annotations: Mapping[str, str] = field(default_factory=dict)
+    requests: Quantities = field(default_factory=dict)
 
 
 def read_replicaset(replicaset: ReplicaSet) -> ReplicaSetView | None:
@@ -55,7 +60,10 @@ def read_replicaset(replicaset: ReplicaSet) -> ReplicaSetView | None:
     pool = metadata.labels.get(POOL)
     if pool is None or metadata.deletion_timestamp is not None:
         return None
-    template = (spec.template or Template()).metadata
+    template, containers = (
+        (spec.template or Template()).metadata,
+        (spec.template or Template()).spec.containers,
+    )
     refusal = ""
     # Until its controller has seen the newest number, its status tells of an earlier one.
     current = status.observed_generation >= metadata.generation
@@ -72,7 +80,16 @@ def read_replicaset(replicaset: ReplicaSet) -> ReplicaSetView | None:
         refusal=refusal,
         manager=_manager(metadata.managed_fields),
         annotations=marks_of(template.annotations),
+        requests=_sum([quantities(container.resources.requests) for container in containers]),
     )
+
+
+def _sum(parts: list[Quantities]) -> Quantities:
+    total: dict[str, Decimal] = {}
+    for part in parts:
+        for name, amount in part.items():
+            total[name] = total.get(name, Decimal()) + amount
+    return total
 
 
 def _manager(entries: list[ManagedFields]) -> str:

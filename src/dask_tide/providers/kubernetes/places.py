@@ -1,0 +1,125 @@
+"""Places: which pods have none, whether a machine is coming for them, and what the platform says.
+
+A pod that no node has room for waits for a node autoscaler, and that is as it should be: a machine takes
+minutes to come. That none is coming is known sooner than that: both autoscalers say so, in events about
+the pod. The last word of one counts.
+
+======================  =======================================  ========================================
+autoscaler              a machine is coming                      none is
+======================  =======================================  ========================================
+cluster-autoscaler      ``TriggeredScaleUp``                     ``NotTriggerScaleUp``
+Karpenter               ``Nominated``                            ``FailedScheduling`` of its own
+======================  =======================================  ========================================
+
+Where none has said anything, there may be none at all; where one has promised a machine, that may never
+join: both are waited for, for as long as the options say.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from dask_tide.model import Phase
+from dask_tide.providers.base import Limit
+
+from .events import EventView
+from .options import Options
+from .pods import PodView
+
+__all__ = ["Places"]
+
+#: A refusal is said again and again; one that is younger than the pod's wait is not of an earlier try.
+#: An autoscaler that has just been asked may say no to the first group of machines and yes to the next.
+_SETTLED_S = 2.0
+#: For how long it is believed that there was no room once no pod waits for it any more.
+_BELIEVED_S = 60.0
+
+
+@dataclass(frozen=True)
+class _Word:
+    """What an autoscaler has said last of a pod."""
+
+    coming: bool
+    words: str
+    at_s: float
+
+
+class Places:
+    """The pods of one pool that have no place.
+
+    Parameters
+    ----------
+    pool
+        Its name.
+    options
+        How long it is waited for.
+    now_s
+        A clock that runs evenly.
+    """
+
+    def __init__(self, pool: str, options: Options, now_s: Callable[[], float] = time.monotonic) -> None:
+        self._pool = pool
+        self._options = options
+        self._now_s = now_s
+        self._words: dict[str, _Word] = {}
+        self._full: tuple[Limit, float] | None = None
+
+    def said(self, event: EventView) -> None:
+        """Take note of what an autoscaler says of a pod."""
+        if event.machine is not None:
+            self._words[event.name] = _Word(event.machine, event.words, self._now_s())
+
+    def forget(self, name: str) -> None:
+        """A pod is gone."""
+        self._words.pop(name, None)
+
+    def words(self, name: str) -> str:
+        """What an autoscaler has said last of a pod; empty: nothing."""
+        word = self._words.get(name)
+        return "" if word is None else word.words
+
+    def refused(self, pods: Mapping[str, PodView]) -> set[str]:
+        """Names of the pods for which there is no machine and none is coming."""
+        now = datetime.now(UTC)
+        return {name for name, pod in pods.items() if self._refused(name, pod, now)}
+
+    def _refused(self, name: str, pod: PodView, now: datetime) -> bool:
+        if pod.unschedulable_since is None:
+            return False
+        waited_s = (now - pod.unschedulable_since).total_seconds()
+        word = self._words.get(name)
+        if word is None:
+            return waited_s >= self._options.unschedulable_after_s
+        if word.coming:
+            return self._now_s() - word.at_s >= self._options.machine_within_s
+        return waited_s >= _SETTLED_S
+
+    def limit(
+        self, pods: Mapping[str, PodView], refused: set[str], message: Callable[[PodView], str]
+    ) -> Limit | None:
+        """How many pods there is room for, if that is known just now.
+
+        It is believed for a while after the pods that found no place were withdrawn: another attempt so
+        soon would end alike.
+        """
+        if refused:
+            placed = sum(
+                pod.unit.phase is not Phase.FAILED for name, pod in pods.items() if name not in refused
+            )
+            limit = Limit(self._pool, placed, message(pods[min(refused)]))
+            self._full = limit, self._now_s() + _BELIEVED_S
+            return limit
+        if self._full is not None and self._now_s() >= self._full[1]:
+            self._full = None
+        if self._full is None:
+            return None
+        believed, _ = self._full
+        waiting = any(pod.unschedulable_since is not None for pod in pods.values())
+        if waiting or len(pods) > believed.maximum:
+            # Somebody tries again, or more have found a place than were thought to.
+            self._full = None
+            return None
+        return believed
