@@ -46,7 +46,7 @@ demo-kubernetes: .venv/stamp
 
 test: test-newest test-oldest
 
-test-newest: .venv/stamp rig-binaries
+test-newest: .venv/stamp .venv-oldest/stamp rig-binaries
 	$(BIN)/python $(PYTEST) $(PYTEST_ARGS)
 
 test-oldest: .venv-oldest/stamp

@@ -108,7 +108,7 @@ start_containerd() { # CONFIGURATION LOG
 run_kubelet() {
     /run/rig/bin/kubelet --config kubelet.json --kubeconfig kubelet.kubeconfig --hostname-override "$RIG_NAME" \
         --node-ip "$RIG_ADDRESS" --node-labels "$RIG_LABELS" --register-with-taints "$RIG_TAINTS" \
-        --provider-id "$RIG_PROVIDER_ID" --v=2 > kubelet.log 2>&1 &
+        --provider-id "$RIG_PROVIDER_ID" --v=2 >> kubelet.log 2>&1 &
     echo $! > kubelet.pid
     wait $! || true
     touch kubelet.ended
@@ -125,8 +125,9 @@ boot() {
     run_kubelet &
     /run/rig/bin/kube-proxy --config proxy.json > proxy.log 2>&1 &
     trap 'exit 0' TERM
-    # PID 1 stays, and reaps; a daemon that dies stays dead, as a test may want it.
-    while :; do sleep infinity & wait $!; done
+    # PID 1 stays, and reaps; a daemon that dies stays dead, as a test may want it, and kubelet until somebody asks.
+    trap 'run_kubelet &' HUP
+    while :; do sleep infinity & wait $! || true; done
 }
 
 bake() {

@@ -282,6 +282,15 @@ class Cluster(Plane):
         pid = (self.folder / "nodes" / name / "kubelet.pid").read_text().strip()
         self.run_on(name, ["bash", "-c", f"kill -9 {pid}"])
 
+    def start_kubelet(self, name: str) -> None:
+        """Start a node's kubelet again, after :meth:`kill_kubelet`, and wait until the node is Ready."""
+        self.kept.wait_for(
+            (self.folder / "nodes" / name / "kubelet.ended").exists, "the kubelet ended", NODE_S
+        )
+        (self.folder / "nodes" / name / "kubelet.ended").unlink()
+        self.run_on(name, ["kill", "-HUP", "1"])
+        self.wait_ready(name)
+
     def run_in(self, command: Sequence[str | Path], **options: Any) -> subprocess.CompletedProcess[str]:
         """Run a command in the cluster's network, where Services, pods and nodes can be reached by address.
 

@@ -1,0 +1,180 @@
+"""What happens to nodes and pods from outside while there is work, but for nodes that go (test_machines)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from distributed import Client, Event, Future, wait
+from releases import DEADLINE_S, POOL, Release, ask, at_work, finished, nap, workers
+from waiting import wait_until
+
+from rig.images import TOOLBOX
+from rig.nodes import Cluster
+
+pytestmark = [pytest.mark.xdist_group("nodes"), pytest.mark.timeout(300, func_only=True)]
+
+#: Labels of nodes of a test's own.
+HERE = {"disturbed": "here"}
+
+
+@pytest.fixture
+def machines(nodes: Cluster) -> Iterator[Callable[..., None]]:
+    """Boot nodes of the test's own; workers with ``nodeSelector: HERE`` run on no other."""
+    made: list[str] = []
+
+    def boot(*names: str, **options: Any) -> None:
+        made.extend(names)
+        nodes.nodes_up(*names, labels=HERE, **options)
+
+    yield boot
+    for name in set(made) & set(nodes.nodes()):
+        nodes.node_down(name, forget=True)
+
+
+def machine_of(release: Release, worker: str) -> str:
+    """The node that a worker's pod is on; empty: it is about to go, or has no node yet."""
+    return str(release.pods().get(worker, {"spec": {}})["spec"].get("nodeName", ""))
+
+
+def condition(pod: dict[str, Any], kind: str) -> dict[str, Any]:
+    """A condition of a pod; empty: it has none such."""
+    return next((one for one in pod["status"].get("conditions", ()) if one["type"] == kind), {})
+
+
+def held(client: Client, count: int) -> list[Future]:
+    """Tasks that each last until an event of the task's own, ``told-<number>``."""
+
+    def until_told(number: int) -> int:
+        from distributed import Event
+
+        Event(f"told-{number}").wait()
+        return number
+
+    return client.map(until_told, range(count), pure=False)
+
+
+def placed(release: Release, client: Client, futures: list[Future]) -> dict[str, int]:
+    """Wait until each task runs on a worker of its own; their numbers by the workers' names."""
+
+    def by_worker() -> dict[str, int]:
+        found = {at_work(client, future): number for number, future in enumerate(futures)}
+        return found if len(found) == len(futures) and "" not in found else {}
+
+    placed: dict[str, int] = wait_until(by_worker, "each has a task", DEADLINE_S, release.situation)
+    return placed
+
+
+def test_work_goes_on_where_a_kubelet_has_died(
+    install: Callable[..., Release], nodes: Cluster, machines: Callable[..., None]
+) -> None:
+    """Its pods look unready, so a ReplicaSet would give them up first: busy as they are, they stay."""
+    machines("numb", "well")
+    release = install({"pools": {"cpu": POOL | {"maximum": 4, "nodeSelector": HERE}}})
+    with release.client() as client:
+        ask(client, "tide_scale", n=4)
+        wait_until(lambda: len(workers(client)) == 4, "four workers", DEADLINE_S, release.situation)
+        ask(client, "tide_adapt", minimum=0, maximum=4)
+        futures = held(client, 4)
+        at = placed(release, client, futures)
+        numb = {name for name in at if machine_of(release, name) == "numb"}
+        idle = set(at) - numb
+        assert numb
+        assert idle
+        nodes.kill_kubelet("numb")
+        wait_until(
+            lambda: all(condition(release.pods()[name], "Ready")["status"] == "False" for name in numb),
+            "its pods look unready",
+            DEADLINE_S,
+            release.situation,
+        )
+        # The others become idle, hand over their results, and go.
+        for name in idle:
+            Event(f"told-{at[name]}", client=client).set()
+        wait_until(
+            lambda: idle.isdisjoint(workers(client)), "they are drained", DEADLINE_S, release.situation
+        )
+        assert numb <= set(workers(client)), "the busy ones are there"
+        assert numb <= set(release.pods()), "and so are their pods"
+        for name in numb:
+            Event(f"told-{at[name]}", client=client).set()
+        assert client.gather(futures) == [0, 1, 2, 3]
+        assert len(client.gather(client.map(nap, [0.1] * 8, pure=False))) == 8, "the rest still works"
+        assert set(finished(client).values()) == {1}, "nothing was computed twice"
+        nodes.start_kubelet("numb")
+        del futures
+        release.settled(0, "as ever")
+
+
+def preemptor(release: Release, cpu: str) -> dict[str, Any]:
+    """A pod that takes others' room."""
+    security = {
+        "allowPrivilegeEscalation": False,
+        "capabilities": {"drop": ["ALL"]},
+        "runAsNonRoot": True,
+        "runAsUser": 1000,
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+    container = {
+        "name": "urgent",
+        "image": TOOLBOX,
+        "imagePullPolicy": "Never",
+        "args": ["serve", ":8080"],
+        "resources": {"requests": {"cpu": cpu}},
+        "securityContext": security,
+    }
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "urgent", "namespace": release.namespace},
+        "spec": {
+            "priorityClassName": f"{release.namespace}.{release.name}.urgent",
+            "nodeSelector": HERE,
+            "terminationGracePeriodSeconds": 1,
+            "automountServiceAccountToken": False,
+            "containers": [container],
+        },
+    }
+
+
+def test_a_preempted_worker_finishes_its_task_hands_over_its_results_and_is_replaced(
+    install: Callable[..., Release], nodes: Cluster, machines: Callable[..., None]
+) -> None:
+    machines("small", cpus=2)
+    resources = {"requests": {"cpu": "900m", "memory": "150Mi"}}
+    pool = POOL | {"nodeSelector": HERE, "resources": resources, "priorityClassName": "spare", "maximum": 2}
+    classes = {"spare": {"value": -5}, "urgent": {"value": 1000}}
+    release = install({"pools": {"cpu": pool}, "priorityClasses": classes})
+    try:
+        with release.client() as client:
+            ask(client, "tide_scale", n=2)
+            wait_until(lambda: len(workers(client)) == 2, "two workers", DEADLINE_S, release.situation)
+            results = client.map(nap, [0.1] * 10, pure=False)
+            wait(results, timeout=DEADLINE_S)
+            before = set(workers(client))
+            running = client.map(nap, [3.0] * 2, pure=False)
+            assert set(placed(release, client, running)) == before
+            nodes.kubectl.apply(preemptor(release, "900m"))
+            wait_until(
+                lambda: "PreemptionByScheduler" in release.explain(),
+                "it is told why one goes",
+                DEADLINE_S,
+                release.situation,
+            )
+            wait_until(
+                lambda: "Insufficient cpu" in release.explain(),
+                "and why no other comes",
+                DEADLINE_S,
+                release.situation,
+            )
+            assert set(client.gather(running)) == before
+            assert len(client.gather(results)) == 10
+            assert set(finished(client).values()) == {1}, "nothing was computed again"
+            release.kubectl("wait", "pod/urgent", "--for=condition=Ready", "--timeout=60s", deadline_s=70)
+            (left,) = set(workers(client))
+            assert left in before
+            release.kubectl("delete", "pod", "urgent", deadline_s=70)
+            wait_until(lambda: len(workers(client)) == 2, "it is replaced", DEADLINE_S, release.situation)
+    finally:
+        release.helm("uninstall", release.name)  # priority classes are in no namespace
