@@ -1,5 +1,5 @@
 # Each target works on a fresh clone of a bare Debian 12: it needs python3 (3.11 or newer), pip and
-# the package index. Everything goes into .venv (and .venv-oldest); nothing is installed elsewhere,
+# the package index. Everything goes into .venv (and .venv-oldest, .venv-checkov); nothing is installed elsewhere,
 # but for Debian's own python3-venv where it is missing and we are root.
 
 PYTHON ?= python3
@@ -19,8 +19,11 @@ COMPILE := pip compile --quiet pyproject.toml --group dev --all-extras $(LOCK)
 # The image has what the tests have tested.
 COMPILE_IMAGE := pip compile --quiet $(LOCK) -c requirements/dev.txt
 
-.PHONY: help demo demo-kubernetes test test-newest test-oldest check format bench bench-kubernetes image lock clean
-.PHONY: cluster cluster-plane cluster-down rig-binaries
+# kOps's schemas, which are not ours to commit: where that folder is absent, check-deploy says what it left out.
+AWS_SCHEMAS ?= ../shared/aws
+
+.PHONY: help demo demo-kubernetes test test-newest test-oldest check check-deploy format bench bench-kubernetes image lock clean
+.PHONY: cluster cluster-plane cluster-down cloud cloud-down rig-binaries
 .DEFAULT_GOAL := help
 
 help:
@@ -28,13 +31,16 @@ help:
 	@echo "make demo-kubernetes"
 	@echo "             the same on a real Kubernetes: cluster, image, chart and demo, from nothing to nothing (needs root)"
 	@echo "make test    all tests, then those that touch distributed with the oldest one we support"
-	@echo "make check   format, lint, types, layers"
+	@echo "make check   format, lint, types, layers, and check-deploy"
+	@echo "make check-deploy  what one deploys on AWS, without AWS: schemas, security, labels and taints that agree"
 	@echo "make bench   figures against stock Dask, side by side"
 	@echo "make bench-kubernetes  the same on Kubernetes, against kubectl scale and dask-kubernetes (needs root)"
 	@echo "make format  what 'make check' would have changed"
 	@echo "make image   the container image, as a tar, without Docker (needs root, buildah and mmdebstrap)"
 	@echo "make cluster a Kubernetes on this machine to try things on: real nodes for root, fake ones for others"
 	@echo "             (make cluster-plane: always fake ones; make cluster-down: end it; rig/README.md)"
+	@echo "make cloud   the same on a simulated AWS with Karpenter: machines come with the pods and go with them"
+	@echo "             (needs root; make cloud-down: end it)"
 	@echo "make lock    new versions into requirements/"
 	@echo "make clean   remove what the others made"
 
@@ -46,18 +52,22 @@ demo-kubernetes: .venv/stamp
 
 test: test-newest test-oldest
 
-test-newest: .venv/stamp .venv-oldest/stamp rig-binaries
+test-newest: .venv/stamp .venv-oldest/stamp .venv-checkov/stamp rig-binaries
 	$(BIN)/python $(PYTEST) $(PYTEST_ARGS)
 
 test-oldest: .venv-oldest/stamp
 	.venv-oldest/bin/python -c "import distributed; print('With the oldest: distributed', distributed.__version__)"
 	.venv-oldest/bin/python $(PYTEST) $(PYTEST_ARGS) $(OLDEST_TESTS)
 
-check: .venv/stamp
+check: .venv/stamp check-deploy
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy src tests benchmarks rig
+	$(BIN)/mypy src tests benchmarks rig deploy
 	$(BIN)/lint-imports --no-logo
+
+check-deploy: .venv/stamp .venv-checkov/stamp
+	@$(BIN)/python -m rig prepare helm
+	@$(BIN)/python -m deploy.aws.check --schemas $(AWS_SCHEMAS) --checkov .venv-checkov/bin/checkov $(CHECK_DEPLOY_ARGS)
 
 format: .venv/stamp
 	$(BIN)/ruff format .
@@ -81,13 +91,20 @@ cluster-plane: .venv/stamp
 cluster-down: .venv/stamp
 	@$(BIN)/python -m rig down
 
+cloud: .venv/stamp
+	@$(BIN)/python -m rig up --level cloud $(CLOUD_ARGS)
+
+cloud-down: .venv/stamp
+	@$(BIN)/python -m rig down
+
 # Kubernetes' servers from source: some ten minutes the first time, and before pytest counts the seconds of a test.
 rig-binaries: .venv/stamp
 	@$(BIN)/python -m rig prepare
 
 lock: $(UV)
-	$(UV) $(COMPILE) -o requirements/dev.txt
+	$(UV) $(COMPILE) --group cloud -o requirements/dev.txt
 	$(UV) $(COMPILE) -c requirements/oldest-constraints.txt -o requirements/oldest.txt
+	echo checkov | $(UV) pip compile --quiet - $(LOCK) --no-annotate -o requirements/checkov.txt
 	echo uv | $(UV) pip compile --quiet - $(LOCK) --no-annotate -o requirements/uv.txt
 	echo hatchling | $(UV) $(COMPILE_IMAGE) - --no-annotate -o requirements/image-build.txt
 	$(UV) $(COMPILE_IMAGE) pyproject.toml --extra kubernetes requirements/image.in -o requirements/image.txt
@@ -96,7 +113,7 @@ lock: $(UV)
 	$(UV) pip compile --quiet requirements/bench-kubernetes.in $(LOCK) --no-annotate -o requirements/bench-kubernetes.txt
 
 clean:
-	rm -rf .venv .venv-oldest .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis dist build
+	rm -rf .venv .venv-oldest .venv-checkov .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis dist build
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Debian's python3 has `venv` but not `ensurepip` until python3-venv is installed; it says so only in the middle
@@ -125,4 +142,10 @@ $(UV): requirements/uv.txt
 	test -x .venv-oldest/bin/python || $(UV) venv --quiet --python $(BIN)/python .venv-oldest
 	$(UV) $(INSTALL) --python .venv-oldest/bin/python -r requirements/oldest.txt
 	$(UV) pip install --quiet --python .venv-oldest/bin/python --no-deps --no-build-isolation --editable .
+	@touch $@
+
+# Not in .venv: a hundred packages, with versions of their own of what we use.
+.venv-checkov/stamp: $(UV) requirements/checkov.txt
+	test -x .venv-checkov/bin/python || $(UV) venv --quiet --python $(BIN)/python .venv-checkov
+	$(UV) $(INSTALL) --python .venv-checkov/bin/python -r requirements/checkov.txt
 	@touch $@

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shlex
 import subprocess
@@ -12,6 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from rig import binaries, image_build, images, packages
+from rig.aws import karpenter
+from rig.cloud import AUTOSCALERS, Cloud, Sky
 from rig.folders import RigError, default_name, root, runs
 from rig.keeper import Kept, clean
 from rig.nodes import Cluster
@@ -19,7 +22,10 @@ from rig.plane import Plane
 
 
 def _attached(name: str) -> Plane:
-    return (Cluster if (runs() / name / "nodes").exists() else Plane).attach(name)
+    folder = runs() / name
+    if (folder / "sky.json").exists():
+        return Cloud.attach(name)
+    return (Cluster if (folder / "nodes").exists() else Plane).attach(name)
 
 
 def _cluster(name: str) -> Cluster:
@@ -29,16 +35,28 @@ def _cluster(name: str) -> Cluster:
     return cluster
 
 
+def _cloud(name: str) -> Cloud:
+    cloud = _attached(name)
+    if not isinstance(cloud, Cloud):
+        raise RigError("this cluster has no cloud; for one: make cloud")
+    return cloud
+
+
 def _up(arguments: argparse.Namespace) -> None:
     start_s = time.monotonic()
     if Kept(runs() / arguments.name).runs():
         raise RigError("a cluster of this checkout runs already; first: python -m rig down")
-    if arguments.level == "nodes" or (arguments.level is None and not packages.impossible()):
+    cluster: Plane
+    if arguments.level in ("nodes", "cloud") or (arguments.level is None and not packages.impossible()):
         packages.install()
         tars = list(arguments.image)
         if arguments.project_image:
             tars.append(image_build.build())
-        cluster: Plane = _up_nodes(arguments.name, arguments.nodes, tars)
+        if arguments.level == "cloud":
+            sky = Sky(arguments.autoscaler, arguments.machines, arguments.boot_s)
+            cluster = Cloud.start(arguments.name, bound=False, tars=tars, sky=sky)
+        else:
+            cluster = _up_nodes(arguments.name, arguments.nodes, tars)
     else:
         cluster = Plane.start(arguments.name, bound=False)
         cluster.add_kwok_nodes(arguments.nodes)
@@ -47,7 +65,9 @@ def _up(arguments: argparse.Namespace) -> None:
     kubectl = binaries.ensure("kubectl")["kubectl"].parent
     print(f"export KUBECONFIG={shlex.quote(str(cluster.kubeconfig))}")
     print(f"export PATH={shlex.quote(str(kubectl))}:$PATH\n")
-    if isinstance(cluster, Cluster):
+    if isinstance(cluster, Cloud):
+        _say_what_to_try(cluster)
+    elif isinstance(cluster, Cluster):
         print(f"kubectl run web --image={images.TOOLBOX} --port=8080 -- serve :8080")
         print("kubectl port-forward pod/web 8080:8080       # then http://localhost:8080")
         print("kubectl exec web -- /toolbox lookup kubernetes.default.svc.cluster.local")
@@ -57,7 +77,19 @@ def _up(arguments: argparse.Namespace) -> None:
             "kubectl create deployment many --image=any --replicas=100   # pods of fake nodes: seen, not run"
         )
         print("kubectl get pods --watch")
-    print("make cluster-down")
+    print("make cloud-down" if isinstance(cluster, Cloud) else "make cluster-down")
+
+
+def _say_what_to_try(cloud: Cloud) -> None:
+    example = cloud.folder / "burst.json"
+    example.write_text(json.dumps(karpenter.burst()))
+    print(f"kubectl create -f {shlex.quote(str(example))}     # pods that need machines for workers")
+    print("kubectl scale rs burst --replicas=10      # … and machines come")
+    print("kubectl get pods,nodeclaims,nodes -o wide")
+    print("python -m rig instances                   # what EC2 runs, and what it costs")
+    print("python -m rig interrupt NODE              # EC2 takes a spot instance back")
+    print("python -m rig stock-out '*/*/spot'        # type/zone/market; python -m rig in-stock")
+    print("kubectl scale rs burst --replicas=0       # … and they go within a minute")
 
 
 def _up_nodes(name: str, count: int, tars: list[Path]) -> Cluster:
@@ -97,6 +129,51 @@ def _node_down(arguments: argparse.Namespace) -> None:
     _cluster(arguments.name).node_down(arguments.node, forget=arguments.forget)
 
 
+def _instances(arguments: argparse.Namespace) -> None:
+    cloud = _cloud(arguments.name)
+    told = cloud.bill() if arguments.all else cloud.instances()
+    print(f"{'INSTANCE':20} {'TYPE':10} {'ZONE':11} {'MARKET':10} {'POOL':12} {'PAID':>7} {'COST':>9}  NODE")
+    for each in told:
+        state = "terminated" if not each.alive else each.node if each.joined else f"{each.node} (boots)"
+        paid = f"{each.paid_s:6.0f}s {each.cost:8.4f}$"
+        print(f"{each.id:20} {each.kind:10} {each.zone:11} {each.market:10} {each.pool:12} {paid}  {state}")
+    print(f"{sum(each.paid_s for each in told):.0f} machine-seconds, {sum(each.cost for each in told):.4f} $")
+
+
+def _interrupt(arguments: argparse.Namespace) -> None:
+    _cloud(arguments.name).interrupt(arguments.instance, arguments.notice_s)
+
+
+def _terminate(arguments: argparse.Namespace) -> None:
+    _cloud(arguments.name).terminate(arguments.instance)
+
+
+def _stock_out(arguments: argparse.Namespace) -> None:
+    _cloud(arguments.name).stock_out(*arguments.glob)
+
+
+def _in_stock(arguments: argparse.Namespace) -> None:
+    _cloud(arguments.name).in_stock()
+
+
+def _throttle(arguments: argparse.Namespace) -> None:
+    _cloud(arguments.name).throttle(arguments.state == "on", arguments.operations)
+
+
+def _boots(arguments: argparse.Namespace) -> None:
+    joins = None if arguments.joins is None else arguments.joins == "yes"
+    _cloud(arguments.name).boots(arguments.delay_s, joins=joins)
+
+
+def _faults(arguments: argparse.Namespace) -> None:
+    for name, value in _cloud(arguments.name).faults().items():
+        print(f"{name}: {value}")
+
+
+def _restart_autoscaler(arguments: argparse.Namespace) -> None:
+    _cloud(arguments.name).restart_autoscaler()
+
+
 def _load(arguments: argparse.Namespace) -> None:
     _cluster(arguments.name).load(arguments.tar)
 
@@ -131,7 +208,7 @@ def _prepare(arguments: argparse.Namespace) -> None:
         print(f"without the level nodes: {reason}")
     else:
         packages.install(packages.NODE | packages.IMAGE | packages.BROWSER)
-    binaries.ensure(*(arguments.program or [*binaries.PROGRAMS, "kwok-stages"]))
+    binaries.ensure(*(arguments.program or binaries.PROGRAMS))
     print(f"programs are in {root() / 'bin'}")
     if not arguments.program and not image_build.missing():
         print(f"this project's image is {image_build.build()}")
@@ -159,8 +236,8 @@ def _parser() -> argparse.ArgumentParser:
     up = add("up", _up, "start a cluster")
     up.add_argument(
         "--level",
-        choices=("plane", "nodes"),
-        help="plane: fake nodes; nodes: real ones (for root, the default)",
+        choices=("plane", "nodes", "cloud"),
+        help="plane: fake nodes; nodes: real ones (for root, the default); cloud: machines come and go",
     )
     up.add_argument("--nodes", type=int, default=3, help="how many (%(default)s)")
     up.add_argument(
@@ -176,6 +253,11 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="build this project's image and have the nodes start with it",
     )
+    up.add_argument("--autoscaler", choices=AUTOSCALERS, default="karpenter", help="cloud: which one")
+    up.add_argument(
+        "--machines", choices=("real", "kwok"), default="real", help="cloud: real nodes or objects only"
+    )
+    up.add_argument("--boot-s", type=float, default=5.0, help="cloud: how long they boot (%(default)s)")
     add("down", _down, "end it; nothing is left")
     node_up = add("node-up", _node_up, "boot a machine")
     node_up.add_argument("node")
@@ -187,6 +269,7 @@ def _parser() -> argparse.ArgumentParser:
     node_down = add("node-down", _node_down, "kill a machine")
     node_down.add_argument("node")
     node_down.add_argument("--forget", action="store_true", help="and delete its Node object")
+    _add_faults(add)
     add("load", _load, "import an image into all nodes, and those to come").add_argument("tar", type=Path)
     add("status", _status, "what runs")
     for name, does, text in (
@@ -201,6 +284,27 @@ def _parser() -> argparse.ArgumentParser:
     )
     prepare.add_argument("program", nargs="*", help="build these only")
     return parser
+
+
+def _add_faults(add: Callable[..., argparse.ArgumentParser]) -> None:
+    instances = add("instances", _instances, "cloud: the instances, and what they cost")
+    instances.add_argument("--all", action="store_true", help="those that were, too")
+    interrupt = add("interrupt", _interrupt, "cloud: EC2 takes a spot instance back")
+    interrupt.add_argument("instance", help="or its node")
+    interrupt.add_argument("--notice-s", type=float, default=120.0, help="how long before (%(default)s)")
+    terminate = add("terminate", _terminate, "cloud: an instance dies, with no notice")
+    terminate.add_argument("instance", help="or its node")
+    stock_out = add("stock-out", _stock_out, "cloud: EC2 runs out of instances")
+    stock_out.add_argument("glob", nargs="+", metavar="TYPE/ZONE/MARKET", help="globs, such as '*/*/spot'")
+    add("in-stock", _in_stock, "cloud: EC2 has instances again")
+    throttle = add("throttle", _throttle, "cloud: AWS refuses calls for there being too many")
+    throttle.add_argument("state", choices=("on", "off"))
+    throttle.add_argument("--operations", default="ec2:*", help="a glob of SERVICE:OPERATION (%(default)s)")
+    boots = add("boots", _boots, "cloud: how instances launched from now on boot")
+    boots.add_argument("--delay-s", type=float, help="how long it takes")
+    boots.add_argument("--joins", choices=("yes", "no"), help="whether they become nodes")
+    add("faults", _faults, "cloud: what goes wrong now")
+    add("restart-autoscaler", _restart_autoscaler, "cloud: kill the autoscaler and start it again")
 
 
 def main() -> None:

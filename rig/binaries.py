@@ -15,20 +15,28 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
 from rig.folders import CHECKOUT, RigError, locked, root
 
-#: kwok's rules of what a fake node and a fake pod do, in its own module.
-STAGES = (
+#: kwok's rules of what a fake node and a fake pod do, and Karpenter's kinds; both are in their own modules.
+_STAGES = (
     "node/fast/node-initialize",
     "node/heartbeat-with-lease/node-heartbeat-with-lease",
     "pod/fast/pod-ready",
     "pod/fast/pod-complete",
     "pod/fast/pod-delete",
+)
+_KARPENTER = "github.com/aws/karpenter-provider-aws"
+_RESOURCES = (
+    "autoscaling.x-k8s.io_capacitybuffers",
+    "karpenter.k8s.aws_ec2nodeclasses",
+    "karpenter.sh_nodeclaims",
+    "karpenter.sh_nodeoverlays",
+    "karpenter.sh_nodepools",
 )
 #: What setup-envtest and kubebuilder keep in ``KUBEBUILDER_ASSETS``.
 ASSETS = ("etcd", "kube-apiserver", "kubectl")
@@ -49,12 +57,15 @@ class Module:
         The module whose version is linked into the programs, Kubernetes' way.
     static
         Programs that run inside of containers: no C library is there.
+    files
+        What is taken from the sources of other modules, by a name: the module and its files in one.
     """
 
     name: str
     programs: Mapping[str, str]
     versioned: str = ""
     static: bool = False
+    files: Mapping[str, tuple[str, tuple[str, ...]]] = field(default_factory=dict)
     folder: Path = field(init=False)
 
     def __post_init__(self) -> None:
@@ -99,14 +110,33 @@ MODULES = (
         "kubernetes", {name: f"k8s.io/kubernetes/cmd/{name}" for name in _KUBERNETES}, "k8s.io/kubernetes"
     ),
     Module("etcd", {"etcd": "go.etcd.io/etcd/server/v3"}),
-    Module("kwok", {"kwok": "sigs.k8s.io/kwok/cmd/kwok"}),
+    Module(
+        "kwok",
+        {"kwok": "sigs.k8s.io/kwok/cmd/kwok"},
+        files={
+            "kwok-stages": (
+                "sigs.k8s.io/kwok",
+                tuple(f"kustomize/stage/{name}.yaml" for name in _STAGES),
+            )
+        },
+    ),
     Module("helm", {"helm": "helm.sh/helm/v3/cmd/helm"}),
     Module("vpa", {f"vpa-{name}": f"{_VPA}/pkg/{name}" for name in ("admission-controller", "updater")}),
     Module("coredns", {"coredns": "."}),
     Module("containers", {"pause": "./pause", "toolbox": "./toolbox"}, static=True),
+    Module(
+        "karpenter",
+        {"karpenter": f"{_KARPENTER}/cmd/controller"},
+        files={
+            "karpenter-resources": (
+                _KARPENTER,
+                tuple(f"pkg/apis/crds/{name}.yaml" for name in _RESOURCES),
+            )
+        },
+    ),
 )
 #: All that can be asked for.
-PROGRAMS = tuple(program for module in MODULES for program in module.programs)
+PROGRAMS = tuple(program for module in MODULES for program in (*module.programs, *module.files))
 
 
 @dataclass(frozen=True)
@@ -196,7 +226,8 @@ def ensure(*programs: str) -> dict[str, Path]:
     Parameters
     ----------
     programs
-        Names of :data:`PROGRAMS`, or ``"kwok-stages"`` for kwok's rules in one file.
+        Names of :data:`PROGRAMS`; among them ``"kwok-stages"`` and ``"karpenter-resources"``, which are
+        files of these projects.
 
     Returns
     -------
@@ -217,8 +248,7 @@ def ensure(*programs: str) -> dict[str, Path]:
 
 
 def _ensure(program: str) -> Path:
-    name = "kwok" if program == "kwok-stages" else program
-    module = next((module for module in MODULES if name in module.programs), None)
+    module = next((each for each in MODULES if program in each.programs or program in each.files), None)
     if module is None:
         raise RigError(f"no program {program!r}; there are {', '.join(PROGRAMS)}")
     path = module.output() / program
@@ -239,19 +269,20 @@ def _build(module: Module, program: str, path: Path) -> None:
         shutil.rmtree(left)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".building-") as folder:
         made = Path(folder, program)
-        if program == "kwok-stages":
-            made.write_text(_stages(module))
+        if program in module.files:
+            made.write_text(_taken(module, *module.files[program]))
         else:
             build = ("build", "-mod=readonly", "-trimpath", "-ldflags", module.flags(), "-o", str(made))
             go().run(*build, module.programs[program], cwd=module.folder, static=module.static)
         made.rename(path)
 
 
-def _stages(module: Module) -> str:
-    go().run("mod", "download", "sigs.k8s.io/kwok", cwd=module.folder)
-    listed = go().run("list", "-mod=readonly", "-m", "-f", "{{.Dir}}", "sigs.k8s.io/kwok", cwd=module.folder)
-    stages = Path(listed.strip(), "kustomize", "stage")
-    return "\n---\n".join((stages / f"{name}.yaml").read_text().strip() for name in STAGES) + "\n"
+def _taken(module: Module, other: str, names: Sequence[str]) -> str:
+    """Files of another module's sources as one, which never become files of ours."""
+    go().run("mod", "download", other, cwd=module.folder)
+    listed = go().run("list", "-mod=readonly", "-m", "-f", "{{.Dir}}", other, cwd=module.folder)
+    sources = Path(listed.strip())
+    return "\n---\n".join((sources / name).read_text().strip() for name in names) + "\n"
 
 
 def _say(line: str) -> None:

@@ -32,6 +32,10 @@ class Machine:
         Its taints, as kubectl writes them: ``key=value:Effect``.
     provider_id
         What a cloud would call it.
+    kubelet
+        More of kubelet's configuration.
+    of_cloud
+        Whether a cloud controller has to see the node before pods may come.
     """
 
     name: str
@@ -40,6 +44,8 @@ class Machine:
     labels: Mapping[str, str] = field(default_factory=dict)
     taints: Sequence[str] = ()
     provider_id: str | None = None
+    kubelet: Mapping[str, Any] = field(default_factory=dict)
+    of_cloud: bool = False
 
     def environment(self, index: int) -> dict[str, str]:
         """What ``machine.sh`` reads of the environment about the machine itself."""
@@ -50,6 +56,7 @@ class Machine:
             "RIG_LABELS": ",".join(f"{key}={value}" for key, value in self.labels.items()),
             "RIG_TAINTS": ",".join(self.taints),
             "RIG_PROVIDER_ID": self.provider_id or f"rig:///{self.name}",
+            "RIG_CLOUD_PROVIDER": "external" if self.of_cloud else "",
         }
         if self.cpus is not None:
             environment["RIG_CPUS"] = str(self.cpus)
@@ -157,6 +164,7 @@ def _kubelet(machine: Machine) -> dict[str, Any]:
         "nodeLeaseDurationSeconds": 20,
         "seccompDefault": True,
         "serializeImagePulls": False,
+        **machine.kubelet,
     }
 
 

@@ -108,7 +108,8 @@ start_containerd() { # CONFIGURATION LOG
 run_kubelet() {
     /run/rig/bin/kubelet --config kubelet.json --kubeconfig kubelet.kubeconfig --hostname-override "$RIG_NAME" \
         --node-ip "$RIG_ADDRESS" --node-labels "$RIG_LABELS" --register-with-taints "$RIG_TAINTS" \
-        --provider-id "$RIG_PROVIDER_ID" --v=2 >> kubelet.log 2>&1 &
+        --provider-id "$RIG_PROVIDER_ID" ${RIG_CLOUD_PROVIDER:+--cloud-provider="$RIG_CLOUD_PROVIDER"} \
+        --v=2 >> kubelet.log 2>&1 &
     echo $! > kubelet.pid
     wait $! || true
     touch kubelet.ended

@@ -147,18 +147,31 @@ class Cluster(Plane):
         RigError
             If there is one of this name, or it does not become Ready; with the end of its logs.
         """
-        machine = Machine(name, cpus, memory_gib, labels or {}, taints, provider_id)
-        folder = self.folder / "nodes" / name
+        self.boot(Machine(name, cpus, memory_gib, labels or {}, taints, provider_id), wait=wait)
+
+    def boot(self, machine: Machine, *, index: int | None = None, wait: bool = True) -> None:
+        """Boot a machine; :meth:`node_up` with more to choose.
+
+        Parameters
+        ----------
+        machine
+            The node to be.
+        index
+            Its place in the network (see :func:`rig.network.node_address`); by default a free one.
+        wait
+            Whether to wait until the node is Ready.
+        """
+        folder = self.folder / "nodes" / machine.name
         try:
             folder.mkdir()
         except FileExistsError:
-            raise RigError(f"node {name!r} is up already") from None
+            raise RigError(f"node {machine.name!r} is up already") from None
         try:
-            self._boot(machine, folder)
+            self._boot(machine, folder, index)
             if wait:
-                self.wait_ready(name)
+                self.wait_ready(machine.name)
         except BaseException:
-            self.node_down(name)
+            self.node_down(machine.name)
             raise
 
     def nodes_up(self, *names: str, **options: Any) -> None:
@@ -168,8 +181,8 @@ class Cluster(Plane):
         for name in names:
             self.wait_ready(name)
 
-    def _boot(self, machine: Machine, folder: Path) -> None:
-        index = self._take_address(machine.name)
+    def _boot(self, machine: Machine, folder: Path, wanted: int | None) -> None:
+        index = self._take_address(machine.name, wanted)
         machine.write(folder, index)
         shutil.copy(self.authority.certificate, folder / "ca.crt")
         self._credentials("kubelet", f"system:node:{machine.name}", ["system:nodes"], folder)
@@ -185,8 +198,8 @@ class Cluster(Plane):
         self.kept.wait_for(lambda: _init(outer), f"{machine.name} has a PID 1", NODE_S)
         self.network.plug_in(index, _init(outer))
 
-    def _take_address(self, name: str) -> int:
-        for index in range(1, LAST_ADDRESS):
+    def _take_address(self, name: str, wanted: int | None) -> int:
+        for index in range(1, LAST_ADDRESS) if wanted is None else [wanted]:
             try:
                 (self.folder / "addresses" / str(index)).symlink_to(name)  # atomic: two boots at once get two
             except FileExistsError:

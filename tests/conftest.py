@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import pytest_asyncio
 from records import Tasks
 
 from dask_tide import TideCluster
+
+if TYPE_CHECKING:
+    from rig.cloud import Cloud
 
 
 def _defaults(folder: Path, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -77,3 +81,29 @@ async def atide(tmp_path: Path) -> AsyncIterator[Callable[..., Awaitable[TideClu
     yield make
     for cluster in clusters:
         await cluster.close()
+
+
+@pytest.fixture(scope="session")
+def one_cloud() -> Iterator[Cloud]:
+    """What `cloud` gives; for those who want its faults to outlive a test."""
+    from rig import packages
+    from rig.cloud import Cloud, missing
+
+    lacks = packages.impossible() or ", ".join(packages.missing()) or missing()
+    if lacks:
+        assert not os.environ.get("CI"), f"in CI this must run: {lacks}"
+        pytest.skip(lacks)
+    with Cloud.start() as cloud:
+        yield cloud
+
+
+@pytest.fixture
+def cloud(one_cloud: Cloud) -> Iterator[Cloud]:
+    """A cluster on a simulated AWS with Karpenter; nothing goes wrong on purpose before and after a test.
+
+    Tests that use it carry ``pytest.mark.xdist_group("cloud")``, so that there is one.
+    """
+    yield one_cloud
+    one_cloud.in_stock()
+    one_cloud.throttle(False)
+    one_cloud.boots(5.0, joins=True)

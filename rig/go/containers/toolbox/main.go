@@ -1,5 +1,5 @@
 // What the rig's own tests run in containers, where there is no shell: a small web server, its client, a look-up,
-// a glutton, and sleep.
+// a client of instance metadata, a glutton, and sleep.
 package main
 
 import (
@@ -16,7 +16,7 @@ import (
 
 func main() {
 	if len(os.Args) < 2 {
-		fail(fmt.Errorf("usage: toolbox serve ADDRESS | get URL | lookup NAME | eat MIB | sleep"))
+		fail(fmt.Errorf("usage: toolbox serve ADDRESS | get URL | metadata PATH | lookup NAME | eat MIB | sleep"))
 	}
 	argument := ""
 	if len(os.Args) > 2 {
@@ -32,6 +32,8 @@ func main() {
 		defer answer.Body.Close()
 		_, err = io.Copy(os.Stdout, answer.Body)
 		fail(err)
+	case "metadata":
+		metadata(argument)
 	case "lookup":
 		addresses, err := net.LookupHost(argument)
 		fail(err)
@@ -58,6 +60,26 @@ func serve(address string) {
 	http.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) { fmt.Fprintln(w, name) })
 	fmt.Println("serving", address)
 	fail(http.ListenAndServe(address, nil))
+}
+
+// metadata asks the instance about itself, the second version's way, and prints the status and what it said.
+func metadata(path string) {
+	const service = "http://169.254.169.254/latest/"
+	client := http.Client{Timeout: 3 * time.Second}
+	ask := func(method, path, header, value string) (int, string) {
+		request, err := http.NewRequest(method, service+path, nil)
+		fail(err)
+		request.Header.Set(header, value)
+		answer, err := client.Do(request)
+		fail(err)
+		defer answer.Body.Close()
+		said, err := io.ReadAll(answer.Body)
+		fail(err)
+		return answer.StatusCode, string(said)
+	}
+	_, token := ask("PUT", "api/token", "X-aws-ec2-metadata-token-ttl-seconds", "60")
+	status, said := ask("GET", "meta-data/"+path, "X-aws-ec2-metadata-token", token)
+	fmt.Println(status, said)
 }
 
 // eat takes memory and touches every page of it.

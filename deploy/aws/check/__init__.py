@@ -1,0 +1,1 @@
+"""Checks what one deploys on AWS, without AWS: ``make check-deploy``."""

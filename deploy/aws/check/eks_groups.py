@@ -1,0 +1,103 @@
+"""EKS's managed node groups, and the values of cluster-autoscaler's chart that they are scaled by."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from deploy.aws.check.hcl import Block, Module, plain
+from deploy.aws.check.kops_cluster import EXPANDERS
+from deploy.aws.check.machines import Group, Taint, known_sizes, same_size
+from deploy.aws.check.problems import Place, Problem
+from deploy.aws.check.sizes import Sizes
+
+#: EKS's words for a taint's effects.
+EFFECTS = {"NO_SCHEDULE": "NoSchedule", "NO_EXECUTE": "NoExecute", "PREFER_NO_SCHEDULE": "PreferNoSchedule"}
+VALUES = "cluster-autoscaler-values.yaml"
+#: Flags of cluster-autoscaler that we may set.
+_FLAGS = {
+    "expander",
+    "ignore-daemonsets-utilization",
+    "max-node-provision-time",
+    "new-pod-scale-up-delay",
+    "scale-down-delay-after-add",
+    "scale-down-unneeded-time",
+    "scale-down-utilization-threshold",
+    "skip-nodes-with-local-storage",
+    "skip-nodes-with-system-pods",
+}
+
+
+def check(module: Module, sizes: Sizes) -> Iterator[Problem]:
+    """What is wrong with the node groups and launch templates of a module."""
+    for block in module.resources.values():
+        if block.type == "aws_eks_node_group":
+            yield from _group(module, block, sizes)
+        elif block.type == "aws_launch_template":
+            yield from _template(block)
+
+
+def _group(module: Module, block: Block, sizes: Sizes) -> Iterator[Problem]:
+    place, body = block.place, block.body
+    yield from place.expect_one_of("capacity_type", plain(body.get("capacity_type")), ["ON_DEMAND", "SPOT"])
+    for index, taint in enumerate(body.get("taint", [])):
+        yield from place.expect_one_of(f"taint[{index}].effect", plain(taint.get("effect")), EFFECTS)
+    [scaling] = body.get("scaling_config", [{}])
+    least, most, now = (module.default(scaling.get(f"{name}_size")) for name in ("min", "max", "desired"))
+    holds = all(isinstance(number, int) for number in (least, most, now)) and 0 <= least <= now <= most
+    yield from place.expect(holds, "scaling_config", plain(scaling), "min_size ≤ desired_size ≤ max_size")
+    forced = body.get("force_update_version")
+    words = "false, said: an update would end what a disruption budget protects"
+    yield from place.expect(forced is False, "force_update_version", forced, words)
+    subnets = body.get("subnet_ids", [])
+    words = "one: Auto Scaling would end busy machines to keep zones even"
+    yield from place.expect(isinstance(subnets, list) and len(subnets) == 1, "subnet_ids", subnets, words)
+    types = module.default(body.get("instance_types", []))
+    problems, known = known_sizes(place, "instance_types", types, sizes)
+    yield from problems
+    yield from same_size(place, "instance_types", types, known)
+
+
+def _template(block: Block) -> Iterator[Problem]:
+    [options] = block.body.get("metadata_options", [{}])
+    tokens, hops = plain(options.get("http_tokens")), options.get("http_put_response_hop_limit")
+    yield from block.place.expect_one_of("metadata_options.http_tokens", tokens, ["required"])
+    words = "1, said: with more, pods get the machine's credentials"
+    yield from block.place.expect(hops == 1, "metadata_options.http_put_response_hop_limit", hops, words)
+    for index, mapping in enumerate(block.body.get("block_device_mappings", [{}])):
+        encrypted = plain(mapping).get("ebs", [{}])[0].get("encrypted")
+        key = f"block_device_mappings[{index}].ebs.encrypted"
+        yield from block.place.expect(encrypted is True, key, encrypted, "true")
+
+
+def groups_of(module: Module, sizes: Sizes) -> list[Group]:
+    """The node groups, as workers' pools see them."""
+    made = []
+    for block in module.resources.values():
+        if block.type != "aws_eks_node_group":
+            continue
+        body = plain(block.body)
+        taints = tuple(
+            Taint(taint["key"], taint.get("value", ""), EFFECTS.get(taint["effect"], taint["effect"]))
+            for taint in body.get("taint", [])
+        )
+        types = module.default(block.body.get("instance_types", []))
+        known = known_sizes(block.place, "", types, sizes)[1]
+        most = module.default(block.body["scaling_config"][0]["max_size"])
+        spot = body.get("capacity_type") == "SPOT"
+        name = block.name.split(".")[1]
+        maxima = (int(most),) * len(known)
+        made.append(Group(block.place, name, dict(body.get("labels", {})), taints, known, maxima, spot))
+    return made
+
+
+def check_autoscaler(values: Mapping[str, Any]) -> Iterator[Problem]:
+    """The flags that decide whether idle workers' machines go."""
+    place = Place(VALUES)
+    flags = values.get("extraArgs", {})
+    for name in flags:
+        yield from place.expect_one_of(f"extraArgs.{name}", name, sorted(_FLAGS))
+    yield from place.expect_one_of("extraArgs.expander", flags.get("expander"), EXPANDERS)
+    key = "skip-nodes-with-local-storage"
+    words = "false: workers spill to an emptyDir, and would keep their machine when idle"
+    yield from place.expect(flags.get(key) is False, f"extraArgs.{key}", flags.get(key), words)

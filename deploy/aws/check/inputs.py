@@ -1,0 +1,42 @@
+"""The inputs of the kOps template: each one said is used, and each one used is said."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from deploy.aws.check.hcl import Module
+from deploy.aws.check.problems import Place, Problem
+from deploy.aws.check.tree import KOPS_VARIANTS, Tree
+
+TEMPLATE = "kops/cluster.tmpl.yaml"
+DEFAULTS = "kops/defaults.yaml"
+#: Of an item of `podRoles`, which the template goes through.
+_ITEM = {"namespace", "name", "policyArns"}
+
+
+def check(tree: Tree, foundation: Module) -> Iterator[Problem]:
+    """Keys that the template, the files of inputs and OpenTofu's output do not agree on.
+
+    Helm fills in nothing for an input that does not exist, where kOps gives up.
+    """
+    defaults = set(tree.yaml(DEFAULTS))
+    used = set()
+    for action in re.findall(r"\{\{(.*?)\}\}", tree.text(TEMPLATE), re.DOTALL):
+        code = re.sub(r'/\*.*?\*/|"(?:[^"\\]|\\.)*"', "", action, flags=re.DOTALL)
+        used |= set(re.findall(r"(?<![\w.)])\$?\.([A-Za-z]\w*)", code))
+    for name in sorted(used - _ITEM):
+        yield from Place(TEMPLATE).expect_one_of("{{ . }}", name, sorted(defaults))
+    for name in sorted(defaults - used):
+        yield Place(DEFAULTS).problem(name, name, f"an input that {TEMPLATE} uses")
+    for file in sorted(
+        {file for variant in KOPS_VARIANTS for file in tree.kops_inputs(variant)} - {DEFAULTS}
+    ):
+        for name in tree.yaml(file):
+            yield from Place(file).expect_one_of(name, name, sorted(defaults))
+    output = foundation.outputs.get("kops_inputs")
+    if output is None:
+        yield Place("opentofu/kops/outputs.tf").problem("output kops_inputs", None, "the template's inputs")
+        return
+    for name in re.findall(r"[{,]\s*(\w+)\s*=(?!=)", str(output.body["value"])):
+        yield from output.place.expect_one_of("value", name, sorted(defaults))

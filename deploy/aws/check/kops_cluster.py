@@ -1,0 +1,165 @@
+"""A kOps cluster: what its schema cannot say."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Iterator, Mapping
+from itertools import combinations
+from typing import Any
+
+from deploy.aws.check.problems import Place, Problem
+
+EXPANDERS = ("least-waste", "random", "most-pods", "priority")
+SUBNET_TYPES = ("Private", "Public", "Utility", "DualStack")
+DNS_TYPES = ("None", "Public", "Private")
+#: Networks that enforce NetworkPolicies. amazonvpc does not unless told to; flannel and kubenet never.
+ENFORCING = ("calico", "canal", "cilium", "kuberouter")
+#: Target groups of the API's load balancer, whose names kOps makes of these and the cluster's.
+_TARGET_GROUPS = ("tcp", "tls", "kops-controller")
+_DURATION = re.compile(r"([0-9]+(\.[0-9]+)?(ms|s|m|h))+")
+_NAME = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)+")
+
+
+def check(place: Place, cluster: Mapping[str, Any]) -> Iterator[Problem]:
+    """What is wrong with the object Cluster by itself."""
+    spec = cluster["spec"]
+    yield from _name(place, cluster["metadata"]["name"])
+    yield from place.expect_one_of("spec.cloudProvider", spec.get("cloudProvider"), ["aws"])
+    yield from _doors(place, spec)
+    yield from _network(place, spec)
+    yield from _identities(place, spec)
+    yield from _autoscaler(place, spec)
+    yield from _interruptions(place, spec)
+
+
+def _name(place: Place, name: str) -> Iterator[Problem]:
+    yield from place.expect(bool(_NAME.fullmatch(name)), "metadata.name", name, "a DNS name with a dot in it")
+    for prefix in _TARGET_GROUPS:
+        # kOps cuts at 25 characters and adds a hyphen and a hash.
+        cut = f"{prefix}-{name.replace('.', '-')}"[:25]
+        words = f"a name of which kOps makes no target group with `--`, which not every AWS takes: {cut}-…"
+        yield from place.expect("--" not in f"{cut}-", "metadata.name", name, words)
+
+
+def _doors(place: Place, spec: Mapping[str, Any]) -> Iterator[Problem]:
+    for door in ("kubernetesApiAccess", "sshAccess"):
+        for cidr in spec.get(door, ["0.0.0.0/0"]):
+            words = "addresses of yours, not the whole internet (it is kOps's default, too)"
+            yield from place.expect(not str(cidr).endswith("/0"), f"spec.{door}", cidr, words)
+    balancer = spec.get("api", {}).get("loadBalancer", {})
+    dns = spec.get("topology", {}).get("dns", {}).get("type")
+    yield from place.expect_one_of("spec.topology.dns.type", dns, DNS_TYPES)
+    yield from place.expect_one_of("spec.api.loadBalancer.class", balancer.get("class"), ["Network"])
+    yield from place.expect_one_of("spec.api.loadBalancer.type", balancer.get("type"), ["Public", "Internal"])
+    zone, name = spec.get("dnsZone"), spec.get("configBase", "").rsplit("/", 1)[-1]
+    if dns == "Public":
+        words = f"a zone that {name} ends with"
+        yield from place.expect(bool(zone) and name.endswith(f".{zone}"), "spec.dnsZone", zone, words)
+
+
+def _network(place: Place, spec: Mapping[str, Any]) -> Iterator[Problem]:
+    networks = list(spec.get("networking", {}))
+    words = f"one network that enforces NetworkPolicies: {', '.join(ENFORCING)}"
+    yield from place.expect(
+        len(networks) == 1 and networks[0] in ENFORCING, "spec.networking", networks, words
+    )
+    whole = _block(spec.get("networkCIDR"))
+    yield from place.expect(
+        whole is not None, "spec.networkCIDR", spec.get("networkCIDR"), "a block of addresses"
+    )
+    blocks: list[tuple[str, Any]] = []
+    subnets = spec.get("subnets", [])
+    for index, subnet in enumerate(subnets):
+        key = f"spec.subnets[{index}]"
+        yield from place.expect_one_of(f"{key}.type", subnet.get("type"), SUBNET_TYPES)
+        block = _block(subnet.get("cidr"))
+        inside = block is not None and whole is not None and block.subnet_of(whole)
+        yield from place.expect(inside, f"{key}.cidr", subnet.get("cidr"), f"a block within {whole}")
+        if block is not None:
+            blocks.append((f"{key}.cidr", block))
+    for (_, one), (key, other) in combinations(blocks, 2):
+        yield from place.expect(
+            not one.overlaps(other), key, str(other), f"a block that does not overlap {one}"
+        )
+    names = [subnet.get("name") for subnet in subnets]
+    yield from place.expect(len(set(names)) == len(names), "spec.subnets", names, "names that differ")
+    private = {subnet.get("zone") for subnet in subnets if subnet.get("type") == "Private"}
+    utility = {subnet.get("zone") for subnet in subnets if subnet.get("type") == "Utility"}
+    words = "a Private subnet, and in its zone a Utility one for the NAT gateway"
+    yield from place.expect(bool(private) and private <= utility, "spec.subnets", names, words)
+
+
+def _block(text: Any) -> ipaddress.IPv4Network | None:
+    try:
+        return ipaddress.IPv4Network(text)
+    except ValueError:
+        return None
+
+
+def _identities(place: Place, spec: Mapping[str, Any]) -> Iterator[Problem]:
+    discovery = spec.get("serviceAccountIssuerDiscovery", {})
+    store = str(discovery.get("discoveryStore", ""))
+    words = "s3://BUCKET/…, and no dot in the bucket's name: S3's certificate would not match"
+    yield from place.expect(
+        bool(re.fullmatch(r"s3://[a-z0-9-]+/.+", store)),
+        "spec.serviceAccountIssuerDiscovery.discoveryStore",
+        store,
+        words,
+    )
+    key = "spec.serviceAccountIssuerDiscovery.enableAWSOIDCProvider"
+    yield from place.expect(discovery.get("enableAWSOIDCProvider") is True, key, discovery, "true, for IRSA")
+    iam = spec.get("iam", {})
+    key = "spec.iam.useServiceAccountExternalPermissions"
+    words = "true: add-ons have roles of their own, and Karpenter insists on it"
+    yield from place.expect(iam.get(key.rsplit(".", 1)[1]) is True, key, iam, words)
+    key = "spec.iam.allowContainerRegistry"
+    yield from place.expect(iam.get("allowContainerRegistry") is True, key, iam, "true: the image is in ECR")
+    managed = spec.get("certManager", {}).get("enabled") is True
+    metrics = spec.get("metricsServer", {})
+    yield from place.expect(metrics.get("enabled") is True, "spec.metricsServer.enabled", metrics, "true")
+    words = "spec.certManager.enabled: true, which spec.metricsServer.insecure: false needs"
+    yield from place.expect(metrics.get("insecure") is True or managed, "spec.certManager", managed, words)
+    webhook = spec.get("podIdentityWebhook", {}).get("enabled") is True
+    words = "spec.certManager.enabled: true, which spec.podIdentityWebhook needs"
+    yield from place.expect(not webhook or managed, "spec.certManager", managed, words)
+
+
+def _autoscaler(place: Place, spec: Mapping[str, Any]) -> Iterator[Problem]:
+    autoscaler = spec.get("clusterAutoscaler", {})
+    enabled = [
+        name for name in ("clusterAutoscaler", "karpenter") if spec.get(name, {}).get("enabled") is True
+    ]
+    yield from place.expect(len(enabled) == 1, "spec", enabled, "clusterAutoscaler or karpenter, enabled")
+    if "clusterAutoscaler" not in enabled:
+        return
+    yield from place.expect_one_of("spec.clusterAutoscaler.expander", autoscaler.get("expander"), EXPANDERS)
+    words = "false: workers spill to an emptyDir, and would keep their machine when idle"
+    key = "spec.clusterAutoscaler.skipNodesWithLocalStorage"
+    value = autoscaler.get("skipNodesWithLocalStorage")
+    yield from place.expect(value is False, key, value, words)
+    for name, value in autoscaler.items():
+        if re.search(r"(Time|Delay|DelayAfterAdd)$", name):
+            holds = bool(_DURATION.fullmatch(str(value)))
+            yield from place.expect(
+                holds, f"spec.clusterAutoscaler.{name}", value, "a duration, such as 3m0s"
+            )
+    threshold = autoscaler.get("scaleDownUtilizationThreshold", "0.5")
+    holds = bool(re.fullmatch(r"0\.[0-9]+|1(\.0+)?", str(threshold)))
+    key = "spec.clusterAutoscaler.scaleDownUtilizationThreshold"
+    yield from place.expect(holds, key, threshold, "a number from 0 to 1, as text")
+
+
+def _interruptions(place: Place, spec: Mapping[str, Any]) -> Iterator[Problem]:
+    handler = spec.get("nodeTerminationHandler", {})
+    key = "spec.nodeTerminationHandler"
+    if spec.get("karpenter", {}).get("enabled"):
+        words = "none beside Karpenter, which handles interruptions itself"
+        yield from place.expect(not handler.get("enabled"), key, handler, words)
+        return
+    for name in ("enabled", "enableSQSTerminationDraining", "enableSpotInterruptionDraining"):
+        words = "true: without it nobody drains a spot machine that is about to go"
+        yield from place.expect(handler.get(name) is True, f"{key}.{name}", handler.get(name), words)
+    words = "false: a recommendation is no notice, and would drain workers that may live for hours"
+    value = handler.get("enableRebalanceDraining")
+    yield from place.expect(value is False, f"{key}.enableRebalanceDraining", value, words)

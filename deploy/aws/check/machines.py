@@ -1,0 +1,98 @@
+"""Groups of machines, said alike whether kOps, Karpenter or EKS makes them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from deploy.aws.check.problems import Place, Problem
+from deploy.aws.check.sizes import FILE as SIZES_FILE
+from deploy.aws.check.sizes import Size, Sizes
+
+EFFECTS = ("NoSchedule", "PreferNoSchedule", "NoExecute")
+#: Karpenter's labels of instance types, of which a pool lists those that it takes.
+FAMILY = "karpenter.k8s.aws/instance-family"
+CPU = "karpenter.k8s.aws/instance-cpu"
+TYPE = "node.kubernetes.io/instance-type"
+CAPACITY = "karpenter.sh/capacity-type"
+
+
+@dataclass(frozen=True)
+class Taint:
+    """A taint of a group's machines."""
+
+    key: str
+    value: str
+    effect: str
+
+    def __str__(self) -> str:
+        return f"{self.key}={self.value}:{self.effect}"
+
+    def tolerated_by(self, toleration: Mapping[str, Any]) -> bool:
+        """Kubernetes' rule: an empty key or effect is any, and Equal is the default operator."""
+        if toleration.get("effect") not in (None, "", self.effect):
+            return False
+        if toleration.get("operator", "Equal") == "Exists":
+            return toleration.get("key") in (None, "", self.key)
+        return toleration.get("key") == self.key and toleration.get("value", "") == self.value
+
+
+@dataclass(frozen=True)
+class Group:
+    """Machines that are alike.
+
+    Attributes
+    ----------
+    place
+        Where it is said.
+    sizes
+        Of the types it may take.
+    maxima
+        Machines at the most, for each of `sizes`.
+    spot
+        Whether its machines may be taken away on two minutes' notice.
+    """
+
+    place: Place
+    name: str
+    labels: dict[str, str]
+    taints: tuple[Taint, ...]
+    sizes: tuple[Size, ...]
+    maxima: tuple[int, ...]
+    spot: bool
+
+    def room(self, millicpu: int, memory_mib: int) -> int:
+        """How many pods that ask for this much fit at the least, whatever types it gets."""
+        rooms = [
+            size.holds(millicpu, memory_mib) * most
+            for size, most in zip(self.sizes, self.maxima, strict=True)
+        ]
+        return min(rooms, default=0)
+
+
+def parse_taint(text: str) -> Taint | None:
+    """Read kOps's way to write one, ``key=value:effect``; None if it is not that."""
+    found = re.fullmatch(r"([^=:]+)(?:=([^=:]*))?:(\w+)", text)
+    return Taint(found[1], found[2] or "", found[3]) if found else None
+
+
+def known_sizes(
+    place: Place, key: str, types: list[str], sizes: Sizes
+) -> tuple[list[Problem], tuple[Size, ...]]:
+    """Sizes of instance types, and a problem for each that is not in the table."""
+    problems: list[Problem] = []
+    known: list[Size] = []
+    for name in types:
+        size = sizes.get(name)
+        problems += place.expect(size is not None, key, name, f"an instance type of {SIZES_FILE}; add it")
+        if size is not None:
+            known.append(size)
+    return problems, tuple(known)
+
+
+def same_size(place: Place, key: str, types: list[str], known: tuple[Size, ...]) -> Iterator[Problem]:
+    """cluster-autoscaler plans with the first type of a group, whatever Auto Scaling then starts."""
+    words = "types of one size: cluster-autoscaler plans with the first"
+    yield from place.expect(len(set(known)) <= 1, key, types, words)

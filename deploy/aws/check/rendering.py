@@ -1,0 +1,104 @@
+"""Templates, filled in by Helm.
+
+``kops toolbox template`` is Go's templates with sprig's functions; so is Helm. Hence the kOps template
+is put into a chart of its own, and there is no second template language to maintain.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from deploy.aws.check.problems import Problem
+from deploy.aws.check.tree import Tree
+from rig import binaries
+
+_DEADLINE_S = 60.0
+RELEASE = ("dask", "dask")
+
+
+class RenderError(Exception):
+    """Helm cannot fill in a template; the message is what it said."""
+
+
+def _helm(*arguments: str, values: str = "") -> list[dict[str, Any]]:
+    with tempfile.TemporaryDirectory() as home:
+        environment = os.environ | {f"HELM_{kind}_HOME": home for kind in ("CACHE", "CONFIG", "DATA")}
+        done = subprocess.run(
+            [str(binaries.ensure("helm")["helm"]), "template", *arguments],
+            env=environment,
+            input=values,
+            capture_output=True,
+            text=True,
+            timeout=_DEADLINE_S,
+            check=False,
+        )
+    if done.returncode != 0:
+        raise RenderError(done.stderr.strip())
+    return [document for document in yaml.safe_load_all(done.stdout) if document]
+
+
+def _values(tree: Tree, files: Sequence[str]) -> list[str]:
+    return [argument for file in files for argument in ("--values", str(tree.path(file)))]
+
+
+def kops_documents(tree: Tree, variant: str) -> list[dict[str, Any]]:
+    """The cluster and its groups, as ``kops toolbox template`` would print them.
+
+    Raises
+    ------
+    RenderError
+        If the template has a mistake.
+    """
+    template = tree.text("kops/cluster.tmpl.yaml")
+    with tempfile.TemporaryDirectory() as folder:
+        chart = Path(folder)
+        (chart / "Chart.yaml").write_text("apiVersion: v2\nname: kops\nversion: 0.1.0\n")
+        (chart / "templates").mkdir()
+        wrapped = f'{{{{- define "cluster" }}}}{template}{{{{- end }}}}{{{{ include "cluster" .Values }}}}\n'
+        (chart / "templates" / "cluster.yaml").write_text(wrapped, encoding="utf-8")
+        return _helm("kops", folder, *_values(tree, tree.kops_inputs(variant)))
+
+
+def karpenter_documents(tree: Tree) -> list[dict[str, Any]]:
+    """The objects of ``deploy/aws/karpenter``, for a cluster called ``example``.
+
+    Raises
+    ------
+    RenderError
+        If the chart has a mistake, or its values are not those of its schema.
+    """
+    names = "clusterName=example,nodeRole=example-dask-machine"
+    return _helm("nodes", str(tree.path("karpenter")), "--set", names)
+
+
+def release_documents(tree: Tree, values: str) -> list[dict[str, Any]]:
+    """The objects of the project's own chart with one of our files of values.
+
+    Raises
+    ------
+    RenderError
+        If the values are not those of its schema, say.
+    """
+    version = str(tree.yaml("kops/defaults.yaml")["kubernetesVersion"])
+    return _release(tree.chart, version, tree.text(values))
+
+
+@cache
+def _release(chart: Path, version: str, values: str) -> list[dict[str, Any]]:
+    """Rendered once for the same values: there are variants, and tests."""
+    namespace, name = RELEASE
+    where = ("--namespace", namespace, "--kube-version", version)
+    return _helm(name, str(chart), *where, "--values", "-", values=values)
+
+
+def failed(file: str, error: RenderError) -> Problem:
+    """What a failure to render is reported as."""
+    return Problem(file, "rendering", str(error), "a template that Helm can fill in")

@@ -1,0 +1,23 @@
+#!/usr/bin/env bash
+# What still costs money after a cluster is gone: everything in the region that bears its tag, or kOps's or Kubernetes' own.
+# Usage: leftovers.sh CLUSTER [REGION]. Ends with 1 if there is anything, with 2 if AWS could not be asked.
+set -euo pipefail
+cluster=${1:?name of the cluster, as in dask-adaptive.k8s.local}
+region=${2:-${AWS_REGION:?a region, as second argument or in AWS_REGION}}
+
+found=
+# Volumes of claims and load balancers outlive a cluster that is deleted in a hurry; the volumes bear only a claim's name.
+for filter in "dask-tide/cluster,Values=$cluster" "KubernetesCluster,Values=$cluster" "kubernetes.io/cluster/$cluster" \
+    kubernetes.io/created-for/pvc/name; do
+    found+=$(aws resourcegroupstaggingapi get-resources --region "$region" --tag-filters "Key=$filter" \
+        --query 'ResourceTagMappingList[].ResourceARN' --output text)$'\n' || exit 2
+done
+found=$(tr '\t' '\n' <<<"$found" | sed '/^None$/d; /^$/d' | sort -u)
+
+if [ -z "$found" ]; then
+    echo "Nothing of $cluster is left in $region."
+    exit 0
+fi
+echo "Left in $region (volumes of claims may be another cluster's; terminated instances are listed for an hour):"
+echo "$found"
+exit 1

@@ -1,0 +1,58 @@
+variable "region" {
+  description = "Of the cluster."
+  type        = string
+
+  validation {
+    condition     = can(regex("^[a-z]{2}(-[a-z]+)+-[0-9]$", var.region))
+    error_message = "A region such as eu-west-1."
+  }
+}
+
+variable "cluster_name" {
+  description = "EKS's name of a cluster that exists, with the add-on eks-pod-identity-agent and access entries."
+  type        = string
+
+  validation {
+    condition     = can(regex("^[0-9A-Za-z][0-9A-Za-z_-]{0,35}$", var.cluster_name))
+    error_message = "At most 36 letters, digits, - and _: names of roles and rules begin with it."
+  }
+}
+
+variable "subnet_ids" {
+  description = "Private subnets for machines. One: what workers send each other between zones is paid for by the gigabyte."
+  type        = list(string)
+
+  validation {
+    condition     = length(var.subnet_ids) >= 1 && alltrue([for id in var.subnet_ids : startswith(id, "subnet-")])
+    error_message = "At least one subnet-…"
+  }
+}
+
+variable "karpenter_namespace" {
+  description = "Where Karpenter runs."
+  type        = string
+  default     = "kube-system"
+}
+
+variable "release" {
+  description = "The chart's namespace and release, whose workers worker_policy_arns are for."
+  type        = object({ namespace = string, name = string })
+  default     = { namespace = "dask", name = "dask" }
+}
+
+variable "worker_policy_arns" {
+  description = "What workers may do in AWS: read your data's bucket, say."
+  type        = list(string)
+  default     = []
+}
+
+variable "budget" {
+  description = "The alarm: who is told when a month costs more than this."
+  type        = object({ monthly_usd = number, emails = list(string) })
+}
+
+variable "status_page" {
+  description = "A host for the status page, in a public Route 53 zone, and its load balancer once it is known; null: none."
+  type        = object({ zone = string, host = string, load_balancer = optional(string) })
+  default     = null
+}

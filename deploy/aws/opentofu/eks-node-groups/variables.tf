@@ -1,0 +1,91 @@
+variable "region" {
+  description = "Of the cluster."
+  type        = string
+
+  validation {
+    condition     = can(regex("^[a-z]{2}(-[a-z]+)+-[0-9]$", var.region))
+    error_message = "A region such as eu-west-1."
+  }
+}
+
+variable "cluster_name" {
+  description = "EKS's name of a cluster that exists, with the add-on eks-pod-identity-agent."
+  type        = string
+
+  validation {
+    condition     = can(regex("^[0-9A-Za-z][0-9A-Za-z_-]{0,35}$", var.cluster_name))
+    error_message = "At most 36 letters, digits, - and _: names of roles and rules begin with it."
+  }
+}
+
+variable "scheduler_subnet_id" {
+  description = "A private subnet for the scheduler's machine, in a zone of its workers'."
+  type        = string
+
+  validation {
+    condition     = startswith(var.scheduler_subnet_id, "subnet-")
+    error_message = "A subnet-…"
+  }
+}
+
+variable "worker_subnet_ids" {
+  description = "Private subnets for workers' machines, one node group each: with several zones in one, Auto Scaling would start and stop machines to keep them even. What workers send each other between zones is paid for by the gigabyte."
+  type        = list(string)
+
+  validation {
+    condition     = length(var.worker_subnet_ids) >= 1 && alltrue([for id in var.worker_subnet_ids : startswith(id, "subnet-")])
+    error_message = "At least one subnet-…"
+  }
+}
+
+variable "worker_maximum" {
+  description = "Workers' machines, in each of worker_subnet_ids."
+  type        = number
+  default     = 20
+
+  validation {
+    condition     = var.worker_maximum >= 1 && var.worker_maximum <= 450
+    error_message = "From 1 to 450, which EKS allows in a node group."
+  }
+}
+
+variable "worker_types" {
+  description = "Instance types of one size: cluster-autoscaler plans with the first."
+  type        = list(string)
+  default     = ["m5.xlarge", "m5a.xlarge", "m6i.xlarge", "m6a.xlarge", "m7i.xlarge"]
+}
+
+variable "scheduler_types" {
+  description = "Instance types of the scheduler's machine."
+  type        = list(string)
+  default     = ["m6i.large"]
+}
+
+variable "autoscaler" {
+  description = "The ServiceAccount that cluster-autoscaler runs as."
+  type        = object({ namespace = string, service_account = string })
+  default     = { namespace = "kube-system", service_account = "cluster-autoscaler" }
+}
+
+variable "release" {
+  description = "The chart's namespace and release, whose workers worker_policy_arns are for."
+  type        = object({ namespace = string, name = string })
+  default     = { namespace = "dask", name = "dask" }
+}
+
+variable "worker_policy_arns" {
+  description = "What workers may do in AWS: read your data's bucket, say."
+  type        = list(string)
+  default     = []
+}
+
+variable "budget" {
+  description = "The alarm: who is told when a month costs more than this."
+  type        = object({ monthly_usd = number, emails = list(string) })
+}
+
+variable "status_page" {
+  description = "A host for the status page, in a public Route 53 zone, and its load balancer once it is known; null: none."
+  type        = object({ zone = string, host = string, load_balancer = optional(string) })
+  default     = null
+}

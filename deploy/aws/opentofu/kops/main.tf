@@ -1,0 +1,27 @@
+# What is around a kOps cluster: where kOps keeps its state, where pods' identities are looked up, the image's
+# repository, the budget. The cluster itself, with its VPC, roles, queue and groups, is kOps's.
+
+data "aws_caller_identity" "current" {}
+
+data "aws_partition" "current" {}
+
+module "registry" {
+  source = "../modules/registry"
+  name   = "dask-tide"
+}
+
+module "budget" {
+  source       = "../modules/budget"
+  cluster_name = var.cluster_name
+  monthly_usd  = var.budget.monthly_usd
+  emails       = var.budget.emails
+}
+
+module "status_page" {
+  count  = var.status_page == null ? 0 : 1
+  source = "../modules/status-page"
+
+  zone          = var.status_page.zone
+  host          = var.status_page.host
+  load_balancer = var.status_page.load_balancer
+}

@@ -1,0 +1,94 @@
+"""cluster-autoscaler: the tags that it finds its Auto Scaling group by, and what it is told.
+
+Nobody packages it for Go's module proxy: its binary is given by ``CLUSTER_AUTOSCALER``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+GROUP = "dask-workers"
+_TAG = "k8s.io/cluster-autoscaler"
+
+
+def tags(cluster: str, labels: Mapping[str, str], taints: Sequence[str]) -> list[dict[str, Any]]:
+    """An Auto Scaling group's tags.
+
+    Parameters
+    ----------
+    cluster
+        The cluster's name.
+    labels, taints
+        Those of the group's nodes: without any node, cluster-autoscaler knows them by these tags only.
+    """
+    values = {f"{_TAG}/enabled": "true", f"{_TAG}/{cluster}": "owned"}
+    values |= {f"{_TAG}/node-template/label/{key}": value for key, value in labels.items()}
+    for taint in taints:
+        key, _, value = taint.partition("=")
+        values[f"{_TAG}/node-template/taint/{key}"] = value
+    values[f"{_TAG}/node-template/resources/ephemeral-storage"] = "20Gi"
+    owned = {f"kubernetes.io/cluster/{cluster}": "owned"}
+    return [
+        {
+            "Key": key,
+            "Value": value,
+            "ResourceId": GROUP,
+            "ResourceType": "auto-scaling-group",
+            "PropagateAtLaunch": key in owned,
+        }
+        for key, value in (values | owned).items()
+    ]
+
+
+def cloud_config(url: str, region: str) -> str:
+    """Its ``--cloud-config``: it does not read ``AWS_ENDPOINT_URL``."""
+    lines = ["[Global]"]
+    for service in ("autoscaling", "ec2", "eks"):
+        lines += [
+            f'[ServiceOverride "{service}"]',
+            f"Service = {service}",
+            f"Region = {region}",
+            f"URL = {url}",
+            f"SigningRegion = {region}",
+            "SigningMethod = v4",
+            f"SigningName = {service}",
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def arguments(kubeconfig: Path, config: Path, cluster: str) -> list[str]:
+    """Its command line."""
+    return [
+        f"--kubeconfig={kubeconfig}",
+        "--cloud-provider=aws",
+        f"--cloud-config={config}",
+        "--aws-use-static-instance-list=true",
+        f"--node-group-auto-discovery=asg:tag={_TAG}/enabled,{_TAG}/{cluster}",
+        "--namespace=kube-system",
+        "--leader-elect=false",
+        "--address=127.0.0.1:8085",
+        "--expander=least-waste",
+        # Workers have an emptyDir: by default that alone would keep their node.
+        "--skip-nodes-with-local-storage=false",
+        "--skip-nodes-with-system-pods=false",
+        # All of these are 10 min by default (provisioning 15); tests do not wait as long.
+        "--scan-interval=2s",
+        "--scale-down-unneeded-time=10s",
+        "--scale-down-delay-after-add=10s",
+        "--scale-down-delay-after-delete=0s",
+        "--scale-down-unready-time=30s",
+        "--unremovable-node-recheck-timeout=10s",
+        "--max-node-provision-time=2m",
+    ]
+
+
+def environment(region: str) -> dict[str, str]:
+    """Its environment."""
+    return {
+        "AWS_REGION": region,
+        "AWS_ACCESS_KEY_ID": "any",
+        "AWS_SECRET_ACCESS_KEY": "any",
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }

@@ -1,0 +1,156 @@
+"""Each way to break OpenTofu's files, YAML and shell is told, with file, key, value and what was expected."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from deployed import SCHEMAS, Copy, told
+
+from deploy.aws.check.everything import Check, run
+from deploy.aws.check.hcl import code
+from deploy.aws.check.provider import FILE, taken
+
+STATE = "opentofu/kops/state.tf"
+DISCOVERY = "opentofu/kops/discovery.tf"
+QUEUE = "opentofu/modules/interruptions/main.tf"
+KARPENTER = "opentofu/eks-karpenter/main.tf"
+CONDITIONS = "opentofu/modules/eks-conditions/main.tf"
+
+
+@pytest.mark.parametrize("part", ["opentofu", "lint"])
+def test_what_we_ship_has_no_problem(tmp_path: Path, part: str) -> None:
+    assert Copy.make(tmp_path).problems(part) == []
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "key", "value", "expected"),
+    [
+        (QUEUE, "message_retention_seconds", "message_retention_secs", "resource aws_sqs_queue.this: message_retention_secs", "300", "message_retention_seconds"),
+        (QUEUE, 'resource "aws_sqs_queue" "this"', 'resource "aws_sqs_que" "this"', "resource aws_sqs_que.this: type", "aws_sqs_que", "provider's schema"),
+        (QUEUE, "  queue_url = aws_sqs_queue.this.url\n", "", "aws_sqs_queue_policy.this: queue_url", "None", "the provider requires it"),
+        (QUEUE, "aws_sqs_queue.this.url", "aws_sqs_queue.that.url", "aws_sqs_queue_policy.this: queue_url", "aws_sqs_queue.that", "aws_sqs_queue.this"),
+        (QUEUE, "aws_sqs_queue.this.url", "aws_sqs_queue.this.uri", "queue_url", "aws_sqs_queue.this.uri", "aws_sqs_queue.this.url"),
+        (QUEUE, "for_each = local.events", "for_each = local.event", "for_each", "local.event", "local.events"),
+        (QUEUE, '"${var.name}-${each.key}"', '"${var.nam}-${each.key}"', "name", "var.nam", "var.name"),
+        (QUEUE, '      variable = "aws:SourceArn"\n', "", "statement[0].condition.variable", "None", "the provider requires it"),
+        (QUEUE, '  statement {\n    sid       = "EventBridge', '  statemnt {\n    sid       = "EventBridge', "statemnt", "EventBridge", "statement"),
+        (STATE, "  versioning_configuration {", "  versioning_configuration = {", "versioning_configuration", "Enabled", "a block"),
+        (STATE, "  block_public_acls       = true\n", "  block_public_acl = true\n", "block_public_acl", "True", "block_public_acls"),
+        (STATE, "data.aws_iam_policy_document.state.json", "data.aws_iam_policy_document.stat.json", "policy", "aws_iam_policy_document.stat", "aws_iam_policy_document.state"),
+        (STATE, 'resource "aws_kms_key" "state" {', 'resource "aws_kms_key" "state {', "syntax", "", "HCL"),
+        (CONDITIONS, 'addon_name   = "vpc-cni"', 'addon        = "vpc-cni"', "data aws_eks_addon.network: addon", "vpc-cni", "addon_name"),
+        (CONDITIONS, "data.aws_eks_addon.identities.addon_version", "data.aws_eks_addon.identity.addon_version", "check pod_identities: assert", "aws_eks_addon.identity", "aws_eks_addon.identities"),
+        (KARPENTER, "cluster_name    = var.cluster_name\n", "cluster        = var.cluster_name\n", "module karpenter_role: cluster", "var.cluster_name", "a variable of opentofu/modules/pod-role"),
+        (KARPENTER, '  name   = "${var.cluster_name}-karpenter"\n', "", "module interruptions: name", "None", "requires it"),
+        (KARPENTER, 'source = "../modules/interruptions"', 'source = "../modules/interruption"', "source", "interruption", "a folder of ours"),
+        ("opentofu/eks-karpenter/outputs.tf", "module.registry.repository_url", "module.registry.url", "value", "module.registry.url", "module.registry.repository_url"),
+        ("opentofu/kops/versions.tf", '"6.62.0"', '">= 6.0"', "terraform: required_providers.aws.version", ">= 6.0", "6.62.0"),
+        ("opentofu/modules/budget/versions.tf", '">= 6.0, < 7.0"', '">= 6.0"', "required_providers.aws.version", ">= 6.0", "two bounds"),
+        ("opentofu/kops/variables.tf", '  description = "Of the cluster."\n', "", "variable region: description", "None", "a sentence"),
+        ("opentofu/kops/variables.tf", 'variable "region"', 'variable "unused" {\n  description = "x"\n  type = string\n}\n\nvariable "region"', "variable unused: use", "unused", "somewhere in the module"),
+        ("opentofu/kops/outputs.tf", "adminCidrs  ", "adminCidr  ", "output kops_inputs: value", "adminCidr", "adminCidrs"),
+        ("kops/cluster.tmpl.yaml", "{{ .systemCount }}", "{{ .sytemCount }}", "{{ . }}", "sytemCount", "systemCount"),
+        ("kops/defaults.yaml", "workerMaximum: 20", "workerMaximun: 20", "workerMaximun", "workerMaximun", "an input that kops/cluster.tmpl.yaml uses"),
+        ("kops/karpenter.yaml", "autoscaler: karpenter", "autoscaller: karpenter", "autoscaller", "autoscaller", "autoscaler"),
+    ],
+)  # fmt: skip
+def test_arguments_and_references(
+    tmp_path: Path, file: str, old: str, new: str, key: str, value: str, expected: str
+) -> None:
+    copy = Copy.make(tmp_path)
+    copy.replace(file, old, new)
+    problems = copy.problems("opentofu")
+    assert told(problems, file, key, value, expected), "\n".join(map(str, problems))
+
+
+def test_somebodys_own_inputs_are_checked_with_the_rest(tmp_path: Path) -> None:
+    copy = Copy.make(tmp_path)
+    mine = tmp_path / "my.yaml"
+    mine.write_text("workerMaximum: 2\nzons: [eu-west-1a]\n")
+    tree = replace(copy.tree, inputs=(mine,))
+    problems = run(Check(tree, SCHEMAS), ["kops", "opentofu"]).problems
+    assert told(problems, "values-aws-kops.yaml", "pools.cpu.maximum", "40", "at most 4")
+    assert told(problems, str(mine), "zons", "zons", "one of adminCidrs")
+
+
+def test_the_committed_part_of_the_providers_schema_is_what_is_used(tmp_path: Path) -> None:
+    facts = json.loads(Copy.make(tmp_path).tree.text(FILE))
+    used = {
+        f"{kind}.{name}"
+        for path in Copy.make(tmp_path / "again").tree.path("opentofu").rglob("*.tf")
+        for line in path.read_text().splitlines()
+        for kind, _, rest in [line.strip().partition(' "')]
+        for name in [rest.partition('"')[0]]
+        if kind in ("resource", "data")
+    }
+    assert set(facts["types"]) == used
+
+
+def test_a_part_of_a_schema_keeps_what_is_required_and_forgets_inputs() -> None:
+    argument = {"req": True, "block": {"value": {"req": False}}}
+    whole = {
+        "resource.aws_x": {"args": {"tag": argument}, "attrs": ["arn", "tag_input"]},
+        "resource.aws_y": {},
+    }
+    part = json.loads(taken(whole, ["resource.aws_x"], "1.2.3"))
+    kept = {"arguments": {"tag": {"required": True, "block": {"value": {}}}}, "attributes": ["arn"]}
+    assert part == {"provider": "hashicorp/aws", "version": "1.2.3", "types": {"resource.aws_x": kept}}
+
+
+@pytest.mark.parametrize(
+    ("expression", "kept"),
+    [
+        ('"a-${var.name}-b"', '" var.name"'),
+        ('${format("user:x$%s", var.name)}', 'format("", var.name)'),
+        ('${[for z in var.zones : "${z}x" if z != "var.no"]}', '[for z in var.zones : " z" if z != ""]'),
+        ('"var.no \\" var.no"', '""'),
+    ],
+)
+def test_strings_are_no_references(expression: str, kept: str) -> None:
+    assert code(expression) == kept
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "key", "value", "expected"),
+    [
+        ("values-aws-kops.yaml", "threads: 2", "threads:  2", "line", "too many spaces", "yamllint's rule colons"),
+        ("kops/defaults.yaml", "region: eu-west-1\n", "region: eu-west-1\nregion: eu-west-1\n", "line", "duplication", "yamllint's rule key-duplicates"),
+        ("leftovers.sh", 'echo "$found"', "echo $found", "line", "quote", "SC2086"),
+        (DISCOVERY, "CKV_AWS_21:kOps writes both files anew at each update", "CKV_AWS_21", "line", "CKV_AWS_21", "a reason"),
+    ],
+)  # fmt: skip
+def test_yaml_shell_and_reasons(
+    tmp_path: Path, file: str, old: str, new: str, key: str, value: str, expected: str
+) -> None:
+    copy = Copy.make(tmp_path)
+    copy.replace(file, old, new)
+    problems = copy.problems("lint")
+    assert told(problems, file, key, value, expected), "\n".join(map(str, problems))
+
+
+@pytest.mark.timeout(600)
+def test_a_public_bucket_an_open_policy_and_an_unencrypted_queue(tmp_path: Path) -> None:
+    """All at once: checkov takes seconds to start."""
+    copy = Copy.make(tmp_path)
+    copy.replace(STATE, "block_public_policy     = true", "block_public_policy     = false")
+    copy.replace(STATE, "restrict_public_buckets = true", "restrict_public_buckets = false")
+    copy.replace(QUEUE, "sqs_managed_sse_enabled   = true", "sqs_managed_sse_enabled   = false")
+    copy.replace(QUEUE, "  #checkov:skip=CKV_AWS_27", "  # no skip: CKV_AWS_27")
+    copy.replace("opentofu/eks-node-groups/groups.tf", 'http_tokens                 = "required"', 'http_tokens                 = "optional"')  # fmt: skip
+    problems = copy.problems("security")
+    block = "aws_s3_bucket_public_access_block.state"
+    assert told(problems, STATE, block, "CKV_AWS_54", "S3 bucket has block public policy enabled")
+    assert told(problems, STATE, block, "CKV_AWS_56", "restrict_public_bucket")
+    assert told(problems, QUEUE, "aws_sqs_queue.this", "CKV_AWS_27", "encrypted")
+    assert told(
+        problems,
+        "opentofu/eks-node-groups/groups.tf",
+        "aws_launch_template.machine",
+        "CKV_AWS_79",
+        "Metadata",
+    )
+    untouched = {"opentofu/kops/discovery.tf", "opentofu/eks-karpenter/karpenter.tf"}
+    assert not {problem.file for problem in problems} & untouched

@@ -1,0 +1,90 @@
+"""The scripts of ``deploy/aws``, with other programs in place of AWS's."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from deploy.aws.check.tree import Tree
+
+FOLDER = Tree().folder
+REPOSITORY = "123456789012.dkr.ecr.eu-west-1.amazonaws.com/dask-tide"
+
+
+def run(
+    script: str, *arguments: str, programs: dict[str, str], folder: Path
+) -> subprocess.CompletedProcess[str]:
+    """Run a script with these programs (shell) first on the path; each call of one is a line of ``calls``."""
+    for name, body in programs.items():
+        path = folder / name
+        path.write_text(f'#!/bin/sh\necho "{name} $*" >> {folder}/calls\n{body}\n')
+        path.chmod(0o755)
+    environment = os.environ | {"PATH": f"{folder}:{os.environ['PATH']}"}
+    environment.pop("AWS_REGION", None)
+    command = [str(FOLDER / script), *arguments]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+
+
+def calls(folder: Path) -> list[str]:
+    return (folder / "calls").read_text().splitlines()
+
+
+def test_nothing_left_is_said_and_succeeds(tmp_path: Path) -> None:
+    done = run("leftovers.sh", "lab", "eu-west-1", programs={"aws": "echo None"}, folder=tmp_path)
+    assert (done.returncode, done.stdout) == (0, "Nothing of lab is left in eu-west-1.\n")
+    keys = [call.split("Key=")[1].split(" ")[0] for call in calls(tmp_path)]
+    assert keys == [
+        "dask-tide/cluster,Values=lab",
+        "KubernetesCluster,Values=lab",
+        "kubernetes.io/cluster/lab",
+        "kubernetes.io/created-for/pvc/name",
+    ]
+
+
+def test_what_is_left_is_listed_once_and_fails(tmp_path: Path) -> None:
+    left = (
+        "arn:aws:ec2:eu-west-1:123456789012:natgateway/nat-1\tarn:aws:ec2:eu-west-1:123456789012:volume/vol-1"
+    )
+    done = run("leftovers.sh", "lab", "eu-west-1", programs={"aws": f"echo '{left}'"}, folder=tmp_path)
+    assert done.returncode == 1
+    assert done.stdout.splitlines()[1:] == left.split("\t")
+
+
+def test_a_failure_of_aws_is_not_taken_for_nothing_left(tmp_path: Path) -> None:
+    aws = "echo 'ExpiredToken' >&2; exit 254"
+    done = run("leftovers.sh", "lab", "eu-west-1", programs={"aws": aws}, folder=tmp_path)
+    assert done.returncode not in (0, 1), done.stdout
+    assert "Nothing" not in done.stdout
+    assert "ExpiredToken" in done.stderr
+
+
+@pytest.mark.parametrize("arguments", [(), ("lab",)])
+def test_leftovers_wants_a_cluster_and_a_region(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    done = run("leftovers.sh", *arguments, programs={"aws": "echo None"}, folder=tmp_path)
+    assert done.returncode != 0
+    assert not (tmp_path / "calls").exists()
+
+
+def test_an_image_goes_where_it_is_told(tmp_path: Path) -> None:
+    programs = {
+        "aws": "echo secret",
+        "skopeo": 'case "$1" in login) read -r given; test "$given" = secret;; esac',
+    }
+    done = run("push-image.sh", REPOSITORY, "1", "/images/tide.tar", programs=programs, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"image.repository={REPOSITORY},image.tag=1\n"
+    assert sorted(calls(tmp_path)) == [
+        "aws ecr get-login-password --region eu-west-1",
+        f"skopeo copy docker-archive:/images/tide.tar docker://{REPOSITORY}:1",
+        "skopeo login --username AWS --password-stdin 123456789012.dkr.ecr.eu-west-1.amazonaws.com",
+    ]
+
+
+def test_a_refused_login_pushes_nothing(tmp_path: Path) -> None:
+    programs = {"aws": "exit 255", "skopeo": 'test "$1" != login || { cat > /dev/null; exit 1; }'}
+    done = run("push-image.sh", REPOSITORY, "1", "/images/tide.tar", programs=programs, folder=tmp_path)
+    assert done.returncode != 0
+    assert not any("copy" in call for call in calls(tmp_path))

@@ -1,0 +1,316 @@
+"""Level cloud: Karpenter on a simulated AWS, and machines that boot, are taken back and die."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from leftovers import Traces, machine_state, started
+from waiting import wait_until
+
+from rig.aws import karpenter
+from rig.aws.account import PURPOSE, TYPES
+from rig.aws.instances import Instance
+from rig.cloud import Cloud, Sky, missing
+from rig.folders import RigError
+
+pytestmark = [pytest.mark.xdist_group("cloud"), pytest.mark.timeout(240)]
+
+COMING_S, GOING_S = 60.0, 90.0
+CLOUD = (
+    "import time\nfrom rig.cloud import Cloud\ncloud = Cloud.start()\n"
+    "print(cloud.folder.name, flush=True)\ntime.sleep(600)"
+)
+
+
+class Burst:
+    """Pods that need machines, in a pool of their own: tests do not find each other's machines.
+
+    Parameters
+    ----------
+    cloud
+        Where.
+    name
+        Theirs and the pool's.
+    """
+
+    def __init__(self, cloud: Cloud, name: str) -> None:
+        self.cloud = cloud
+        self.name = name
+        self.api = cloud.api()
+
+    def start(self, replicas: int, cpu: str = "1", **pool: Any) -> None:
+        burst = karpenter.burst(replicas, self.name, pool=self.name, cpu=cpu)
+        self.cloud.kubectl.apply(karpenter.node_pool(self.name, **pool), burst)
+
+    def scale(self, replicas: int) -> None:
+        self.cloud.kubectl("scale", "replicaset", self.name, f"--replicas={replicas}")
+
+    def pods(self, phase: str = "Running") -> list[dict[str, Any]]:
+        path = f"/api/v1/namespaces/default/pods?labelSelector=app%3D{self.name}"
+        return [pod for pod in self.api("GET", path)["items"] if pod["status"]["phase"] == phase]
+
+    def ready(self) -> int:
+        """How many pods are; cheaper to ask than to list them."""
+        status = self.api("GET", f"/apis/apps/v1/namespaces/default/replicasets/{self.name}")["status"]
+        return int(status.get("readyReplicas", 0))
+
+    def instances(self) -> list[Instance]:
+        return self.cloud.instances(self.name)
+
+    def claims(self) -> list[dict[str, Any]]:
+        path = f"/apis/karpenter.sh/v1/nodeclaims?labelSelector=karpenter.sh%2Fnodepool%3D{self.name}"
+        claims: list[dict[str, Any]] = self.api("GET", path)["items"]
+        return claims
+
+    def nodes(self) -> list[dict[str, Any]]:
+        path = f"/api/v1/nodes?labelSelector={PURPOSE.replace('/', '%2F')}%3D{self.name}"
+        nodes: list[dict[str, Any]] = self.api("GET", path)["items"]
+        return nodes
+
+    def wait_running(self, count: int) -> list[dict[str, Any]]:
+        self.wait(lambda: self.ready() == count, f"{count} pods run", COMING_S)
+        return self.pods()
+
+    def wait(self, condition: Callable[[], Any], what: str, deadline_s: float = COMING_S) -> Any:
+        return wait_until(condition, what, deadline_s, self._detail)
+
+    def _detail(self) -> str:
+        kubectl = self.cloud.kubectl
+        logs = [self.cloud.folder / "logs" / f"{name}.log" for name in ("aws", "karpenter")]
+        ends = [line for log in logs for line in log.read_text().splitlines()[-15:]]
+        return "\n".join(
+            [kubectl("get", "pods,nodes,nodeclaims", "-o", "wide"), *(end[:400] for end in ends)]
+        )
+
+
+@pytest.fixture
+def burst(cloud: Cloud, request: pytest.FixtureRequest) -> Iterator[Burst]:
+    burst = Burst(cloud, re.sub(r"[^a-z]+", "-", request.node.name.removeprefix("test_"))[:40].strip("-"))
+    yield burst
+    kinds = ("nodepool", "replicaset")
+    for kind in kinds:  # their machines go while the next test runs
+        cloud.kubectl("delete", kind, burst.name, "--wait=false", "--ignore-not-found")
+
+
+def test_machines_come_with_pods_and_go_with_them(burst: Burst) -> None:
+    assert burst.instances() == []
+    burst.start(5)
+    pods = burst.wait_running(5)
+    instances = {instance.node: instance for instance in burst.instances()}
+    assert len(instances) == 2, "pods of one CPU, machines of four"
+    assert {pod["spec"]["nodeName"] for pod in pods} == set(instances)
+    for node in burst.nodes():
+        instance = instances[node["metadata"]["name"]]
+        labels = node["metadata"]["labels"]
+        assert node["spec"]["providerID"] == f"aws:///{instance.zone}/{instance.id}"
+        assert labels["karpenter.sh/capacity-type"] == instance.market == "spot", "it is cheaper"
+        assert labels["node.kubernetes.io/instance-type"] == instance.kind
+        assert labels["topology.kubernetes.io/zone"] == instance.zone
+        assert node["status"]["capacity"]["cpu"] == str(TYPES[instance.kind])
+        assert {"key": PURPOSE, "value": burst.name, "effect": "NoSchedule"} in node["spec"]["taints"]
+        assert {"type": "InternalIP", "address": instance.address} in node["status"]["addresses"]
+    burst.scale(0)
+    burst.wait(lambda: not (burst.instances() or burst.nodes()), "the machines go", GOING_S)
+    assert not set(instances) & set(burst.cloud.nodes())
+    paid = [instance for instance in burst.cloud.bill() if instance.pool == burst.name]
+    assert {instance.id for instance in paid} == {instance.id for instance in instances.values()}
+    assert all(instance.ended_s and instance.paid_s > 5 and instance.cost > 0 for instance in paid)
+
+
+def test_who_is_taken_back_is_told_before(burst: Burst) -> None:
+    burst.start(1, markets=["spot"])
+    [pod] = burst.wait_running(1)
+    [instance] = burst.instances()
+    cloud, name = burst.cloud, pod["metadata"]["name"]
+    ask = ("exec", name, "--", "/toolbox", "metadata")
+    assert cloud.kubectl(*ask, "instance-id") == f"200 {instance.id}\n"
+    assert cloud.kubectl(*ask, "instance-life-cycle") == "200 spot\n"
+    assert cloud.kubectl(*ask, "spot/instance-action") == "404 \n"
+    # Karpenter does not evict who tolerates everything: a witness until the end.
+    cloud.kubectl.apply(_witness(burst.name, instance.node))
+    path = f"/api/v1/namespaces/default/pods/{burst.name}-witness"
+    burst.wait(lambda: burst.api("GET", path)["status"]["phase"] == "Running", "the witness runs")
+    log = subprocess.Popen(cloud.kubectl.command("logs", "--follow", name), text=True, stdout=subprocess.PIPE)
+    cloud.interrupt(instance.node)
+    status, said = cloud.kubectl("exec", f"{burst.name}-witness", *ask[2:], "spot/instance-action").split(
+        " ", 1
+    )
+    assert (status, json.loads(said)["action"]) == ("200", "terminate")
+    # SIGTERM came before the power went, and the log arrived: all of it.
+    assert log.communicate(timeout=60)[0] == "asleep\nwoken\n"
+    burst.wait(lambda: instance.id not in {each.id for each in burst.instances()}, "it is gone")
+    burst.wait(lambda: [each["spec"]["nodeName"] for each in burst.pods()] != [instance.node], "a new one")
+    burst.wait_running(1)
+
+
+def _witness(name: str, node: str) -> dict[str, Any]:
+    container = {
+        "name": "c",
+        "image": "docker.io/dask-tide/toolbox:rig",
+        "imagePullPolicy": "Never",
+        "args": ["sleep"],
+    }
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": f"{name}-witness"},
+        "spec": {
+            "nodeName": node,
+            "restartPolicy": "Never",
+            "terminationGracePeriodSeconds": 1,
+            "tolerations": [{"operator": "Exists"}],
+            "containers": [container],
+        },
+    }
+
+
+def test_at_the_end_of_the_notice_the_power_goes(burst: Burst) -> None:
+    burst.start(1, markets=["spot"])
+    [pod] = burst.wait_running(1)
+    [instance] = burst.instances()
+    name = pod["metadata"]["name"]
+    # With this annotation Karpenter's drain waits for the pod, as long as it takes.
+    burst.cloud.kubectl("annotate", "pod", name, "karpenter.sh/do-not-disrupt=true")
+    log = subprocess.Popen(
+        burst.cloud.kubectl.command("logs", "--follow", name),
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    try:
+        burst.cloud.interrupt(instance.id, notice_s=6)
+        burst.wait(lambda: instance.node not in burst.cloud.nodes(), "its power is cut")
+        [ended] = [each for each in burst.cloud.bill() if each.id == instance.id]
+        assert ended.ended_s is not None
+        assert ended.notice_s is not None
+        assert ended.ended_s >= ended.notice_s
+    finally:
+        log.kill()
+    assert "woken" not in log.communicate()[0]
+
+
+def test_only_spot_instances_are_taken_back(cloud: Cloud) -> None:
+    [system] = cloud.instances("system")
+    with pytest.raises(RigError, match="only spot instances are interrupted"):
+        cloud.interrupt(system.id)
+    with pytest.raises(RigError, match="no instance 'i-0' runs"):
+        cloud.terminate("i-0")
+
+
+def test_without_spot_there_is_on_demand_and_without_both_nothing(burst: Burst) -> None:
+    # Karpenter remembers for three minutes what was out of stock: types of this test's own.
+    types = ["c5.2xlarge", "m5.2xlarge"]
+    burst.cloud.stock_out("*.2xlarge/*/spot")
+    burst.start(1, cpu="6", types=types)
+    burst.wait_running(1)
+    [instance] = burst.instances()
+    assert (instance.kind, instance.market) == ("c5.2xlarge", "on-demand")
+    burst.cloud.stock_out("*.2xlarge/*/on-demand")
+    burst.scale(2)
+    events = "/api/v1/namespaces/default/events?fieldSelector=reason%3DFailedScheduling"
+
+    def told() -> bool:
+        said = [
+            event["message"]
+            for event in burst.api("GET", events)["items"]
+            if event["involvedObject"]["name"].startswith(burst.name)
+        ]
+        return any("filtered out all available instance types" in each for each in said)
+
+    burst.wait(told, "the pod's events say that there are none")
+    assert len(burst.instances()) == len(burst.pods()) == 1
+
+
+def test_a_machine_dies_without_notice(burst: Burst) -> None:
+    burst.start(1)
+    burst.wait_running(1)
+    [instance] = burst.instances()
+    burst.cloud.terminate(instance.node)
+    burst.wait(lambda: instance.node not in burst.cloud.nodes(), "its power is cut")
+    names = lambda: {node["metadata"]["name"] for node in burst.nodes()}  # noqa: E731
+    assert instance.node in names(), "nobody knows yet"
+    burst.wait(lambda: instance.node not in names(), "its Node goes after it was silent for a while", GOING_S)
+
+
+def test_a_machine_may_never_join(burst: Burst) -> None:
+    burst.cloud.boots(0.0, joins=False)
+    burst.start(1)
+    burst.wait(lambda: len(burst.instances()) == 1, "a machine is launched")
+    [instance] = burst.instances()
+    [claim] = burst.wait(burst.claims, "Karpenter knows it")
+    burst.cloud.boots(0.0, joins=True)
+    assert not burst.nodes()
+    assert len(burst.pods("Pending")) == 1
+    # Karpenter itself waits for a quarter of an hour.
+    burst.cloud.kubectl("delete", "nodeclaim", claim["metadata"]["name"])
+    burst.wait_running(1)
+    assert instance.id not in {each.id for each in burst.instances()}
+
+
+def test_a_throttled_api_delays_machines(burst: Burst) -> None:
+    def refused() -> list[dict[str, Any]]:
+        calls = burst.cloud.api_calls()
+        return [call for call in calls if call["operation"] == "CreateFleet" and call["status"] == 503]
+
+    burst.cloud.throttle(True, "ec2:CreateFleet")
+    burst.start(1)
+    burst.wait(refused, "AWS refuses")
+    assert burst.instances() == []
+    burst.cloud.throttle(False)
+    burst.wait_running(1)
+
+
+def test_an_autoscaler_that_starts_again_makes_no_machine_twice(burst: Burst) -> None:
+    burst.start(8)
+    burst.wait(lambda: len(burst.instances()) == 2 or len(burst.instances()) == 3, "machines are launched")
+    burst.cloud.restart_autoscaler()
+    burst.wait_running(8)
+    burst.wait(lambda: len(burst.claims()) == len(burst.instances()), "each machine has a claim")
+    assert len(burst.instances()) <= 3
+
+
+def test_thousands_of_pods_find_machines_of_kwok_and_nothing_is_left() -> None:
+    count, per_node = 2000, 8
+    before = machine_state()
+    with Cloud.start(sky=Sky(machines="kwok", boot_s=5.0)) as cloud:
+        traces = Traces(cloud.folder.name).take()
+        burst = Burst(cloud, "many")
+        burst.start(count, cpu="480m")
+        burst.wait(lambda: burst.ready() == count, f"{count} pods run", 150)
+        nodes = len(burst.instances())
+        assert count / per_node <= nodes <= 1.1 * count / per_node
+        burst.scale(0)
+        burst.wait(lambda: not (burst.instances() or burst.nodes()), "all machines go", 150)
+    traces.wait_gone()
+    assert machine_state() == before
+
+
+def test_nothing_is_left_of_a_killed_one(starter: list[subprocess.Popen[str]]) -> None:
+    before = machine_state()
+    cloud = Cloud.attach(started(starter, CLOUD))
+    traces = Traces(cloud.folder.name).take()
+    assert len(cloud.instances()) == 1
+    starter[0].kill()
+    traces.wait_gone()
+    assert machine_state() == before
+
+
+@pytest.mark.skipif(bool(missing("cluster-autoscaler")), reason=missing("cluster-autoscaler"))
+def test_cluster_autoscaler_makes_its_group_follow_the_pods() -> None:
+    with Cloud.start(sky=Sky(autoscaler="cluster-autoscaler")) as cloud:
+        cloud.kubectl.apply(karpenter.burst(5))
+        api = cloud.api()
+
+        def running() -> int:
+            pods = api("GET", "/api/v1/namespaces/default/pods?labelSelector=app%3Dburst")["items"]
+            return sum(pod["status"]["phase"] == "Running" for pod in pods)
+
+        wait_until(lambda: running() == 5, "pods run", COMING_S)
+        assert len(cloud.instances("dask-workers")) == 2
+        cloud.kubectl("scale", "replicaset", "burst", "--replicas=0")
+        wait_until(lambda: not cloud.instances("dask-workers"), "the machines go", 150)
