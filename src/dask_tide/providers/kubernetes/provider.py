@@ -267,8 +267,15 @@ class KubernetesProvider:
         if pool in self.scales:
             if now is not None and now.resized and (before is None or before.resized != now.resized):
                 self.scales[pool].rivals.resized(now.resized)
+            if before is not None and before.active and (now is None or now.unit.phase is Phase.STOPPING):
+                self._ends(before)
             self.scales[pool].pods_changed()
         self._context.wake()
+
+    def _ends(self, pod: PodView) -> None:
+        """A pod is being deleted; the controller has given up those on doomed nodes already."""
+        if pod.unit.machine in self._dooms:
+            self.scales[pod.unit.pool].evicted(pod.unit.name)
 
     def _replicaset_changed(
         self, name: str, before: ReplicaSetView | None, now: ReplicaSetView | None

@@ -105,6 +105,9 @@ class PoolScale:
         self._quota = Quota(pool, patience=patience, clock=clock)
         self.rivals = Rivals(pool, replicaset, patience=patience, clock=clock)
         self._yielding: asyncio.Task[None] | None = None
+        #: Pods that the ReplicaSet makes beside those that were asked for.
+        self._excess = 0
+        self._trimming: asyncio.Task[None] | None = None
         #: Pods whose workers have tasks or results.
         self.used: frozenset[str] = frozenset()
         #: Pods that went although others had been picked.
@@ -314,6 +317,29 @@ class PoolScale:
         finally:
             self._cancelling -= count
 
+    def evicted(self, name: str) -> None:
+        """Somebody deletes a pod that was given up before: the ReplicaSet makes another one all the same.
+
+        Whoever wanted one in its place has asked for it when it was given up.
+        """
+        if name not in self._due:
+            self._excess += 1
+            if self._trimming is None or self._trimming.done():
+                self._trimming = asyncio.create_task(self._trim(), name=f"dask-tide-trim-{self.pool}")
+
+    async def _trim(self) -> None:
+        while self._excess and not self.frozen():
+            async with self._lock:
+                count, self._excess = self._excess, 0
+                pods = self._pods()
+                at_work = sum(pods[name].rank >= Rank.UNREADY for name in self.active())
+                replicas = max(at_work, self.wanted - count)
+                try:
+                    if replicas < self.wanted:
+                        await self._set(replicas)
+                except ProviderError as error:  # one too many, for as long as idle ones are kept
+                    logger.info("%s", error)
+
     async def none(self) -> None:
         """Let all pods go."""
         async with self._lock:
@@ -371,10 +397,10 @@ class PoolScale:
 
     async def stop(self) -> None:
         """End what is under way by itself. Idempotent."""
-        task, self._yielding = self._yielding, None
-        if task is not None:
+        tasks = [task for task in (self._yielding, self._trimming) if task is not None]
+        for task in tasks:
             task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _some(names: Collection[str]) -> str:
