@@ -36,7 +36,6 @@ def test_without_kops_schemas_it_says_what_is_left_out(tmp_path: Path) -> None:
     ]
 
 
-@needs_schemas
 def test_all_that_can_be_said_has_no_problem(tmp_path: Path) -> None:
     """Three zones, a DNS zone, a key, an image, a role for workers: parts of the template that defaults leave out."""
     mine = tmp_path / "my.yaml"
@@ -112,6 +111,18 @@ def test_what_the_schema_does_not_know(
         (TEMPLATE, "type: Utility", "type: Utilty", "spec.subnets[1].type", "Utilty", "Utility"),
         (TEMPLATE, "subnets: {{ toJson .zones }}", "subnets: [eu-west-1d]", "spec.subnets[0]", "eu-west-1d", "one of eu-west-1a"),
         (TEMPLATE, "subnets: {{ toJson .zones }}", "subnets: [utility-eu-west-1a]", "spec.subnets[0]", "utility-eu-west-1a", "one of eu-west-1a"),
+        (TEMPLATE, "certManager:\n    enabled: true", "certManager:\n    enabled: false", "spec.certManager", "False", "spec.metricsServer.insecure: false needs"),
+        (TEMPLATE, "clusterAutoscaler:\n    enabled: true", "clusterAutoscaler:\n    enabled: false", "Cluster dask-adaptive.k8s.local: spec", "[]", "clusterAutoscaler or karpenter"),
+        (TEMPLATE, "kops.k8s.io/cluster: {{ .clusterName }}", "kops.k8s.io/cluster: dask", "InstanceGroup system: metadata.labels", "dask", "dask-adaptive.k8s.local"),
+        (TEMPLATE, "onDemandBase: 0", "onDemandBase: 21", "mixedInstancesPolicy.onDemandBase", "21", "spec.maxSize"),
+        (TEMPLATE, "onDemandAboveBase: 0", "onDemandAboveBase: 101", "mixedInstancesPolicy.onDemandAboveBase", "101", "from 0 to 100"),
+        (TEMPLATE, "machineType: {{ first .workerTypes }}", "machineType: c5.xlarge", "mixedInstancesPolicy.instances", "m5.xlarge", "with c5.xlarge"),
+        (TEMPLATE, "class: Network", "class: Classic", "spec.api.loadBalancer.class", "Classic", "Network"),
+        (TEMPLATE, "allowContainerRegistry: true", "allowContainerRegistry: false", "spec.iam.allowContainerRegistry", "False", "ECR"),
+        (TEMPLATE, "networkCIDR: {{ .networkPrefix }}.0.0/16", "networkCIDR: 10.0.0.0/16", "spec.subnets[0].cidr", "10.32.0.0/19", "within 10.0.0.0/16"),
+        (TEMPLATE, "rootVolumeType: gp3", "rootVolumeType: gp33", "spec.rootVolumeType", "gp33", "gp3"),
+        (TEMPLATE, "    enableRebalanceDraining: false\n", "    enableRebalanceDraining: true\n", "enableRebalanceDraining", "True", "no notice"),
+        (INPUTS, 'dnsZone: ""', "dnsZone: example.org", "spec.dnsZone", "example.org", "a zone that dask-adaptive.k8s.local ends with"),
         (INPUTS, "controlPlaneZones: [eu-west-1a]", "controlPlaneZones: [eu-west-1a, eu-west-1b]", "etcdMembers", "eu-west-1b", "an odd number"),
         (INPUTS, "adminCidrs: [203.0.113.0/24]", "adminCidrs: [0.0.0.0/0]", "spec.kubernetesApiAccess", "0.0.0.0/0", "not the whole internet"),
         (INPUTS, "clusterName: dask-adaptive.k8s.local", "clusterName: dask.k8s.local", "metadata.name", "dask.k8s.local", "`--`"),

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from deployed import SCHEMAS, Copy, told
+from deployed import CHECKOV, SCHEMAS, Copy, told
 
 from deploy.aws.check.everything import Check, run
 from deploy.aws.check.hcl import code
@@ -131,6 +131,7 @@ def test_yaml_shell_and_reasons(
     assert told(problems, file, key, value, expected), "\n".join(map(str, problems))
 
 
+@pytest.mark.skipif(not CHECKOV.exists(), reason=f"no {CHECKOV}, which `make test` makes")
 @pytest.mark.timeout(600)
 def test_a_public_bucket_an_open_policy_and_an_unencrypted_queue(tmp_path: Path) -> None:
     """All at once: checkov takes seconds to start."""

@@ -1,14 +1,15 @@
-"""The scripts of ``deploy/aws``, with other programs in place of AWS's."""
+"""The commands of ``deploy/aws``: its scripts, with other programs in place of AWS's, and its check."""
 
 from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from deploy.aws.check.tree import Tree
+from deploy.aws.check.tree import CHECKOUT, Tree
 
 FOLDER = Tree().folder
 REPOSITORY = "123456789012.dkr.ecr.eu-west-1.amazonaws.com/dask-tide"
@@ -88,3 +89,21 @@ def test_a_refused_login_pushes_nothing(tmp_path: Path) -> None:
     done = run("push-image.sh", REPOSITORY, "1", "/images/tide.tar", programs=programs, folder=tmp_path)
     assert done.returncode != 0
     assert not any("copy" in call for call in calls(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("inputs", "status", "said"),
+    [
+        ("systemCount: 2\n", 0, "deploy/aws: no problems\n"),
+        ("sytemCount: 2\nadminCidr: []\n", 1, "deploy/aws: 2 problems\n"),
+    ],
+)
+def test_the_check_says_what_is_wrong_and_fails(tmp_path: Path, inputs: str, status: int, said: str) -> None:
+    mine = tmp_path / "my.yaml"
+    mine.write_text(inputs)
+    command = [sys.executable, "-m", "deploy.aws.check", "--only", "opentofu", "--inputs", str(mine)]
+    done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stdout) == (status, said), done.stderr
+    assert [line.split(": ")[1] for line in done.stderr.splitlines()] == ["adminCidr", "sytemCount"][
+        : 2 * status
+    ]

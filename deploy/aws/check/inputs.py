@@ -32,7 +32,7 @@ def check(tree: Tree, foundation: Module) -> Iterator[Problem]:
     for file in sorted(
         {file for variant in KOPS_VARIANTS for file in tree.kops_inputs(variant)} - {DEFAULTS}
     ):
-        for name in tree.yaml(file):
+        for name in tree.yaml(file) or {}:
             yield from Place(file).expect_one_of(name, name, sorted(defaults))
     output = foundation.outputs.get("kops_inputs")
     if output is None:

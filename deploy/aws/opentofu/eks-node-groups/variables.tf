@@ -28,8 +28,9 @@ variable "scheduler_subnet_id" {
   }
 }
 
+# With several zones in one node group, Auto Scaling would start and stop machines to keep them even.
 variable "worker_subnet_ids" {
-  description = "Private subnets for workers' machines, one node group each: with several zones in one, Auto Scaling would start and stop machines to keep them even. What workers send each other between zones is paid for by the gigabyte."
+  description = "Private subnets for workers' machines, a node group for each. What workers send each other between zones is paid for."
   type        = list(string)
 
   validation {
