@@ -8,9 +8,11 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
+from dask_tide.demo.job import STUDIED
 from dask_tide.demo.place import Place
 from dask_tide.demo.run import main as play
 from rig import binaries, image_build, packages
@@ -30,14 +32,22 @@ VALUES: dict[str, Any] = {
 }
 
 
-def _install(cluster: Cluster, maximum: int) -> None:
-    """``helm install`` into a namespace that lets in only what is harmless."""
+def install(cluster: Cluster, values: dict[str, Any]) -> Place:
+    """``helm install`` into a namespace that lets in only what is harmless.
+
+    Parameters
+    ----------
+    cluster
+        Where.
+    values
+        The chart's.
+    """
     cluster.kubectl("create", "namespace", NAMESPACE)
     cluster.kubectl("label", "namespace", NAMESPACE, "pod-security.kubernetes.io/enforce=restricted")
-    values = cluster.folder / "values.json"
-    values.write_text(json.dumps(VALUES | {"pools": {"default": {"maximum": maximum}}}))
+    file = cluster.folder / "values.json"
+    file.write_text(json.dumps(values))
     chart = CHECKOUT / "charts" / "dask-tide"
-    command = ["helm", "install", RELEASE, str(chart), "--namespace", NAMESPACE, "--values", str(values)]
+    command = ["helm", "install", RELEASE, str(chart), "--namespace", NAMESPACE, "--values", str(file)]
     print(f"$ {' '.join(command[:3])} {chart.relative_to(CHECKOUT)} {' '.join(command[4:])}", flush=True)
     # Nothing of it in the user's own helm.
     homes = {f"HELM_{kind}_HOME": str(cluster.folder / "helm") for kind in ("CACHE", "CONFIG", "DATA")}
@@ -52,23 +62,34 @@ def _install(cluster: Cluster, maximum: int) -> None:
     if done.returncode != 0:
         raise RigError(f"helm: {done.stderr.strip()}")
     print(done.stdout, flush=True)
+    return Place(namespace=NAMESPACE, kubeconfig=str(cluster.kubeconfig), release=RELEASE)
 
 
-def _demo(arguments: argparse.Namespace) -> int:
+def image(command: str) -> Path:
+    """This project's image, built if need be, or why that cannot be.
+
+    Parameters
+    ----------
+    command
+        What the user has typed.
+    """
     if reason := packages.impossible():
         raise RigError(
-            f"{reason}. Try: sudo make demo-kubernetes. Or, with a cluster of your own and this project's "
+            f"{reason}. Try: sudo {command}. Or, with a cluster of your own and this project's "
             "image in it: .venv/bin/dask tide demo --provider kubernetes --image REFERENCE"
         )
     packages.install()
     print("The programs of Kubernetes and this project's image: minutes if they are new ...", flush=True)
-    tar = image_build.build()
+    return image_build.build()
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    tar = image("make demo-kubernetes")
     with Cluster.start(tars=[tar]) as cluster:
         try:
             cluster.nodes_up(*(f"n{number + 1}" for number in range(arguments.nodes)))
             print(cluster.kubectl("get", "nodes"))
-            _install(cluster, arguments.maximum)
-            place = Place(namespace=NAMESPACE, kubeconfig=str(cluster.kubeconfig), release=RELEASE)
+            place = install(cluster, VALUES | {"pools": {"default": {"maximum": arguments.maximum}}})
             code = play("kubernetes", size=arguments.size, out=arguments.out, place=place)
             print(f"\n$ kubectl --namespace {NAMESPACE} get deployments,replicasets,pods")
             print(cluster.kubectl("--namespace", NAMESPACE, "get", "deployments,replicasets,pods"))
@@ -82,25 +103,38 @@ def _interrupt(number: int, frame: object) -> None:
     raise KeyboardInterrupt
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m rig.demo", description="The demo on a real Kubernetes.")
-    parser.add_argument("--nodes", type=int, default=3, help="how many (%(default)s)")
-    parser.add_argument("--maximum", type=int, default=4, help="workers at the most (%(default)s)")
-    parser.add_argument("--size", choices=("small", "full"), default="full", help="of the job (%(default)s)")
-    parser.add_argument(
-        "--out", type=Path, default=Path("demo-kubernetes"), help="the pictures' name without its ending"
-    )
+def begin(demo: Callable[[argparse.Namespace], int], parser: argparse.ArgumentParser) -> NoReturn:
+    """Run a demo as a program: what it refuses is one sentence, and nothing is left however it ends.
+
+    Parameters
+    ----------
+    demo
+        What to run with the arguments; it returns the exit code.
+    parser
+        Of these.
+    """
     arguments = parser.parse_args()
     for name in (signal.SIGTERM, signal.SIGHUP):  # a closed window is an end like any other
         signal.signal(name, _interrupt)
     try:
-        raise SystemExit(_demo(arguments))
+        raise SystemExit(demo(arguments))
     except RigError as error:
         print(f"rig: {error}", file=sys.stderr)
         raise SystemExit(1) from None
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)
         raise SystemExit(130) from None
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m rig.demo", description="The demo on a real Kubernetes.")
+    parser.add_argument("--nodes", type=int, default=3, help="how many (%(default)s)")
+    parser.add_argument("--maximum", type=int, default=4, help="workers at the most (%(default)s)")
+    parser.add_argument("--size", choices=STUDIED, default="full", help="of the job (%(default)s)")
+    parser.add_argument(
+        "--out", type=Path, default=Path("demo-kubernetes"), help="the pictures' name without its ending"
+    )
+    begin(_demo, parser)
 
 
 if __name__ == "__main__":

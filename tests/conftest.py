@@ -85,21 +85,27 @@ async def atide(tmp_path: Path) -> AsyncIterator[Callable[..., Awaitable[TideClu
 
 @pytest.fixture(scope="session")
 def one_cloud() -> Iterator[Cloud]:
-    """What `cloud` gives; for those who want its faults to outlive a test."""
-    from rig import packages
+    """What `cloud` gives; for those who want its faults to outlive a test.
+
+    While you write tests, ``DASK_TIDE_CLOUD`` names one that runs (``make cloud``: see rig/README.md).
+    """
+    from rig import image_build, packages
     from rig.cloud import Cloud, missing
 
-    lacks = packages.impossible() or ", ".join(packages.missing()) or missing()
+    if name := os.environ.get("DASK_TIDE_CLOUD"):
+        yield Cloud.attach(name)
+        return
+    lacks = packages.impossible() or ", ".join(packages.missing()) or missing() or image_build.missing()
     if lacks:
         assert not os.environ.get("CI"), f"in CI this must run: {lacks}"
         pytest.skip(lacks)
-    with Cloud.start() as cloud:
+    with Cloud.start(tars=[image_build.build()]) as cloud:
         yield cloud
 
 
 @pytest.fixture
 def cloud(one_cloud: Cloud) -> Iterator[Cloud]:
-    """A cluster on a simulated AWS with Karpenter; nothing goes wrong on purpose before and after a test.
+    """A cluster on a simulated AWS with Karpenter and the project's image; after a test nothing goes wrong.
 
     Tests that use it carry ``pytest.mark.xdist_group("cloud")``, so that there is one.
     """

@@ -27,6 +27,12 @@ from rig.plane import Plane
 pytestmark = pytest.mark.xdist_group("plane")
 
 TWO_POOLS = {"pools": {"cpu": {"maximum": 40}, "gpu": {}}}
+BUFFER = {
+    "pools": {
+        "cpu": {"units": 2},
+        "gpu": {"schedule": [{"at": "0 8 * * 1-5", "timeZone": "Europe/Berlin", "units": 1}]},
+    }
+}
 DEADLINE_S = 40.0
 #: Other projects' kinds that the chart can make.
 FOREIGN_KINDS = [
@@ -203,7 +209,9 @@ def pod_of(helm: Helm, selector: str) -> str:
 
 def test_lint(plane: Plane, helm: Helm) -> None:
     assert "0 chart(s) failed" in helm("lint", "--strict", str(CHART))
-    assert "0 chart(s) failed" in helm("lint", "--strict", str(CHART), *helm.values(TWO_POOLS))
+    assert "0 chart(s) failed" in helm(
+        "lint", "--strict", str(CHART), *helm.values(TWO_POOLS | {"buffer": BUFFER})
+    )
 
 
 def test_an_unknown_value_is_refused_by_its_name(helm: Helm) -> None:
@@ -214,7 +222,8 @@ def test_an_unknown_value_is_refused_by_its_name(helm: Helm) -> None:
 def test_the_api_server_takes_every_object(plane: Plane, helm: Helm, foreign_kinds: None) -> None:
     peers = [{"podSelector": {"matchLabels": {"app": "hub"}}}]
     values = {
-        **TWO_POOLS,
+        "pools": {"cpu": {"maximum": 40, "packing": True}, "gpu": {"spot": True}},
+        "buffer": BUFFER,
         "scheduler": {"podDisruptionBudget": {"enabled": True}, "service": {"type": "LoadBalancer"}},
         "ingress": {"enabled": True, "className": "nginx", "host": "dask.example.org", "path": "/dask"},
         "security": {"tls": {"source": "cert-manager"}},
@@ -255,7 +264,7 @@ def test_replicas_are_the_schedulers_over_upgrade_and_rollback(helm: Helm) -> No
 
 
 def test_uninstalling_leaves_nothing(plane: Plane, helm: Helm) -> None:
-    values = {**TWO_POOLS, "notebook": {"enabled": True}, "nodes": {"read": True}}
+    values = {**TWO_POOLS, "notebook": {"enabled": True}, "nodes": {"read": True}, "buffer": BUFFER}
     helm.install("r", {**values, "priorityClasses": {"spare": {"value": -5}}})
     kinds = {one["kind"] for one in manifests("r", "ns", values)} | {"PriorityClass", "Pod"}
     asked = ",".join(sorted(kinds))
@@ -278,9 +287,22 @@ def test_uninstalling_leaves_nothing(plane: Plane, helm: Helm) -> None:
     until(lambda: not left(), "everything is gone")
 
 
+def test_a_buffer_by_the_clock_keeps_its_number_over_an_upgrade(helm: Helm) -> None:
+    def replicas() -> dict[str, int]:
+        found = helm.items("deployments", "app.kubernetes.io/component=buffer")
+        return {one["metadata"]["name"]: one["spec"]["replicas"] for one in found}
+
+    helm.install("r", {**TWO_POOLS, "buffer": BUFFER})
+    assert replicas() == {"r-cpu-buffer": 2, "r-gpu-buffer": 1}
+    helm.kubectl("scale", "deployment", "r-gpu-buffer", "--replicas=5")
+    helm.upgrade("r", {**TWO_POOLS, "buffer": BUFFER, "image": {"tag": "new"}})
+    assert replicas() == {"r-cpu-buffer": 2, "r-gpu-buffer": 5}
+
+
 def test_the_longest_names_make_names_of_pods(helm: Helm) -> None:
     name, pool = "r" * 36, "p" * 20
-    helm.install(name, {"pools": {pool: {}}})
+    buffer = {"pools": {pool: {"schedule": [{"at": "0 8 * * *", "units": 1}]}}}
+    helm.install(name, {"pools": {pool: {}}, "buffer": buffer})
     pod = pod_of(helm, f"dask-tide/pool={pool}")
     assert pod.startswith(f"{name}-{pool}-")
     assert len(pod) == 63
@@ -390,11 +412,12 @@ def rights(helm: Helm, account: str) -> dict[str, set[str]]:
 
 
 def test_the_scheduler_may_do_what_it_needs_and_nobody_else_anything(helm: Helm) -> None:
-    helm.install("r", {**TWO_POOLS, "notebook": {"enabled": True}})
+    helm.install("r", {**TWO_POOLS, "notebook": {"enabled": True}, "buffer": BUFFER})
     expected = ROLE | {f"{SCALE} r-cpu": {"get", "patch"}, f"{SCALE} r-gpu": {"get", "patch"}}
     until(lambda: rights(helm, "r-scheduler") == expected, f"rights are {expected}")
     assert rights(helm, "r-worker") == {}
     assert rights(helm, "r-notebook") == {}
+    assert rights(helm, "r-buffer") == {"deployments.apps/scale r-gpu-buffer": {"patch"}}
 
 
 def test_without_policies_pods_cannot_be_patched(helm: Helm) -> None:

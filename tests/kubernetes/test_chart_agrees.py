@@ -31,6 +31,7 @@ POOL_WITH_ALL = {
     },
     "image": "example.org/mine:1",
     "imagePullSecrets": [],
+    "packing": True,
     "nodeSelector": {"kubernetes.io/arch": "arm64"},
     "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists", "tolerationSeconds": 1000000}],
     "affinity": {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": []}},
@@ -62,7 +63,24 @@ EVERYTHING = {
     },
     "pools": {"gpu": POOL_WITH_ALL, "cpu": {}, "gone": None},
     "poolDefaults": {"threads": 2, "priorityClassName": "system-cluster-critical"},
-    "tide": {"release": {"keep": "10s"}, "idle-shutdown": None, "options": {"on-close": "release"}},
+    "buffer": {
+        "pools": {
+            "gpu": {"units": 2},
+            "cpu": {"schedule": [{"at": "0 8 * * 1-5", "units": 3}]},
+            "gone": None,
+        },
+        "priority": -3,
+        "image": "example.org/pause:1",
+    },
+    "tide": {
+        "release": {"keep": "10s", "machine-idle": "1m"},
+        "interruption": {"watch": "aws", "url": "http://[fd00:ec2::254]", "interval": 2.5},
+        "idle-shutdown": None,
+        "options": {
+            "on-close": "release",
+            "prices": {"m5.xlarge": 0.192, "m5.*/spot": 7e-2, "*/eu-west-1a/on-demand": 1},
+        },
+    },
     "scheduler": {
         **PLACED,
         "resources": {"requests": {"cpu": 1.5}, "limits": {"memory": None}},
@@ -109,6 +127,23 @@ EVERYTHING = {
     "resourceQuota": {"hard": {"pods": "50"}},
     "limitRange": {"limits": [{"type": "Container", "max": {"memory": "64Gi"}}]},
 }
+REQUIRED = "requiredDuringSchedulingIgnoredDuringExecution"
+PREFERRED = "preferredDuringSchedulingIgnoredDuringExecution"
+ON_SSD = {"matchExpressions": [{"key": "disk", "operator": "In", "values": ["ssd"]}]}
+NAMED = {"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["n1"]}]}
+CHOOSY = {
+    "nodeAffinity": {
+        REQUIRED: {"nodeSelectorTerms": [ON_SSD, NAMED]},
+        PREFERRED: [{"weight": 1, "preference": ON_SSD}],
+    },
+    "podAffinity": {
+        PREFERRED: [{"weight": 2, "podAffinityTerm": {"topologyKey": "zone", "labelSelector": {}}}],
+        REQUIRED: [],
+    },
+    "podAntiAffinity": {REQUIRED: []},
+}
+MORNING = {"at": "30 7 * * mon-fri", "timeZone": "Europe/Berlin", "units": 6}
+EVENING = {"at": "0 18 * * *", "timeZone": None, "units": 0}
 CASES: dict[str, dict[str, Any]] = {
     "defaults": {},
     "everything": EVERYTHING,
@@ -125,6 +160,8 @@ CASES: dict[str, dict[str, Any]] = {
             "selected": {"nodeSelector": {"karpenter.sh/capacity-type": "spot"}},
             "denied": {"spot": False, "nodeSelector": {"karpenter.sh/capacity-type": "spot"}},
             "demand": {"spot": None, "nodeSelector": {"karpenter.sh/capacity-type": "on-demand"}},
+            "eks": {"nodeSelector": {"eks.amazonaws.com/capacityType": "SPOT"}},
+            "other": {"nodeSelector": {"node.kubernetes.io/lifecycle": "spot", "a": "b"}},
         }
     },
     "spot with eyes": {"nodes": {"read": True}, "poolDefaults": {"spot": True}},
@@ -133,6 +170,47 @@ CASES: dict[str, dict[str, Any]] = {
         "admission": {"enabled": False},
         "poolDefaults": {"spot": True},
     },
+    "scheduler and notebook on spot": {
+        "scheduler": {"spot": True, "affinity": CHOOSY},
+        "notebook": {"enabled": True, "spot": True},
+    },
+    "choosy": {
+        "scheduler": {"affinity": CHOOSY},
+        "notebook": {"enabled": True, "affinity": {"nodeAffinity": {REQUIRED: {"nodeSelectorTerms": []}}}},
+        "poolDefaults": {"affinity": CHOOSY, "packing": True},
+    },
+    "packing": {
+        "poolDefaults": {"packing": True},
+        "pools": {
+            "a": {},
+            "b": {"packing": False},
+            "c": {"packing": None, "topologySpreadConstraints": POOL_WITH_ALL["topologySpreadConstraints"]},
+            "d": {"affinity": {"podAffinity": None}},
+        },
+    },
+    "notices": {"tide": {"interruption": {"watch": "aws", "url": None, "interval": "2s"}}},
+    "no notices": {"tide": {"interruption": {"watch": None}}},
+    "buffer": {"buffer": {"pools": {"default": {"units": 0}}}},
+    "buffers": {
+        "image": {"pullSecrets": [{"name": "p"}]},
+        "scheduler": {key: PLACED[key] for key in ("nodeSelector", "tolerations", "affinity")},
+        "pools": {
+            "cpu": {"threads": 3},
+            "gpu": {**POOL_WITH_ALL, "imagePullSecrets": None},
+            "big": {},
+            "none": {"imagePullSecrets": []},
+        },
+        "buffer": {
+            "priorityClassName": "mine",
+            "pools": {
+                "cpu": {"units": 2, "schedule": None, "resources": {"requests": {"cpu": "500m"}}},
+                "gpu": {"schedule": [MORNING, EVENING]},
+                "big": {"units": None, "schedule": [MORNING], "resources": {}},
+                "none": {"units": 1, "schedule": []},
+            },
+        },
+    },
+    "buffer gone": {"buffer": {"pools": None, "priorityClassName": None}},
     "no TLS": {"security": {"tls": {"enabled": False}}, "notebook": {"enabled": True}},
     "TLS of a secret": {"security": {"tls": {"source": "secret", "secretName": "mine", "rotate": 20261123}}},
     "TLS of cert-manager": {"security": {"tls": {"source": "cert-manager"}}},
@@ -163,6 +241,22 @@ MISTAKES: list[tuple[str, dict[str, Any], str]] = [
     ("r", {"pools": {"cpu": {"minimum": 11}}}, "minimum"),
     ("r", {"poolDefaults": {"env": None}}, "env"),
     ("r", {"security": {"tls": {"source": "secret"}}}, "secretName"),
+    ("r", {"buffer": {"pools": {"default": {"unit": 2}}}}, "unit"),
+    ("r", {"buffer": {"pools": {"default": {}}}}, "either units or a schedule"),
+    ("r", {"buffer": {"pools": {"default": {"units": 1, "schedule": [EVENING]}}}}, "either units or"),
+    ("r", {"buffer": {"pools": {"cpu": {"units": 1}}}}, "the name of a pool"),
+    ("r", {"buffer": {"pools": {"default": {"schedule": [{"at": "@daily", "units": 1}]}}}}, "at"),
+    ("r", {"buffer": {"pools": {"default": {"schedule": [{"at": "0 8 * *", "units": 1}]}}}}, "at"),
+    ("r", {"buffer": {"pools": {"default": {"schedule": [{"units": 1}]}}}}, "at"),
+    ("r", {"buffer": {"pools": {"default": {"schedule": [EVENING, {**EVENING, "units": 9}]}}}}, "differ"),
+    ("r", {"buffer": {"priority": 0}}, "priority"),
+    ("r", {"buffer": {"priority": -11}}, "priority"),
+    ("r", {"priorityClasses": {"buffer": {"value": 1}}}, "buffer"),
+    ("r", {"tide": {"interruption": {"watch": "gcp"}}}, "watch"),
+    ("r", {"tide": {"interruption": {"wach": "aws"}}}, "wach"),
+    ("r", {"tide": {"options": {"prices": {"m5.xlarge": 0.2}}}}, "prices"),
+    ("r", {"scheduler": {"spot": "no"}}, "spot"),
+    ("r", {"pools": {"cpu": {"packing": "yes"}}}, "packing"),
     ("r", {"tide": {"provider": "local"}}, "provider"),
     ("0r", {}, "beginning with a letter"),
     ("r" * 37, {}, "36 characters"),
@@ -210,7 +304,9 @@ def test_chart_and_python_agree(values: dict[str, Any], tmp_path: Path) -> None:
         assert python[name] == one
 
 
-@pytest.mark.parametrize(("name", "values", "named"), MISTAKES, ids=[case[2] for case in MISTAKES])
+@pytest.mark.parametrize(
+    ("name", "values", "named"), MISTAKES, ids=[f"{case[2]}-{number}" for number, case in enumerate(MISTAKES)]
+)
 def test_chart_and_python_refuse_the_same(
     name: str, values: dict[str, Any], named: str, tmp_path: Path
 ) -> None:

@@ -78,6 +78,13 @@ def test_wrong_prices(prices, key, expected):
     assert expected in str(caught.value)
 
 
+def test_of_prices_the_most_exact_one_comes_first_however_they_were_written():
+    prices = {"*": 9, "m5.*": 5, "m5.xlarge": 2, "m5.xlarge/spot": 1}
+    for order in (prices, dict(sorted(prices.items())), dict(reversed(prices.items()))):
+        read = list(Options.read({"nodes": True, "prices": order}).prices.values())
+        assert read == [1, 2, 5, 9]
+
+
 def test_prices_need_nodes():
     with pytest.raises(ConfigError, match=r"nothing without tide\.options\.nodes: true"):
         Options.read({"prices": {"m5": 1}})

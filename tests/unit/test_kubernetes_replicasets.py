@@ -52,6 +52,17 @@ def test_its_numbers():
     assert view.refusal == view.manager == ""
 
 
+def test_a_bookmark_can_be_read():
+    """As the server sends it: what must be there in an object of the kind is null."""
+    template = {"metadata": {}, "spec": {"containers": None}}
+    raw = {
+        "metadata": {"resourceVersion": "7"},
+        "spec": {"selector": None, "template": template},
+        "status": {"replicas": 0},
+    }
+    assert msgspec.json.decode(msgspec.json.encode(raw), type=ReplicaSet).metadata.resourceVersion == "7"
+
+
 @pytest.mark.parametrize(
     ("managers", "latest"),
     [

@@ -13,6 +13,7 @@ import threading
 import zipfile
 from pathlib import Path
 
+import dask
 import pytest
 import yaml
 from click.testing import CliRunner
@@ -129,6 +130,133 @@ def test_newcomers_are_protected_unless_the_user_says_otherwise():
         "cluster-autoscaler.kubernetes.io/safe-to-evict": "false",
         "karpenter.sh/do-not-disrupt": "false",
     }
+
+
+def test_spot_pools_are_so_in_the_schedulers_configuration():
+    pools = {"a": {"spot": True}, "b": {"nodeSelector": {"eks.amazonaws.com/capacityType": "SPOT"}}, "c": {}}
+    tide = json.loads(objects({"pools": pools})["ConfigMap", "r-config"]["data"]["tide.json"])["tide"]
+    read = config.read(tide)
+    assert {name: template.pool.spot for name, template in read.pools.items()} == {
+        "a": True,
+        "b": True,
+        "c": False,
+    }
+
+
+def test_workers_are_told_how_to_see_a_notice():
+    interruption = {"watch": "aws", "url": None, "interval": 2.5}
+    made = objects({"tide": {"interruption": interruption}})
+    environment = [
+        (one["name"], one["value"])
+        for one in pod_specs(made)["r-default"]["containers"][0]["env"]
+        if "INTERRUPTION" in one["name"]
+    ]
+    assert environment == [
+        ("DASK_TIDE__INTERRUPTION__INTERVAL", "2.5"),
+        ("DASK_TIDE__INTERRUPTION__WATCH", "aws"),
+    ]
+    assert dask_config(environment) == {"interval": 2.5, "watch": "aws"}
+
+
+def dask_config(environment):
+    return dask.config.collect_env(dict(environment))["tide"]["interruption"]
+
+
+# Placement
+
+REQUIRED = "requiredDuringSchedulingIgnoredDuringExecution"
+SPOT = {
+    ("eks.amazonaws.com/capacityType", "NotIn", "SPOT"),
+    ("karpenter.sh/capacity-type", "NotIn", "spot"),
+    ("node.kubernetes.io/lifecycle", "NotIn", "spot"),
+}
+
+
+def terms(spec):
+    """What of a node is required: of each alternative the conditions."""
+    affinity = spec.get("affinity", {}).get("nodeAffinity", {}).get(REQUIRED, {"nodeSelectorTerms": []})
+    return [
+        {(one["key"], one["operator"], *one["values"]) for one in term["matchExpressions"]}
+        for term in affinity["nodeSelectorTerms"]
+    ]
+
+
+def test_scheduler_and_notebook_are_not_on_spot_unless_they_may_be():
+    specs = pod_specs(objects({"notebook": {"enabled": True}}))
+    assert {name: terms(spec) for name, spec in specs.items()} == {
+        "r-scheduler": [SPOT],
+        "r-notebook": [SPOT],
+        "r-default": [],
+    }
+    willing = {"scheduler": {"spot": True}, "notebook": {"enabled": True, "spot": True}}
+    assert not any(terms(spec) for spec in pod_specs(objects(willing)).values())
+
+
+def test_of_the_schedulers_own_alternatives_none_is_on_spot():
+    wanted = [{"matchExpressions": [{"key": "zone", "operator": "In", "values": [zone]}]} for zone in "ab"]
+    affinity = {"nodeAffinity": {REQUIRED: {"nodeSelectorTerms": wanted}}, "podAntiAffinity": {}}
+    spec = pod_specs(objects({"scheduler": {"affinity": affinity}}))["r-scheduler"]
+    assert terms(spec) == [SPOT | {("zone", "In", zone)} for zone in "ab"]
+    assert spec["affinity"]["podAntiAffinity"] == {}
+
+
+def test_packing_makes_other_pods_and_is_off():
+    plain, packed = objects(), objects({"poolDefaults": {"packing": True}})
+    assert not pod_specs(plain)["r-default"].keys() & {"affinity", "topologySpreadConstraints"}
+    assert template_label(plain) != template_label(packed)
+
+
+# Buffers
+
+BUFFER = {"buffer": {"pools": {"cpu": {"units": 2}, "gpu": {"schedule": [{"at": "0 8 * * *", "units": 3}]}}}}
+
+
+def test_a_placeholder_takes_the_room_of_a_worker_where_that_may_run():
+    gpu = {
+        "resources": {"limits": {"nvidia.com/gpu": 1}},
+        "nodeSelector": {"a": "b"},
+        "tolerations": [{"operator": "Exists"}],
+    }
+    specs = pod_specs(objects({"pools": {"cpu": {"threads": 3}, "gpu": gpu}, **BUFFER}))
+    for pool in ("cpu", "gpu"):
+        worker, placeholder = specs[f"r-{pool}"], specs[f"r-{pool}-buffer"]
+        assert placeholder["containers"][0]["resources"] == worker["containers"][0]["resources"]
+        for key in ("nodeSelector", "tolerations"):
+            assert placeholder.get(key) == worker.get(key)
+
+
+@pytest.mark.parametrize("pool", POOLS["pools"])
+def test_nobody_takes_a_placeholder_for_a_worker(pool):
+    made = objects(POOLS | BUFFER)
+    placeholder = made["Deployment", f"r-{pool}-buffer"]["spec"]
+    labels = placeholder["template"]["metadata"]["labels"]
+    assert labels.items() >= placeholder["selector"]["matchLabels"].items()
+    for kind, name in (("ReplicaSet", f"r-{pool}"), ("Deployment", "r-scheduler")):
+        assert not labels.items() >= made[kind, name]["spec"]["selector"]["matchLabels"].items()
+
+
+def test_nobody_takes_the_clock_for_a_placeholder():
+    made = objects(POOLS | BUFFER)
+    [job] = [one["spec"]["jobTemplate"]["spec"] for (kind, _), one in made.items() if kind == "CronJob"]
+    selected = made["Deployment", "r-gpu-buffer"]["spec"]["selector"]["matchLabels"]
+    assert not job["template"]["metadata"]["labels"].items() >= selected.items()
+
+
+def test_a_number_by_the_clock_is_not_set_back_by_an_upgrade():
+    made = objects(POOLS | BUFFER)
+    replicas = {
+        pool: made["Deployment", f"r-{pool}-buffer"]["spec"].get("replicas") for pool in POOLS["pools"]
+    }
+    assert replicas == {"cpu": 2, "gpu": None}
+
+
+def test_the_longest_names_make_names_of_cron_jobs():
+    pool = "p" * 20
+    times = [{"at": f"{minute} * * * *", "units": 1} for minute in range(3)]
+    values = {"pools": {pool: {}}, "buffer": {"pools": {pool: {"schedule": times}}}}
+    names = [one["metadata"]["name"] for one in manifests("r" * 36, "ns", values) if one["kind"] == "CronJob"]
+    assert len(set(names)) == 3
+    assert {len(name) for name in names} == {52}
 
 
 # Safety

@@ -197,6 +197,20 @@ def test_without_pools_there_is_one(pools):
         ({"security": {"tls": {"source": "secret"}}}, "security.tls.secretName", None, "name of a Secret"),
         ({"ingress": {"path": "dask"}}, "ingress.path", "dask", "begins with /"),
         ({"tide": {"relase": {}}}, "tide.relase", {}, "did you mean 'release'?"),
+        ({"tide": {"interruption": {"watch": "gcp"}}}, "tide.interruption.watch", "gcp", "aws or null"),
+        ({"buffer": {"pools": {"cpu": {"units": 1}}}}, "buffer.pools.cpu", "cpu", "a pool: default"),
+        ({"buffer": {"pools": {"default": {}}}}, "buffer.pools.default", {}, "either units or a schedule"),
+        ({"buffer": {"pools": {"default": {"units": -1}}}}, "buffer.pools.default.units", -1, ">= 0"),
+        ({"buffer": {"priority": 0}}, "buffer.priority", 0, "from -10 to -1"),
+        ({"buffer": {"priority": -11}}, "buffer.priority", -11, "from -10 to -1"),
+        (
+            {"buffer": {"pools": {"default": {"schedule": [{"at": "noon", "units": 1}]}}}},
+            "buffer.pools.default.schedule.0.at",
+            "noon",
+            "a time as cron has it",
+        ),
+        ({"tide": {"options": {"prices": {"a": 1}}}}, "tide.options.prices", {"a": 1}, "nodes.read=true"),
+        ({"priorityClasses": {"buffer": {"value": 1}}}, "priorityClasses.buffer", "buffer", "not buffer"),
         ({"tide": {"provider": "local"}}, "tide.provider", "local", "one of drain"),
         ({"priorityClasses": {"a": {}}}, "priorityClasses.a.value", None, "a value"),
         ({"image": "me/mine:1"}, "image", "me/mine:1", "a mapping"),
@@ -206,6 +220,17 @@ def test_a_mistake_is_named_with_what_was_expected(given, key, value, expected):
     error = complaint(given)
     assert (error.key, error.value) == (key, value)
     assert expected in error.expected
+
+
+@pytest.mark.parametrize("priority", [-10, -1])
+def test_placeholders_are_below_workers_and_not_expendable(priority):
+    assert chart.read({"buffer": {"priority": priority}})["buffer"]["priority"] == priority
+
+
+def test_prices_reach_the_provider_that_checks_them():
+    prices = {"m5.xlarge": 0.192, "m5.*/eu-west-1a/spot": 0.07}
+    values = {"tide": {"options": {"prices": prices}}, "nodes": {"read": True}}
+    assert chart.read(values)["tide"]["options"]["prices"] == prices
 
 
 @pytest.mark.parametrize("name", ["", "0a", "a_b", "A", "a.b", "a-", "-a", "a" * 37])

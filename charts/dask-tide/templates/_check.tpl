@@ -11,6 +11,28 @@
     {{- fail (printf "pools.%s.minimum: got %d, expected at most maximum, which is %d" $name (int $pool.minimum) (int $pool.maximum)) }}
   {{- end }}
 {{- end }}
+{{- $pools := include "dask-tide.pools" . | fromJson }}
+{{- range $name, $buffer := include "dask-tide.buffers" . | fromJson }}
+  {{- if not (hasKey $pools $name) }}
+    {{- fail (printf "buffer.pools.%s: expected the name of a pool: %s" $name (keys $pools | sortAlpha | join ", ")) }}
+  {{- end }}
+  {{- if eq (kindIs "invalid" $buffer.units) (empty $buffer.schedule) }}
+    {{- fail (printf "buffer.pools.%s: expected either units or a schedule" $name) }}
+  {{- end }}
+  {{- $times := dict }}
+  {{- range $entry := $buffer.schedule }}
+    {{- $time := printf "%s %s" $entry.at ($entry.timeZone | default "Etc/UTC") }}
+    {{- if hasKey $times $time }}
+      {{- fail (printf "buffer.pools.%s.schedule: got %q twice, expected times that differ" $name $time) }}
+    {{- end }}
+    {{- $_ := set $times $time true }}
+  {{- end }}
+{{- end }}
+{{- if and (.Values.tide | default dict).options (not .Values.nodes.read) }}
+  {{- if .Values.tide.options.prices }}
+    {{- fail "tide.options.prices: expected nothing without nodes.read=true, as nodes say of which type they are" }}
+  {{- end }}
+{{- end }}
 {{- with .Values.security.tls }}
   {{- if and .enabled (eq .source "secret") (not .secretName) }}
     {{- fail "security.tls.secretName: expected the name of a Secret, since security.tls.source is secret" }}

@@ -15,19 +15,6 @@ readOnlyRootFilesystem: true
 capabilities: {drop: [ALL]}
 {{- end }}
 
-{{- /* Where pods go. Takes the component's values. */ -}}
-{{- define "dask-tide.placement" -}}
-{{- with .nodeSelector }}
-nodeSelector: {{- toYaml . | nindent 2 }}
-{{- end }}
-{{- with .tolerations }}
-tolerations: {{- toYaml . | nindent 2 }}
-{{- end }}
-{{- with .affinity }}
-affinity: {{- toYaml . | nindent 2 }}
-{{- end }}
-{{- end }}
-
 {{- /* Environment of all containers. */ -}}
 {{- define "dask-tide.env" -}}
 - {name: HOME, value: /tmp}

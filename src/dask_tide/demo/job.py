@@ -30,7 +30,7 @@ from typing import Any, Literal
 
 import dask
 
-Size = Literal["small", "full"]
+Size = Literal["small", "full", "long"]
 
 #: The stages' functions in the order of their work; each is one TaskGroup of the scheduler.
 STAGES: dict[str, str] = {
@@ -45,7 +45,7 @@ STAGES: dict[str, str] = {
 #: What ``size="small"`` reads: enough to need more than one worker, little enough for a test.
 SMALL = ("asyncio", "collections", "email", "idlelib", "json", "logging", "unittest", "test/test_asyncio")
 #: How many files the tail studies.
-STUDIED: dict[Size, int] = {"small": 2, "full": 4}
+STUDIED: dict[Size, int] = {"small": 2, "full": 4, "long": 48}
 #: And how many of one package.
 STUDIED_PER_PACKAGE = 2
 #: A studied file is compared with at most so many of its package.

@@ -16,7 +16,10 @@ from .screen import COLOURS
 from .story import Act, Report
 
 _TASKS = {"done": COLOURS["done"], "running": "#D55E00", "ready": "#56B4E9", "waiting": "#D9D9D9"}
-_WORKERS = {state: COLOURS[state] for state in ("busy", "idle", "leaving", "starting")}
+_WORKERS = {state: COLOURS[state] for state in ("busy", "idle", "leaving", "starting", "waiting")}
+_MACHINES = {"at work": COLOURS["busy"], "empty": COLOURS["idle"], "booting": COLOURS["starting"]}
+#: What is not there yet is hatched.
+_HATCHES = {"starting": "////", "waiting": "....", "booting": "////"}
 _INK = "#333333"
 _STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
@@ -63,9 +66,11 @@ def draw(report: Report, out: Path) -> tuple[Path, Path]:
 
 
 def _figure(report: Report) -> Figure:
-    figure = Figure(figsize=(10, 5.6), layout="constrained", facecolor="white")
-    tasks, workers = figure.subplots(2, 1, sharex=True, height_ratios=[1.15, 1])
     samples = report.recording.samples
+    fleets = [sample.fleet for sample in samples if sample.fleet is not None]
+    figure = Figure(figsize=(10, 7.6 if fleets else 5.6), layout="constrained", facecolor="white")
+    ratios = [1.15, 1, 0.7] if fleets else [1.15, 1]
+    panels = tasks, workers, *_ = list(figure.subplots(len(ratios), 1, sharex=True, height_ratios=ratios))
     at_s = [sample.at_s for sample in samples]
     _stack(
         tasks,
@@ -74,20 +79,29 @@ def _figure(report: Report) -> Figure:
         _TASKS,
     )
     counts = {state: [sample.count(state) for sample in samples] for state in ("busy", "idle", "leaving")}
-    counts["starting"] = [sample.starting for sample in samples]
+    counts["starting"] = [sample.starting - sample.waiting for sample in samples]
+    counts["waiting"] = [sample.waiting for sample in samples]
     _stack(workers, at_s, counts, _WORKERS)
+    if fleets:
+        # One that is about to go may still have had a worker on it a moment ago.
+        used = [min(len(sample.machines), fleet.ready) for sample, fleet in zip(samples, fleets, strict=True)]
+        empty = [fleet.ready - count for fleet, count in zip(fleets, used, strict=True)]
+        booting = [fleet.booting for fleet in fleets]
+        _stack(panels[2], at_s, dict(zip(_MACHINES, (used, empty, booting), strict=True)), _MACHINES)
+        panels[2].set_ylabel("machines")
+        panels[2].yaxis.set_major_locator(MaxNLocator(integer=True))
 
     tasks.set_ylabel("tasks")
     tasks.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     workers.set_ylabel("workers")
     workers.yaxis.set_major_locator(MaxNLocator(integer=True))
-    workers.set_xlabel("seconds")
+    panels[-1].set_xlabel("seconds")
     workers.set_xlim(0, at_s[-1])
-    for axes in (tasks, workers):
+    for axes in panels:
         axes.margins(y=0.04)
         axes.set_ylim(bottom=0)
         axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, reverse=True)
-    _mark(tasks, workers, report)
+    _mark(panels, report)
     used_s = report.recording.spent_s
     figure.suptitle(
         f"From nothing to {report.recording.peak} workers and back: "
@@ -107,7 +121,7 @@ def _stack(axes: Axes, at_s: list[float], counts: dict[str, list[int]], colours:
     for state, values in counts.items():
         top = [low + value for low, value in zip(floor, values, strict=True)]
         if any(values):
-            hatch = "////" if state == "starting" else None
+            hatch = _HATCHES.get(state)
             axes.fill_between(
                 at_s,
                 floor,
@@ -126,17 +140,17 @@ def _stack(axes: Axes, at_s: list[float], counts: dict[str, list[int]], colours:
         floor = top
 
 
-def _mark(tasks: Axes, workers: Axes, report: Report) -> None:
+def _mark(panels: list[Axes], report: Report) -> None:
     """A line where each act begins, and its caption above; captions that would touch are staggered."""
     marked = [(at_s, act) for act, at_s in sorted(report.began.items()) if act not in _UNMARKED]
     width_s = report.recording.samples[-1].at_s
     for at_s, _ in marked:
-        for axes in (tasks, workers):
+        for axes in panels:
             axes.axvline(at_s, color=_INK, linewidth=0.8, linestyle=(0, (2, 3)), zorder=3)
     row = 0
     ends = [at_s for at_s, _ in marked] + [width_s * 2]
     for (at_s, act), after_s in zip(marked, ends[1:], strict=True):
-        tasks.annotate(
+        panels[0].annotate(
             act.caption,
             (at_s, 1.0),
             xycoords=("data", "axes fraction"),

@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from itertools import pairwise
 from types import TracebackType
 from typing import Any, Self
 
@@ -67,14 +68,32 @@ class Decision:
 
 
 @dataclass(frozen=True, slots=True)
+class Fleet:
+    """The machines for workers, where those come and go, too: how many boot, and how many are there."""
+
+    booting: int = 0
+    ready: int = 0
+
+    @property
+    def total(self) -> int:
+        return self.booting + self.ready
+
+
+@dataclass(frozen=True, slots=True)
 class Sample:
-    """What there was at one moment, ``at_s`` seconds after the recording began."""
+    """What there was at one moment, ``at_s`` seconds after the recording began.
+
+    Of the ``starting`` workers some may be ``waiting`` for a place on a machine. Without a ``fleet`` nobody
+    looks at machines.
+    """
 
     at_s: float
     stages: Mapping[str, Tasks] = field(default_factory=dict)
     workers: tuple[Worker, ...] = ()
     starting: int = 0
     busy_s: float = 0.0
+    waiting: int = 0
+    fleet: Fleet | None = None
 
     @property
     def tasks(self) -> Tasks:
@@ -131,6 +150,20 @@ class Recording:
             if worker.state == "busy"
         }
         return dict(sorted(Counter(machine for _, machine in found if machine).items()))
+
+    @property
+    def most_machines(self) -> int:
+        """The most machines that there were at one time, those that booted included."""
+        return max((sample.fleet.total for sample in self.samples if sample.fleet), default=0)
+
+    @property
+    def machines_s(self) -> float:
+        """Seconds of machines, from their launch to their end."""
+        return sum(
+            before.fleet.total * (after.at_s - before.at_s)
+            for before, after in pairwise(self.samples)
+            if before.fleet
+        )
 
     @property
     def busy_s(self) -> float:
@@ -197,11 +230,18 @@ class Facts:
     def starting(self, status: Mapping[str, Any], registered: Collection[str]) -> int:
         """Count the units that have none of the ``registered`` workers, by name."""
         if "units" in status:
-            booting = ("requested", "pending", "starting")
-            # The controller's last tick may not know yet of a worker that is there by now.
-            there = {*registered, *(name.rpartition("-")[0] for name in registered)}
-            return sum(unit["phase"] in booting and unit["name"] not in there for unit in status["units"])
+            return self._count(status, registered, ("requested", "pending", "starting"))
         return max(0, len(getattr(self._cluster, "plan", ())) - len(registered))
+
+    def waiting(self, status: Mapping[str, Any], registered: Collection[str]) -> int:
+        """Of these, count those that the platform has no place for yet."""
+        return self._count(status, registered, ("pending",))
+
+    def _count(self, status: Mapping[str, Any], registered: Collection[str], phases: tuple[str, ...]) -> int:
+        # The controller's last tick may not know yet of a worker that is there by now.
+        there = {*registered, *(name.rpartition("-")[0] for name in registered)}
+        units = status.get("units", ())
+        return sum(unit["phase"] in phases and unit["name"] not in there for unit in units)
 
     def machines(self, status: Mapping[str, Any]) -> dict[str, str]:
         """Of each unit that is on one."""
@@ -242,6 +282,8 @@ class Recorder(AbstractContextManager["Recorder"]):
         See :class:`Facts`.
     show
         Is called in that thread with the recording, after each sample.
+    fleet
+        Is asked for the machines at each sample; by default nobody looks at them.
     interval_s
         Seconds between two samples.
     """
@@ -251,12 +293,14 @@ class Recorder(AbstractContextManager["Recorder"]):
         client: Client,
         cluster: Any,
         show: Callable[[Recording], None] = lambda _: None,
+        fleet: Callable[[], Fleet | None] = lambda: None,
         interval_s: float = INTERVAL_S,
     ) -> None:
         self.recording = Recording()
         self._client = client
         self._facts = Facts(cluster)
         self._show = show
+        self._fleet = fleet
         self._interval_s = interval_s
         self._began = time.monotonic()
         self._changed = threading.Condition()
@@ -319,12 +363,15 @@ class Recorder(AbstractContextManager["Recorder"]):
                 Worker(name, state, results, machines.get(name) or machines.get(name.rpartition("-")[0], ""))
                 for name, state, results in seen["workers"]
             ]
+            registered = {worker.name for worker in workers}
             sample = Sample(
                 at_s=at_s,
                 stages=stages_after(samples[-1].stages if samples else {}, seen["stages"]),
                 workers=tuple(sorted(workers, key=lambda worker: worker.name)),
-                starting=self._facts.starting(status, {worker.name for worker in workers}),
+                starting=self._facts.starting(status, registered),
                 busy_s=seen["busy_s"],
+                waiting=self._facts.waiting(status, registered),
+                fleet=self._fleet(),
             )
             with self._changed:
                 self._facts.account(status, self.recording, sample)

@@ -14,16 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import click
-from distributed import wait
+from distributed import Client, wait
 from distributed.versions import VersionMismatchWarning
 
 from dask_tide.errors import ConfigError, ProviderError
 
 from .job import STUDIED, Size, build, find_sources
 from .place import Place
-from .recorder import Recorder, Recording
+from .recorder import Fleet, Recorder, Recording
 from .screen import Screen, screen_for
-from .story import Promise, Report, Story, empty, kept_by_one
+from .story import Promise, Report, Story, empty, kept_by_one, nothing, one_machine
 
 #: The usual port is often another cluster's; the demo does without the warning.
 ANY_PORT = "127.0.0.1:0"
@@ -61,6 +61,7 @@ def run(
     screen: Screen,
     patience: Patience = Patience(),
     machines: int | None = None,
+    fleet: Callable[[], Fleet] | None = None,
 ) -> Report:
     """Play the story on a cluster of zero workers.
 
@@ -76,6 +77,9 @@ def run(
         How long to wait at most.
     machines
         How many there are for workers. They are expected on more than one, if there is.
+    fleet
+        Where machines come and go with the workers: counts them. Then there are more promises, and a second
+        job that finds a machine warm.
 
     Returns
     -------
@@ -97,9 +101,9 @@ def run(
         cluster_factory() as cluster,
         cluster.get_client() as client,
         screen,
-        Recorder(client, cluster, show) as recorder,
+        Recorder(client, cluster, show, fleet or (lambda: None)) as recorder,
     ):
-        started_empty = recorder.wait_until(empty, patience.settle_s)
+        begun = recorder.wait_until(nothing, patience.settle_s)
         recorder.watch(patience.look_s)
 
         submitted_s = recorder.now_s()
@@ -113,6 +117,7 @@ def run(
         finished_s = recorder.now_s()
 
         kept = recorder.wait_until(kept_by_one, patience.settle_s)
+        machine_kept = recorder.wait_until(one_machine, patience.settle_s)
         recorder.watch(patience.look_s)
         kept = kept and kept_by_one(recorder.recording.samples[-1])
 
@@ -120,23 +125,29 @@ def run(
         story.fetched = True
         answered.release()
         left_empty = recorder.wait_until(empty, patience.settle_s)
+        warm = fleet is not None and _second_job(client, recorder, story, patience)
+        left_empty = left_empty and recorder.wait_until(nothing, patience.settle_s)
         recorder.watch(patience.look_s)
 
     recording = recorder.recording
+    promises = {
+        "it began with no worker": begun,
+        "workers came": recording.peak > 0,
+        "more than one came": recording.peak > 1,
+    }
+    if fleet or (machines and machines > 1):
+        promises["on more than one machine"] = len(recording.machines) > 1
+    if fleet:
+        promises["and on each machine that came"] = recording.most_machines <= len(recording.machines)
+    promises |= {
+        f"all {len(paths):,} files were measured": answer.total.files == len(paths),
+        "one worker stayed, with the answer, and no other": kept,
+    }
+    if fleet:
+        promises |= {"so did its machine, and no other": machine_kept, "a second job booted no machine": warm}
+    promises["it ended with no worker" + (" and no machine" if fleet else "")] = left_empty
     return Report(
-        promises=(
-            Promise("it began with no worker", started_empty),
-            Promise("workers came", recording.peak > 0),
-            Promise("more than one came", recording.peak > 1),
-            *(
-                [Promise("on more than one machine", len(recording.machines) > 1)]
-                if machines and machines > 1
-                else []
-            ),
-            Promise(f"all {len(paths):,} files were measured", answer.total.files == len(paths)),
-            Promise("one worker stayed, with the answer, and no other", kept),
-            Promise("it ended with no worker", left_empty),
-        ),
+        promises=tuple(Promise(text, came_true) for text, came_true in promises.items()),
         recording=recording,
         began=story.began,
         submitted_s=submitted_s,
@@ -145,12 +156,24 @@ def run(
     )
 
 
+def _second_job(client: Client, recorder: Recorder, story: Story, patience: Patience) -> bool:
+    """Whether a job so soon after the first one finds a machine."""
+    began = len(recorder.recording.samples)
+    story.again = True
+    found = client.submit(find_sources, "small", pure=False)
+    found.result(timeout=patience.settle_s)
+    found.release()
+    seen = recorder.recording.samples[began:]
+    return all(sample.fleet is None or not sample.fleet.booting for sample in seen)
+
+
 def main(
     provider: str = "local",
     maximum: int | None = None,
     size: Size = "full",
     out: str | Path = "demo",
     place: Place | None = None,
+    fleet: Callable[[], Fleet] | None = None,
 ) -> int:
     """Run the demo on a TideCluster, print what happened and draw it.
 
@@ -166,6 +189,8 @@ def main(
         The pictures' path without their endings, ``.png`` and ``.svg``.
     place
         With Kubernetes: the place.
+    fleet
+        Likewise, as for :func:`run`.
 
     Returns
     -------
@@ -175,7 +200,7 @@ def main(
     screen = screen_for(sys.stdout)
     try:
         if provider == "kubernetes":
-            report = _run_on_kubernetes(place or Place(), maximum, size, screen)
+            report = _run_on_kubernetes(place or Place(), maximum, size, screen, fleet)
         else:
             report = run(lambda: _new_cluster(provider, maximum), size=size, screen=screen)
     except TimeoutError:
@@ -211,7 +236,13 @@ def _new_cluster(provider: str, maximum: int | None) -> Any:
     )
 
 
-def _run_on_kubernetes(place: Place, maximum: int | None, size: Size, screen: Screen) -> Report:
+def _run_on_kubernetes(
+    place: Place,
+    maximum: int | None,
+    size: Size,
+    screen: Screen,
+    fleet: Callable[[], Fleet] | None,
+) -> Report:
     try:
         from .kubernetes import Installed, new_cluster, worker_nodes
     except ModuleNotFoundError as error:
@@ -228,4 +259,4 @@ def _run_on_kubernetes(place: Place, maximum: int | None, size: Size, screen: Sc
     with warnings.catch_warnings():
         # The job's results are the same whatever the patch release of the Python in the image.
         warnings.simplefilter("ignore", VersionMismatchWarning)
-        return run(cluster, size=size, screen=screen, patience=AFAR, machines=machines)
+        return run(cluster, size=size, screen=screen, patience=AFAR, machines=machines, fleet=fleet)

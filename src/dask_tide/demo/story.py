@@ -22,7 +22,8 @@ class Act(enum.IntEnum):
     FINISHED = 5
     KEPT = 6
     FETCHED = 7
-    NOTHING = 8
+    AGAIN = 8
+    NOTHING = 9
 
     @property
     def headline(self) -> str:
@@ -43,6 +44,7 @@ _HEADLINES = {
     Act.FINISHED: "the job is finished: workers go",
     Act.KEPT: "the answer is kept by one worker",
     Act.FETCHED: "the answer is fetched: the last worker goes",
+    Act.AGAIN: "a second job: the machine is still warm",
     Act.NOTHING: "nothing is left but the scheduler",
 }
 _CAPTIONS = {
@@ -54,6 +56,7 @@ _CAPTIONS = {
     Act.FINISHED: "finished",
     Act.KEPT: "answer kept",
     Act.FETCHED: "fetched",
+    Act.AGAIN: "second job",
     Act.NOTHING: "nothing left",
 }
 
@@ -69,12 +72,15 @@ class Story:
         When each act that has happened began, in seconds after the recording's start.
     fetched
         To be set when the client has the answer and lets go of it: no sample shows that.
+    again
+        To be set when the client submits a second job, if it does.
     """
 
     def __init__(self) -> None:
         self.act = Act.NOBODY
         self.began: dict[Act, float] = {}
         self.fetched = False
+        self.again = False
         self._peak = 0
 
     def tell(self, sample: Sample) -> bool:
@@ -88,7 +94,9 @@ class Story:
 
     def _act(self, sample: Sample) -> Act:
         if self.fetched:
-            return Act.FETCHED if sample.units else Act.NOTHING
+            if nothing(sample):
+                return Act.NOTHING
+            return Act.AGAIN if self.again else Act.FETCHED
         if finished(sample):
             return Act.KEPT if kept_by_one(sample) else Act.FINISHED
         tasks = sample.tasks
@@ -114,6 +122,16 @@ def kept_by_one(sample: Sample) -> bool:
 def empty(sample: Sample) -> bool:
     """Whether there is no worker, and none on its way."""
     return sample.units == 0
+
+
+def nothing(sample: Sample) -> bool:
+    """Whether there is no machine for workers either, as far as anybody looks."""
+    return empty(sample) and (sample.fleet is None or sample.fleet.total == 0)
+
+
+def one_machine(sample: Sample) -> bool:
+    """Whether there is one, as far as anybody looks."""
+    return sample.fleet is None or sample.fleet.total == 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +194,7 @@ class Report:
             ("peak workers", f"{recording.peak}"),
             ("workers started", f"{recording.starts}"),
             *([("machines", ", ".join(machines))] if machines else []),
+            *([("machine-seconds", f"{recording.machines_s:.0f} s")] if recording.samples[-1].fleet else []),
             ("seconds that tasks took", f"{busy_s:.1f} s"),
             (
                 "worker-seconds used",

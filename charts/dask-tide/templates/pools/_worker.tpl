@@ -1,7 +1,7 @@
 {{- /* Spec of a worker's pod. Takes root and pool (with its defaults). */ -}}
 {{- define "dask-tide.worker" -}}
 {{- $root := .root }}
-{{- $pool := .pool -}}
+{{- $pool := include "dask-tide.packed" . | fromJson -}}
 serviceAccountName: {{ $root.Release.Name }}-worker
 automountServiceAccountToken: false
 enableServiceLinks: false
@@ -58,6 +58,11 @@ containers:
       - {name: DASK_TIDE__READINESS__PORT, value: "8790"}
       # Leaves a quarter of the grace period for closing.
       - {name: DASK_TIDE__DEPARTURE__TIMEOUT, value: {{ div (mul $pool.terminationGracePeriodSeconds 3) 4 }}s}
+      {{- range $key, $value := ($root.Values.tide | default dict).interruption }}
+      {{- if not (kindIs "invalid" $value) }}
+      - {name: DASK_TIDE__INTERRUPTION__{{ upper $key }}, value: {{ kindIs "string" $value | ternary $value (toRawJson $value) | quote }}}
+      {{- end }}
+      {{- end }}
       {{- include "dask-tide.env" $root | nindent 6 }}
       {{- with $pool.env }}
       {{- toYaml . | nindent 6 }}

@@ -14,6 +14,7 @@
 {{- range $name, $pool := include "dask-tide.pools" . | fromJson }}
   {{- $entry := pick $pool "threads" "memory" "minimum" "maximum" "price" }}
   {{- $_ := set $entry "resources" $pool.daskResources }}
+  {{- if include "dask-tide.isSpot" $pool }}{{ $_ := set $entry "spot" true }}{{ end }}
   {{- with $pool.bootTime }}{{ $_ := set $entry "boot-time" . }}{{ end }}
   {{- $_ := set $pools $name $entry }}
 {{- end }}

@@ -72,7 +72,8 @@ def price_per_s(node: NodeView, prices: Mapping[str, float], requests: Quantitie
     node
         The node.
     prices
-        Of machines for an hour, by a pattern for :attr:`NodeView.kind`; the first that fits counts.
+        Of machines for an hour, by a pattern for :attr:`NodeView.kind`; the first that fits counts
+        (:class:`.options.Options` has the most exact one first).
     requests
         What the pod asks for. Its share is that of which it takes the larger part, CPUs or memory.
 

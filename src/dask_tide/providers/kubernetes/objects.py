@@ -103,7 +103,7 @@ class Container(_Object, frozen=True):
 
 
 class TemplateSpec(_Object, frozen=True):
-    containers: list[Container] = []
+    containers: list[Container] | None = None  # a bookmark's are null
 
 
 class Template(_Object, frozen=True):

@@ -34,8 +34,8 @@ class Options:
     nodes
         Whether nodes may be read, to see at once that one is to be disrupted, and what it costs.
     prices
-        What machines cost for an hour, by a pattern for their type, zone and market; the first that fits
-        counts. It needs ``nodes``.
+        What machines cost for an hour, by a pattern for their type, zone and market, the most exact one
+        first: that is the one that counts. It needs ``nodes``.
     on_close
         ``release``: the pools are scaled to 0 when the scheduler closes. ``keep``: the next scheduler
         adopts the pods, as one that a Deployment starts again does.
@@ -116,7 +116,14 @@ def _prices(key: str, value: object) -> dict[str, float]:
         prices["/".join([first, *["*"] * (_PARTS - len(parts)), *rest] if rest else [first, "*", "*"])] = (
             float(price)
         )
-    return prices
+    # A mapping's order says nothing: Helm sorts its keys.
+    return dict(sorted(prices.items(), key=lambda entry: _exactness(entry[0])))
+
+
+def _exactness(pattern: str) -> tuple[int, int, str]:
+    """Patterns with fewer parts left open come first, then those that say more."""
+    open_parts = sum("*" in part or "?" in part for part in pattern.split("/"))
+    return open_parts, -len(pattern.replace("*", "").replace("?", "")), pattern
 
 
 def _flag(key: str, value: object) -> bool:

@@ -35,7 +35,7 @@ __all__ = ["Places"]
 #: An autoscaler that has just been asked may say no to the first group of machines and yes to the next.
 _SETTLED_S = 2.0
 #: For how long it is believed that there was no room once no pod waits for it any more.
-_BELIEVED_S = 60.0
+_BELIEVED_S = 30.0
 
 
 @dataclass(frozen=True)

@@ -60,10 +60,7 @@ def read_replicaset(replicaset: ReplicaSet) -> ReplicaSetView | None:
     pool = metadata.labels.get(POOL)
     if pool is None or metadata.deletion_timestamp is not None:
         return None
-    template, containers = (
-        (spec.template or Template()).metadata,
-        (spec.template or Template()).spec.containers,
-    )
+    template = spec.template or Template()
     refusal = ""
     # Until its controller has seen the newest number, its status tells of an earlier one.
     current = status.observed_generation >= metadata.generation
@@ -76,11 +73,13 @@ def read_replicaset(replicaset: ReplicaSet) -> ReplicaSetView | None:
         version=int(metadata.resourceVersion),
         replicas=spec.replicas,
         existing=status.replicas,
-        template=template.labels.get(TEMPLATE, ""),
+        template=template.metadata.labels.get(TEMPLATE, ""),
         refusal=refusal,
         manager=_manager(metadata.managed_fields),
-        annotations=marks_of(template.annotations),
-        requests=_sum([quantities(container.resources.requests) for container in containers]),
+        annotations=marks_of(template.metadata.annotations),
+        requests=_sum(
+            [quantities(container.resources.requests) for container in template.spec.containers or ()]
+        ),
     )
 
 

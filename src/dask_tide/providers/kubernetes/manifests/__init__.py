@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from . import access, limits, values, workloads
+from .buffer import make_buffer
 from .certificates import Certificates, make_certificates
 from .golang import plain
 from .release import Manifest, Release
@@ -91,6 +92,7 @@ def make_release(
 def make_all(release: Release) -> list[Manifest]:
     """Make all objects, in an order in which they can be created; no two share a part."""
     made = [*_make_rules(release), *_make_scheduler(release), *_make_notebook(release), *_make_pools(release)]
+    made += make_buffer(release)
     return [plain(one) for one in made]
 
 

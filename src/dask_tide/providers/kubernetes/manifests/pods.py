@@ -1,4 +1,4 @@
-"""Specs of pods: scheduler, worker, notebook server. All pass Pod Security's level "restricted"."""
+"""Specs of pods: scheduler, worker, notebook server, buffers'. All pass Pod Security's level "restricted"."""
 
 from __future__ import annotations
 
@@ -6,9 +6,17 @@ from collections.abc import Mapping
 from typing import Any
 
 from .golang import compact
+from .placement import NO_SPREADING, off_spot, packed
 from .release import Manifest, Release
 
-__all__ = ["READINESS_PORT", "make_notebook_spec", "make_scheduler_spec", "make_worker_spec"]
+__all__ = [
+    "READINESS_PORT",
+    "make_notebook_spec",
+    "make_placeholder_spec",
+    "make_scheduler_spec",
+    "make_sizer_spec",
+    "make_worker_spec",
+]
 
 #: Where a worker's nanny listens while the worker takes part.
 READINESS_PORT = 8790
@@ -61,7 +69,7 @@ def make_scheduler_spec(release: Release) -> Manifest:
         {"name": "tmp", "emptyDir": {}},
         {"name": "config", "configMap": {"name": f"{release.name}-config"}},
     ]
-    spec = _make_spec(release, "scheduler", values, container, mounts, volumes)
+    spec = _make_spec(release, "scheduler", _placed(values), container, mounts, volumes)
     spec["automountServiceAccountToken"] = True
     spec["terminationGracePeriodSeconds"] = values["terminationGracePeriodSeconds"]
     return spec
@@ -101,6 +109,7 @@ def make_worker_spec(release: Release, pool: Mapping[str, Any]) -> Manifest:
             {"name": "DASK_TIDE__READINESS__PORT", "value": str(READINESS_PORT)},
             # Leaves a quarter of the grace period for closing.
             {"name": "DASK_TIDE__DEPARTURE__TIMEOUT", "value": f"{grace_s * 3 // 4}s"},
+            *_interruption(release),
             *_environment(release),
             *pool["env"],
         ],
@@ -111,12 +120,79 @@ def make_worker_spec(release: Release, pool: Mapping[str, Any]) -> Manifest:
     mounts = [{"name": "tmp", "mountPath": "/tmp"}]
     volumes = [{"name": "tmp", **pool["scratch"]}]
     values = {**pool, "resources": _worker_resources(pool)}
+    constraints = pool["topologySpreadConstraints"]
+    if pool["packing"]:
+        values["affinity"] = packed(pool["affinity"], release.labels("worker"))
+        constraints = constraints or NO_SPREADING
     spec = _make_spec(release, "worker", values, container, mounts, volumes)
     spec["terminationGracePeriodSeconds"] = grace_s
     if pool.get("runtimeClassName"):
         spec["runtimeClassName"] = pool["runtimeClassName"]
-    if pool["topologySpreadConstraints"]:
-        spec["topologySpreadConstraints"] = pool["topologySpreadConstraints"]
+    if constraints:
+        spec["topologySpreadConstraints"] = constraints
+    return spec
+
+
+def make_placeholder_spec(release: Release, name: str) -> Manifest:
+    """Spec of a placeholder's pod: it has the room of a pool's unit, where that may run, and does nothing."""
+    pool, values = release.pools[name], release.values["buffer"]
+    own = release.buffers[name].get("resources")
+    spec: Manifest = {
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        # It makes room at once.
+        "terminationGracePeriodSeconds": 0,
+        "priorityClassName": values.get("priorityClassName") or release.placeholder_class,
+        "securityContext": _POD_SECURITY,
+        "containers": [
+            {
+                "name": "placeholder",
+                "image": values["image"],
+                "imagePullPolicy": release.values["image"]["pullPolicy"],
+                "resources": _worker_resources(pool) if own is None else own,
+                "securityContext": _CONTAINER_SECURITY,
+            }
+        ],
+    }
+    for key in ("nodeSelector", "tolerations", "affinity", "topologySpreadConstraints", "runtimeClassName"):
+        if pool.get(key):
+            spec[key] = pool[key]
+    if pull_secrets := pool.get("imagePullSecrets", release.values["image"].get("pullSecrets")):
+        spec["imagePullSecrets"] = pull_secrets
+    return spec
+
+
+def make_sizer_spec(release: Release, deployment: str, units: int) -> Manifest:
+    """Spec of the pod that gives a buffer another size; it runs where the scheduler does."""
+    container: Manifest = {
+        "args": [
+            *("python", "-m", "dask_tide.providers.kubernetes.buffer"),
+            *("--namespace", release.namespace),
+            *("--deployment", deployment),
+            *("--units", str(units)),
+        ],
+        "env": [{"name": "HOME", "value": "/tmp"}],
+        "name": "schedule",
+        "image": release.image,
+        "imagePullPolicy": release.values["image"]["pullPolicy"],
+        "resources": {"requests": {"cpu": "50m", "memory": "128Mi"}, "limits": {"memory": "256Mi"}},
+        "securityContext": _CONTAINER_SECURITY,
+        "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}],
+    }
+    spec: Manifest = {
+        "serviceAccountName": f"{release.name}-buffer",
+        "automountServiceAccountToken": True,
+        "enableServiceLinks": False,
+        "restartPolicy": "Never",
+        "securityContext": _POD_SECURITY,
+        "containers": [container],
+        "volumes": [{"name": "tmp", "emptyDir": {}}],
+    }
+    for key in ("nodeSelector", "tolerations"):
+        if release.values["scheduler"].get(key):
+            spec[key] = release.values["scheduler"][key]
+    if pull_secrets := release.values["image"].get("pullSecrets"):
+        spec["imagePullSecrets"] = pull_secrets
     return spec
 
 
@@ -139,7 +215,7 @@ def make_notebook_spec(release: Release) -> Manifest:
     }
     mounts = [{"name": "tmp", "mountPath": "/tmp"}, {"name": "work", "mountPath": "/work"}]
     volumes = [{"name": "tmp", "emptyDir": {}}, {"name": "work", **values["work"]}]
-    return _make_spec(release, "notebook", values, container, mounts, volumes)
+    return _make_spec(release, "notebook", _placed(values), container, mounts, volumes)
 
 
 def _make_spec(
@@ -182,6 +258,24 @@ def _make_spec(
     if pull_secrets := values.get("imagePullSecrets", image.get("pullSecrets")):
         spec["imagePullSecrets"] = pull_secrets
     return spec
+
+
+def _placed(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values of what must not be taken away at short notice, unless they say that it may."""
+    return {**values} if values.get("spot") else {**values, "affinity": off_spot(values.get("affinity"))}
+
+
+def _interruption(release: Release) -> list[Manifest]:
+    """How workers ask their machine for a notice, where `tide.interruption` says so."""
+    said = (release.values.get("tide") or {}).get("interruption") or {}
+    return [
+        {
+            "name": f"DASK_TIDE__INTERRUPTION__{key.upper()}",
+            "value": value if isinstance(value, str) else compact(value),
+        }
+        for key, value in sorted(said.items())
+        if value is not None
+    ]
 
 
 def _port(name: str, number: int) -> Manifest:

@@ -59,6 +59,11 @@ class Release:
         """The pools with their defaults, by name."""
         return chart_values.pools(self.values)
 
+    @cached_property
+    def buffers(self) -> dict[str, dict[str, Any]]:
+        """Values of the buffers, by their pools' names."""
+        return chart_values.buffers(self.values)
+
     @property
     def tls(self) -> Mapping[str, Any]:
         """Values of ``security.tls``."""
@@ -105,6 +110,11 @@ class Release:
     def cluster_scoped(self, suffix: str) -> str:
         """Name of an object that is in no namespace. Dots, which neither name has, keep releases apart."""
         return f"{self.namespace}.{self.name}.{suffix}"
+
+    @property
+    def placeholder_class(self) -> str:
+        """Full name of the placeholders' own priority class."""
+        return self.cluster_scoped("buffer")
 
     def priority_class(self, name: str) -> str:
         """Full name of a priority class that may be said by its short name."""

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from jsonschema.exceptions import ValidationError
     from jsonschema.protocols import Validator
 
-__all__ = ["app_version", "check_name", "defaults", "merge", "parse", "pools", "read"]
+__all__ = ["app_version", "buffers", "check_name", "defaults", "merge", "parse", "pools", "read"]
 
 #: As in :mod:`dask_tide.config`: `<name>-<pool>-<5 letters>` must be the name of a pod, which has 63.
 _RELEASE = re.compile(r"[a-z]([a-z0-9-]{0,34}[a-z0-9])?")
@@ -57,11 +57,29 @@ def read(given: Mapping[str, Any] | None = None) -> dict[str, Any]:
         if pool["minimum"] > pool["maximum"]:
             expected = f"at most maximum, which is {pool['maximum']}"
             raise ConfigError(f"pools.{name}.minimum", pool["minimum"], expected)
+    _check_buffers(values)
+    options = (values.get("tide") or {}).get("options") or {}
+    if (prices := options.get("prices")) and not values["nodes"]["read"]:
+        expected = "nothing without nodes.read=true, as nodes say of which type they are"
+        raise ConfigError("tide.options.prices", prices, expected)
     tls = values["security"]["tls"]
     if tls["enabled"] and tls["source"] == "secret" and not tls.get("secretName"):
         expected = "the name of a Secret, since security.tls.source is secret"
         raise ConfigError("security.tls.secretName", None, expected)
     return values
+
+
+def _check_buffers(values: Mapping[str, Any]) -> None:
+    known = pools(values)
+    for name, buffer in buffers(values).items():
+        key, times = f"buffer.pools.{name}", buffer.get("schedule") or []
+        if name not in known:
+            raise ConfigError(key, name, f"the name of a pool: {', '.join(known)}")
+        if (buffer.get("units") is None) == (not times):
+            raise ConfigError(key, buffer, "either units or a schedule")
+        at = [(entry["at"], entry.get("timeZone") or "Etc/UTC") for entry in times]
+        if len(set(at)) < len(at):
+            raise ConfigError(f"{key}.schedule", at, "times that differ")
 
 
 def check_name(name: str) -> None:
@@ -88,6 +106,12 @@ def pools(values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         name: {key: value for layer in both for key, value in layer.items() if value is not None}
         for name, both in (layers or {"default": (values["poolDefaults"], {})}).items()
     }
+
+
+def buffers(values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Give the buffers by their pools' names; those that are null do not exist."""
+    given = values["buffer"].get("pools") or {}
+    return {name: given[name] for name in sorted(given) if given[name] is not None}
 
 
 def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:

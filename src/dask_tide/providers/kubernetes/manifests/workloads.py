@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from .golang import compact, digest, pretty
+from .placement import is_spot
 from .pods import make_notebook_spec, make_scheduler_spec, make_worker_spec
 from .release import OWN_LABELS, Manifest, Release
 
@@ -32,8 +33,6 @@ PROTECTED = {
     "cluster-autoscaler.kubernetes.io/safe-to-evict": "false",
     _DO_NOT_DISRUPT: "true",
 }
-#: Karpenter's label of a node that says whether it may be taken away at short notice.
-_CAPACITY = "karpenter.sh/capacity-type"
 
 
 def make_config(release: Release) -> Manifest:
@@ -211,11 +210,8 @@ def _service_port(name: str, number: int) -> Manifest:
 
 def _protected(release: Release, pool: Mapping[str, Any]) -> dict[str, str]:
     """The annotations that newcomers have."""
-    spot = pool.get("spot")
-    if spot is None:
-        spot = pool["nodeSelector"].get(_CAPACITY) == "spot"
     values = release.values
-    if spot and not (values["nodes"]["read"] and values["admission"]["enabled"]):
+    if is_spot(pool) and not (values["nodes"]["read"] and values["admission"]["enabled"]):
         # Nobody would take it back when the node is about to go, and Karpenter would wait until it is gone.
         return {key: value for key, value in PROTECTED.items() if key != _DO_NOT_DISRUPT}
     return PROTECTED
@@ -240,6 +236,8 @@ def _config(release: Release) -> str:
 def _pool_config(pool: Mapping[str, Any]) -> Manifest:
     entry: Manifest = {key: pool[key] for key in ("threads", "memory", "minimum", "maximum", "price")}
     entry["resources"] = pool["daskResources"]
+    if is_spot(pool):
+        entry["spot"] = True
     if pool.get("bootTime"):
         entry["boot-time"] = pool["bootTime"]
     return entry

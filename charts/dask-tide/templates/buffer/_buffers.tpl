@@ -1,0 +1,49 @@
+{{- /* Buffers by their pools' names, as JSON; those that are null do not exist. */ -}}
+{{- define "dask-tide.buffers" -}}
+{{- $buffers := dict }}
+{{- range $name, $buffer := .Values.buffer.pools }}
+  {{- if not (kindIs "invalid" $buffer) }}{{ $_ := set $buffers $name $buffer }}{{ end }}
+{{- end }}
+{{- toRawJson $buffers }}
+{{- end }}
+
+{{- define "dask-tide.placeholderClass" -}}
+{{ .Release.Namespace }}.{{ .Release.Name }}.buffer
+{{- end }}
+
+{{- /*
+  Spec of a placeholder's pod: it has the room of a pool's unit, where that may run, and does nothing. Takes root,
+  pool (with its defaults) and buffer.
+*/ -}}
+{{- define "dask-tide.placeholder" -}}
+{{- $root := .root }}
+{{- $pool := .pool -}}
+automountServiceAccountToken: false
+enableServiceLinks: false
+# It makes room at once.
+terminationGracePeriodSeconds: 0
+priorityClassName: {{ $root.Values.buffer.priorityClassName | default (include "dask-tide.placeholderClass" $root) }}
+{{- with $pool.runtimeClassName }}
+runtimeClassName: {{ . }}
+{{- end }}
+{{- with (hasKey $pool "imagePullSecrets" | ternary $pool.imagePullSecrets $root.Values.image.pullSecrets) }}
+imagePullSecrets: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with include "dask-tide.placement" $pool | trim }}
+{{- . | nindent 0 }}
+{{- end }}
+{{- with $pool.topologySpreadConstraints }}
+topologySpreadConstraints: {{- toYaml . | nindent 2 }}
+{{- end }}
+securityContext: {{- include "dask-tide.podSecurity" $root | nindent 2 }}
+containers:
+  - name: placeholder
+    image: {{ $root.Values.buffer.image | quote }}
+    imagePullPolicy: {{ $root.Values.image.pullPolicy }}
+    {{- if kindIs "invalid" .buffer.resources }}
+    resources: {{- include "dask-tide.workerResources" $pool | nindent 6 }}
+    {{- else }}
+    resources: {{- toYaml .buffer.resources | nindent 6 }}
+    {{- end }}
+    securityContext: {{- include "dask-tide.containerSecurity" $root | nindent 6 }}
+{{- end }}

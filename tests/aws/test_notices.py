@@ -1,0 +1,150 @@
+"""Spot machines that are taken back: workers leave within the notice, and nothing is computed again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from distributed import Client, Event, Future, wait
+from fleet import DEADLINE_S, Fleet
+from releases import ask, finished, nap, workers
+from waiting import wait_until
+
+pytestmark = [pytest.mark.xdist_group("cloud"), pytest.mark.timeout(300, func_only=True)]
+
+DO_NOT_DISRUPT = "karpenter.sh/do-not-disrupt"
+#: One to a machine of four CPUs; what is left of a notice when Karpenter has heard of it.
+SPOT = {
+    "spot": True,
+    "threads": 1,
+    "maximum": 6,
+    "terminationGracePeriodSeconds": 100,
+    "resources": {"requests": {"cpu": "3", "memory": "300Mi"}},
+}
+
+
+@pytest.fixture(scope="module")
+def fleet(install_once: Callable[..., Fleet]) -> Fleet:
+    """One pool, on spot machines only."""
+    return install_once({"cpu": SPOT}, markets=["spot"])
+
+
+def until_told(client: Client, count: int) -> list[Future]:
+    """Tasks that run until `told` is set."""
+
+    def wait_for_it(number: int) -> int:
+        from distributed import Event
+
+        Event("told").wait()
+        return number
+
+    Event("told", client=client).clear()
+    return list(client.map(wait_for_it, range(count), pure=False))
+
+
+def start(client: Client, fleet: Fleet, count: int) -> list[str]:
+    """Have so many workers, one to a machine; the machines."""
+    ask(client, "tide_scale", n=count)
+    wait_until(lambda: len(workers(client)) == count, f"{count} workers", DEADLINE_S, fleet.situation)
+    machines = sorted(fleet.where().values())
+    assert machines == sorted(fleet.machines()), "one to a machine"
+    return machines
+
+
+def results(client: Client) -> list[Future]:
+    """Some on each worker."""
+    done = client.map(nap, [0.05] * 8 * len(workers(client)), pure=False)
+    wait(done, timeout=DEADLINE_S)
+    assert set(client.gather(done)) == set(workers(client)), "all hold results"
+    return list(done)
+
+
+def kept(fleet: Fleet, machine: str) -> list[str]:
+    """What the workers' pods there are annotated with against Karpenter."""
+    return [
+        pod["metadata"]["annotations"].get(DO_NOT_DISRUPT, "")
+        for pod in fleet.all_pods().values()
+        if pod["spec"].get("nodeName") == machine
+    ]
+
+
+def gone_in_time(fleet: Fleet, *machines: str) -> None:
+    """They end before their power is cut."""
+    wait_until(lambda: not set(machines) & set(fleet.machines()), "they go", DEADLINE_S, fleet.situation)
+    paid = [each for each in fleet.bill() if each.node in machines]
+    assert len(paid) == len(machines)
+    assert all(each.ended_s and each.notice_s and each.ended_s < each.notice_s for each in paid)
+
+
+def none_computed_again(client: Client) -> None:
+    assert set(finished(client).values()) == {1}
+
+
+def test_p11_p31_within_the_notice_a_busy_worker_has_left_and_another_one_has_come(fleet: Fleet) -> None:
+    with fleet.client() as client:
+        [machine] = start(client, fleet, 1)
+        done = results(client)
+        running = until_told(client, 1)
+        wait_until(lambda: kept(fleet, machine) == ["true"], "the busy worker is protected", DEADLINE_S)
+        [leaver] = fleet.pods()
+        fleet.cloud.interrupt(machine)
+        wait_until(lambda: set(kept(fleet, machine)) <= {""}, "it is no longer", DEADLINE_S, fleet.situation)
+        wait_until(lambda: len(fleet.machines()) == 2, "another machine", DEADLINE_S, fleet.situation)
+        assert leaver in fleet.all_pods(), "which was asked for while there is still the first one"
+        assert "its node is about to go" in fleet.explain()
+        wait_until(lambda: set(workers(client)) - {leaver}, "another worker", DEADLINE_S, fleet.situation)
+        assert leaver in workers(client), "the task runs on"
+        Event("told", client=client).set()
+        assert client.gather(running) == [0]
+        gone_in_time(fleet, machine)
+        assert len(client.gather(done)) == 8
+        none_computed_again(client)
+
+
+def test_p11_half_of_the_machines_are_taken_back_under_an_exchange_of_all_with_all(fleet: Fleet) -> None:
+    count = 16
+
+    def cut(number: int) -> list[bytes]:
+        return [bytes([number]) * 50_000 for _ in range(count)]
+
+    def join(number: int, *parts: list[bytes]) -> int:
+        import time
+
+        time.sleep(2)
+        return sum(part[number][0] for part in parts)
+
+    with fleet.client() as client:
+        machines = start(client, fleet, 4)
+        ask(client, "tide_adapt", minimum=0, maximum=6)
+        parts = client.map(cut, range(count), pure=False)
+        joined = [client.submit(join, number, *parts, pure=False) for number in range(count)]
+        wait_until(lambda: sum(future.done() for future in joined) >= 4, "it is in full swing", DEADLINE_S)
+        for machine in machines[::2]:
+            fleet.cloud.interrupt(machine)
+        assert client.gather(joined) == [sum(range(count))] * count
+        gone_in_time(fleet, *machines[::2])
+        assert [len(part) for part in client.gather(parts)] == [count] * count
+        none_computed_again(client)
+
+
+def test_p11_a_worker_sees_the_notice_itself_where_nobody_else_does(install: Callable[..., Fleet]) -> None:
+    fleet = install(
+        {"cpu": SPOT}, {"tide": {"interruption": {"watch": "aws", "interval": "1s"}}}, markets=["spot"]
+    )
+    # Karpenter does not hear of it.
+    fleet.cloud.throttle(True, "sqs:ReceiveMessage")
+    with fleet.client() as client:
+        [machine] = start(client, fleet, 1)
+        done = results(client)
+        running = until_told(client, 1)
+        [leaver] = fleet.pods()
+        fleet.cloud.interrupt(machine)
+        wait_until(lambda: set(workers(client)) - {leaver}, "another worker", DEADLINE_S, fleet.situation)
+        assert "EC2 will terminate its spot instance" in fleet.explain()
+        assert leaver in workers(client), "the task runs on"
+        Event("told", client=client).set()
+        assert client.gather(running) == [0]
+        wait_until(lambda: leaver not in workers(client), "the first one leaves", DEADLINE_S, fleet.situation)
+        assert machine in fleet.machines(), "while its machine is there"
+        assert len(client.gather(done)) == 8
+        none_computed_again(client)

@@ -1,0 +1,103 @@
+"""A release of the chart on a simulated AWS, and its machines: a NodePool of its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from releases import Release
+from waiting import wait_until
+
+from rig.aws.account import PURPOSE
+from rig.aws.instances import Instance
+from rig.cloud import Cloud
+
+#: Two of these fit on a machine of four CPUs, beside what the machine keeps for itself.
+POOL: dict[str, Any] = {
+    "threads": 2,
+    "memory": "600Mi",
+    "maximum": 6,
+    "terminationGracePeriodSeconds": 60,
+    "resources": {"requests": {"cpu": "1700m", "memory": "300Mi"}},
+}
+PER_MACHINE = 2
+#: A machine that boots, a worker that starts, or a machine that goes, on a crowded machine of ours.
+DEADLINE_S = 120.0
+
+
+def on_nodes(pool: str) -> dict[str, Any]:
+    """What has pods run on the machines of a NodePool: values of the chart."""
+    toleration = {"key": PURPOSE, "operator": "Equal", "value": pool, "effect": "NoSchedule"}
+    return {"nodeSelector": {PURPOSE: pool}, "tolerations": [toleration]}
+
+
+def values(node_pool: str, **pools: dict[str, Any]) -> dict[str, Any]:
+    """Values of the chart: the scheduler on the machine that is always there, workers on a NodePool's.
+
+    Parameters
+    ----------
+    node_pool
+        The NodePool's name.
+    pools
+        What each pool of workers has that :data:`POOL` has not, or has otherwise; by default there is `cpu`.
+    """
+    return {
+        "pools": {name: POOL | on_nodes(node_pool) | pool for name, pool in (pools or {"cpu": {}}).items()},
+        "scheduler": {
+            "nodeSelector": {PURPOSE: "system"},
+            "resources": {"requests": {"cpu": "100m", "memory": "150Mi"}, "limits": {"memory": "1Gi"}},
+        },
+        "nodes": {"read": True},
+    }
+
+
+class Fleet(Release):
+    """An installed release whose workers are on machines that a NodePool of its own makes.
+
+    Parameters
+    ----------
+    cloud
+        Where.
+    namespace, name, folder
+        As for :class:`releases.Release`.
+    node_pool
+        The NodePool's name.
+    """
+
+    def __init__(self, cloud: Cloud, namespace: str, name: str, folder: Path, node_pool: str) -> None:
+        super().__init__(cloud, namespace, name, folder)
+        self.cloud = cloud
+        self.node_pool = node_pool
+
+    def machines(self) -> dict[str, Instance]:
+        """The machines that are paid for now, by their nodes' names."""
+        return {each.node: each for each in self.cloud.instances(self.node_pool)}
+
+    def bill(self) -> list[Instance]:
+        """All machines that ever were, in the order of their launches."""
+        paid = (each for each in self.cloud.bill() if each.pool == self.node_pool)
+        return sorted(paid, key=lambda each: each.launched_s)
+
+    def where(self) -> dict[str, str]:
+        """The node of each worker's pod that is not about to go; empty: it waits for one."""
+        return {name: pod["spec"].get("nodeName", "") for name, pod in self.pods().items()}
+
+    def waiting(self) -> list[str]:
+        """The pods that wait for a machine."""
+        return [name for name, node in self.where().items() if not node]
+
+    def no_machines(self, what: str = "are left") -> None:
+        """Wait until no machine is paid for and none is known to Kubernetes."""
+        selector = f"--selector={PURPOSE}={self.node_pool}"
+
+        def gone() -> bool:
+            return not self.machines() and not self.cloud.kubectl("get", "nodes", selector, "--output=name")
+
+        wait_until(gone, f"no machines {what}", DEADLINE_S, self.situation)
+
+    def situation(self) -> str:
+        kubectl = self.cloud.kubectl
+        logs = [self.cloud.folder / "logs" / f"{name}.log" for name in ("aws", "karpenter")]
+        ends = [line[:400] for log in logs if log.exists() for line in log.read_text().splitlines()[-15:]]
+        seen = kubectl("get", "nodes,nodeclaims", "--output=wide")
+        return "\n".join([super().situation(), seen, *map(str, self.bill()), *ends])
