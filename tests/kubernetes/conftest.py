@@ -110,6 +110,8 @@ def namespaces() -> Iterator[Callable[..., str]]:
     def make(kubectl: Kubectl, pod_security: str = "") -> str:
         name = f"test-{os.getpid()}-{next(_numbers)}"
         kubectl("create", "namespace", name)
+        # Until it has one no pod may be made there.
+        kubectl("wait", "--for=create", "serviceaccount/default", "--namespace", name, "--timeout=60s")
         made.append((kubectl, name))
         if pod_security:
             kubectl("label", "namespace", name, f"pod-security.kubernetes.io/enforce={pod_security}")

@@ -101,6 +101,14 @@ class Platform:
         await self.until(enough, f"{n} units of pool {pool} are shown")
         return sorted(await self.units(pool))
 
+    async def down(self, units: Sequence[str]) -> None:
+        """Let these go, also where the platform sees late that their workers are at work, and keeps them."""
+
+        async def told() -> bool:
+            return not await self.provider.scale_down(units)
+
+        await self.until(told, f"the provider lets {', '.join(units)} go")
+
     async def gone(self, *units: str) -> None:
         """Wait until nothing of ``units`` is left."""
 
@@ -267,7 +275,7 @@ class ProviderContract:
         names = await platform.up("one", 3)
         await platform.registered(*names)
         going, staying = names[1:2], [names[0], names[2]]
-        await platform.provider.scale_down(going)
+        await platform.down(going)
         await platform.gone(*going)
         assert sorted(await platform.units()) == staying
         assert all(platform.workers(staying).values())
@@ -278,7 +286,7 @@ class ProviderContract:
         going, staying = await platform.up("one", 2)
         await platform.registered(going, staying)
         await platform.provider.scale_down([])
-        await platform.provider.scale_down([going, "nobody-one-xxxxx"])
+        await platform.down([going, "nobody-one-xxxxx"])
         await platform.provider.scale_down([going])
         await platform.gone(going)
         await platform.provider.scale_down([going, going])
