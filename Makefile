@@ -22,7 +22,7 @@ COMPILE_IMAGE := pip compile --quiet $(LOCK) -c requirements/dev.txt
 # kOps's schemas, which are not ours to commit: where that folder is absent, check-deploy says what it left out.
 AWS_SCHEMAS ?= ../shared/aws
 
-.PHONY: help demo demo-kubernetes test test-newest test-oldest check check-deploy format bench bench-kubernetes image lock clean
+.PHONY: help demo demo-kubernetes demo-aws test test-newest test-oldest check check-deploy format bench bench-kubernetes image lock clean
 .PHONY: cluster cluster-plane cluster-down cloud cloud-down rig-binaries
 .DEFAULT_GOAL := help
 
@@ -30,6 +30,8 @@ help:
 	@echo "make demo    the story in a minute: workers come with the work and go with it"
 	@echo "make demo-kubernetes"
 	@echo "             the same on a real Kubernetes: cluster, image, chart and demo, from nothing to nothing (needs root)"
+	@echo "make demo-aws"
+	@echo "             and on a simulated AWS with Karpenter: machines come with the workers, and go with them (needs root)"
 	@echo "make test    all tests, then those that touch distributed with the oldest one we support"
 	@echo "make check   format, lint, types, layers, and check-deploy"
 	@echo "make check-deploy  what one deploys on AWS, without AWS: schemas, security, labels and taints that agree"
@@ -49,6 +51,9 @@ demo: .venv/stamp
 
 demo-kubernetes: .venv/stamp
 	@$(BIN)/python -m rig.demo $(DEMO_ARGS)
+
+demo-aws: .venv/stamp
+	@$(BIN)/python -m rig.demo_aws $(DEMO_ARGS)
 
 test: test-newest test-oldest
 

@@ -12,6 +12,7 @@ from dask_tide.demo.recorder import Fleet
 from dask_tide.demo.run import main as play
 from rig import demo
 from rig.aws.account import PURPOSE
+from rig.aws.cluster_autoscaler import GROUP
 from rig.cloud import AUTOSCALERS, Cloud, Sky, missing
 from rig.folders import RigError
 
@@ -29,7 +30,7 @@ def machines(cloud: Cloud) -> Callable[[], Fleet]:
     """Count the machines for workers."""
 
     def count() -> Fleet:
-        there = [each.joined for each in cloud.instances() if each.pool != "system"]
+        there = [each.joined for each in cloud.instances() if each.pool in ("workers", GROUP)]
         return Fleet(booting=there.count(False), ready=there.count(True))
 
     return count
@@ -68,9 +69,7 @@ def _demo(arguments: argparse.Namespace) -> int:
             code = show(cloud, maximum=arguments.maximum, size=arguments.size, out=arguments.out)
             print("\n$ python -m rig instances --all")
             for each in cloud.bill():
-                state = "runs" if each.alive else "ended"
-                what = f"{each.id}  {each.kind:10}  {each.market:9}  {each.pool:8}"
-                print(f"{what}  {state:5}  {each.paid_s:6.0f} s")
+                print(f"{each.id}  {each.kind:10}  {each.market:9}  {each.pool:8}  {each.paid_s:6.0f} s")
         finally:
             print("Ending the cloud ...", flush=True)
     print("Nothing is left of it.")

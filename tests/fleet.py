@@ -62,20 +62,25 @@ class Fleet(Release):
         As for :class:`releases.Release`.
     node_pool
         The NodePool's name.
+    group
+        The Auto Scaling group that its machines are of, where that makes them.
     """
 
-    def __init__(self, cloud: Cloud, namespace: str, name: str, folder: Path, node_pool: str) -> None:
+    def __init__(
+        self, cloud: Cloud, namespace: str, name: str, folder: Path, node_pool: str, group: str = ""
+    ) -> None:
         super().__init__(cloud, namespace, name, folder)
         self.cloud = cloud
         self.node_pool = node_pool
+        self.group = group
 
     def machines(self) -> dict[str, Instance]:
         """The machines that are paid for now, by their nodes' names."""
-        return {each.node: each for each in self.cloud.instances(self.node_pool)}
+        return {each.node: each for each in self.cloud.instances(self.group or self.node_pool)}
 
     def bill(self) -> list[Instance]:
         """All machines that ever were, in the order of their launches."""
-        paid = (each for each in self.cloud.bill() if each.pool == self.node_pool)
+        paid = (each for each in self.cloud.bill() if each.pool == (self.group or self.node_pool))
         return sorted(paid, key=lambda each: each.launched_s)
 
     def where(self) -> dict[str, str]:
@@ -97,7 +102,7 @@ class Fleet(Release):
 
     def situation(self) -> str:
         kubectl = self.cloud.kubectl
-        logs = [self.cloud.folder / "logs" / f"{name}.log" for name in ("aws", "karpenter")]
+        logs = [self.cloud.folder / "logs" / f"{name}.log" for name in ("aws", self.cloud.sky.autoscaler)]
         ends = [line[:400] for log in logs if log.exists() for line in log.read_text().splitlines()[-15:]]
-        seen = kubectl("get", "nodes,nodeclaims", "--output=wide")
+        seen = kubectl("get", "nodes" if self.group else "nodes,nodeclaims", "--output=wide")
         return "\n".join([super().situation(), seen, *map(str, self.bill()), *ends])

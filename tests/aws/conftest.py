@@ -15,8 +15,10 @@ from typing import Any
 import pytest
 from fleet import Fleet, values
 
+from rig import image_build
+from rig.aws.cluster_autoscaler import GROUP
 from rig.aws.karpenter import node_pool
-from rig.cloud import Cloud
+from rig.cloud import Cloud, Sky, missing
 
 _numbers = itertools.count()
 
@@ -39,7 +41,7 @@ def fleets(cloud: Cloud, folder: Path) -> Iterator[Callable[..., Fleet]]:
         cloud.kubectl("label", "namespace", name, "pod-security.kubernetes.io/enforce=restricted")
         own = folder / name
         own.mkdir()
-        fleet = Fleet(cloud, name, "r", own, share.node_pool if share else name)
+        fleet = Fleet(cloud, name, "r", own, *((share.node_pool, share.group) if share else (name,)))
         made.append(fleet)
         fleet.apply("install", values(fleet.node_pool, **(pools or {})) | (more or {}))
         # The first pod of a pool, which Kubernetes starts, would boot a machine.
@@ -57,7 +59,8 @@ def fleets(cloud: Cloud, folder: Path) -> Iterator[Callable[..., Fleet]]:
             fleet.close()
             # Nobody waits for them: they go while the next test runs.
             cloud.kubectl("delete", "namespace", fleet.namespace, "--wait=false")
-            cloud.kubectl("delete", "nodepool", fleet.node_pool, "--wait=false", "--ignore-not-found")
+            if not fleet.group:
+                cloud.kubectl("delete", "nodepool", fleet.node_pool, "--wait=false", "--ignore-not-found")
 
 
 @pytest.fixture
@@ -85,3 +88,16 @@ def install_once(
 def fleet(install: Callable[..., Fleet]) -> Fleet:
     """The chart with one pool, `cpu`, of up to six workers on three machines."""
     return install()
+
+
+@pytest.fixture
+def grouped_fleet(tmp_path: Path) -> Iterator[Fleet]:
+    """The same with cluster-autoscaler and an Auto Scaling group, in a cloud of its own."""
+    if reason := missing("cluster-autoscaler"):
+        pytest.skip(reason)
+    sky = Sky(autoscaler="cluster-autoscaler")
+    with (
+        Cloud.start(sky=sky, tars=[image_build.build()]) as cloud,
+        fleets(cloud, tmp_path) as make,
+    ):
+        yield make(share=Fleet(cloud, "", "", tmp_path, "workers", GROUP))

@@ -9,10 +9,9 @@ from typing import Any
 import pytest
 from distributed import Client, Event, Future
 from fleet import DEADLINE_S, Fleet
-from releases import nap, workers
 from waiting import wait_until
 
-pytestmark = [pytest.mark.xdist_group("cloud"), pytest.mark.timeout(300, func_only=True)]
+pytestmark = [pytest.mark.xdist_group("nodes"), pytest.mark.timeout(300, func_only=True)]
 
 #: How soon somebody who asks is told.
 TOLD_S = 60.0
@@ -83,7 +82,30 @@ def done(client: Client, running: list[Future]) -> None:
     assert client.gather(running) == list(range(len(running)))
 
 
-def test_without_spot_the_work_is_done_on_demand_and_with_it_again_on_spot(fleet: Fleet) -> None:
+@pytest.fixture
+def one_machine(fleet: Fleet) -> Iterator[Fleet]:
+    """Its NodePool is at its limit with one."""
+
+    def limit(cpus: int) -> None:
+        patch = json.dumps({"spec": {"limits": {"cpu": str(cpus)}}})
+        fleet.cloud.kubectl("patch", "nodepool", fleet.node_pool, "--type=merge", f"--patch={patch}")
+
+    limit(4)
+    yield fleet
+    limit(2000)
+
+
+def test_p09_a_node_pool_at_its_limit_is_told_in_the_platforms_words(one_machine: Fleet) -> None:
+    fleet = one_machine
+    with fleet.client() as client:
+        running = until_told(client, 2)
+        told(fleet, "exceed limits for nodepool")
+        all_at_work(client, fleet, "spot")
+        done(client, running)
+        assert len(fleet.machines()) == 1
+
+
+def test_without_spot_it_is_told_and_the_work_is_done_on_demand(fleet: Fleet) -> None:
     cloud = fleet.cloud
     cloud.stock_out("*/*/spot")
     with fleet.client() as client:
@@ -92,30 +114,6 @@ def test_without_spot_the_work_is_done_on_demand_and_with_it_again_on_spot(fleet
         all_at_work(client, fleet, "demand", "demand")
         assert {each.market for each in fleet.machines().values()} == {"on-demand"}
         done(client, running)
-        cloud.in_stock()
-        cloud.restart_autoscaler()
-
-        def next_one_is_on_spot() -> bool:
-            fleet.settled(0, "when there is no work", DEADLINE_S)
-            return bool(client.submit(nap, 0, pure=False).result().split("-")[1] == "spot")
-
-        # That there was none is believed for a minute.
-        wait_until(next_one_is_on_spot, "new work is done on spot", DEADLINE_S, fleet.situation)
-
-
-def test_p09_a_node_pool_at_its_limit_is_told_in_the_platforms_words(fleet: Fleet) -> None:
-    def limit(cpus: int) -> None:
-        patch = json.dumps({"spec": {"limits": {"cpu": str(cpus)}}})
-        fleet.cloud.kubectl("patch", "nodepool", fleet.node_pool, "--type=merge", f"--patch={patch}")
-
-    limit(4)
-    with fleet.client() as client:
-        running = until_told(client, 2)
-        told(fleet, "exceed")
-        all_at_work(client, fleet, "spot")
-        done(client, running)
-        assert len(fleet.machines()) == 1
-    limit(2000)
 
 
 def test_a_machine_dies_without_notice_and_the_work_is_done(fleet: Fleet) -> None:
@@ -161,17 +159,3 @@ def test_refused_calls_and_an_autoscaler_that_starts_again_make_no_machine_too_m
         all_at_work(client, fleet, "spot", "spot", "spot")
         done(client, running)
         assert len({each.id for each in fleet.bill()} - before) == 3
-
-
-def test_a_machine_that_never_joins_is_told_and_the_work_is_done_elsewhere(fleet: Fleet) -> None:
-    with fleet.client() as client:
-        fleet.cloud.boots(joins=False)
-        running = until_told(client, 1)
-        wait_until(lambda: len(fleet.machines()) == 1, "a machine", DEADLINE_S, fleet.situation)
-        fleet.cloud.boots(joins=True)
-        told(fleet, "Nominated")
-        all_at_work(client, fleet, "demand")
-        done(client, running)
-        assert all(name.split("-")[1] == "demand" for name in workers(client))
-    # Karpenter itself waits for a quarter of an hour.
-    fleet.cloud.kubectl("delete", "nodeclaims", "--selector", f"karpenter.sh/nodepool={fleet.node_pool}")

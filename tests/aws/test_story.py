@@ -12,7 +12,7 @@ from waiting import wait_until
 
 from rig.aws.instances import Instance
 
-pytestmark = [pytest.mark.xdist_group("cloud"), pytest.mark.timeout(400, func_only=True)]
+pytestmark = [pytest.mark.xdist_group("nodes"), pytest.mark.timeout(400, func_only=True)]
 
 MACHINES = POOL["maximum"] // PER_MACHINE
 #: More work than one worker could do while machines boot.
@@ -37,6 +37,16 @@ until_enough = _by_value()
 
 
 def test_machines_rise_and_ebb_with_the_work(fleet: Fleet) -> None:
+    tell(fleet)
+
+
+def test_they_do_with_cluster_autoscaler(grouped_fleet: Fleet) -> None:
+    tell(grouped_fleet)
+
+
+def tell(fleet: Fleet) -> None:
+    """Play the story; each act has to begin."""
+
     def wait(condition, what: str):
         return wait_until(condition, what, DEADLINE_S, fleet.situation)
 

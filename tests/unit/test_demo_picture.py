@@ -12,7 +12,7 @@ import pytest
 
 from dask_tide.demo import run
 from dask_tide.demo.job import Answer, Measure, Study
-from dask_tide.demo.recorder import Decision, Facts, Recording, Sample, Tasks, Worker, stages_after
+from dask_tide.demo.recorder import Decision, Facts, Fleet, Recording, Sample, Tasks, Worker, stages_after
 from dask_tide.demo.screen import LiveScreen, PlainScreen, Screen, screen_for, spark, throughput
 from dask_tide.demo.story import Act, Promise, Report, Story
 
@@ -113,6 +113,38 @@ def test_the_picture_is_a_png_and_an_svg(report, tmp_path):
     assert root.tag == "{http://www.w3.org/2000/svg}svg"
     texts = {"".join(each.itertext()).strip() for each in root.iter("{http://www.w3.org/2000/svg}text")}
     assert {"tasks", "workers", "busy", "idle", "starting", "done", "answer kept"} <= texts
+
+
+def with_machines(recording):
+    """The same story where machines come and go; a second job from 8.5 s on."""
+    fleets = [(0, 0), (1, 0), (0, 1), (1, 1), (0, 2), (0, 2), (0, 2), (0, 1), (0, 1), (0, 0)]
+    samples = [
+        dataclasses.replace(each, waiting=each.starting, fleet=Fleet(*fleet))
+        for each, fleet in zip(recording.samples, fleets, strict=True)
+    ]
+    samples.insert(-1, Sample(8.6, fleet=Fleet(0, 1)))
+    return dataclasses.replace(recording, samples=samples)
+
+
+def test_machines_are_drawn_where_they_come_and_go(report, tmp_path):
+    pytest.importorskip("matplotlib")
+    from dask_tide.demo.picture import draw
+
+    report = dataclasses.replace(report, recording=with_machines(report.recording))
+    _, svg = draw(report, tmp_path / "demo")
+    texts = {each.text for each in ET.parse(svg).getroot().iter("{http://www.w3.org/2000/svg}text")}
+    assert {"machines", "booting", "empty", "unplaced"} <= texts
+    assert report.recording.most_machines == 2
+    assert dict(report.rows())["machine-seconds"] == "12 s"
+
+
+def test_the_story_ends_with_the_last_machine(recording):
+    story = Story()
+    for each in with_machines(recording).samples:
+        story.fetched, story.again = each.at_s > 7.5, each.at_s > 8.5
+        story.tell(each)
+    assert list(story.began)[-3:] == [Act.FETCHED, Act.AGAIN, Act.NOTHING]
+    assert story.began[Act.NOTHING] == 9.0
 
 
 def test_the_same_report_gives_the_same_svg(report, tmp_path):
@@ -261,6 +293,7 @@ def test_facts_of_a_controller_count_starting_units_and_tell_each_decision_once(
         "starts": 3,
     }
     assert facts.starting(status, {"cpu-running"}) == 3
+    assert facts.waiting(status, {"cpu-running"}) == 1
     # One worker, or the second of its unit, has come after the controller's last tick.
     assert facts.starting(status, {"cpu-starting", "cpu-pending-1"}) == 1
     assert facts.new_decisions(status, 5.0) == [Decision(5.0, "launch", "Two.")]

@@ -45,7 +45,7 @@ STAGES: dict[str, str] = {
 #: What ``size="small"`` reads: enough to need more than one worker, little enough for a test.
 SMALL = ("asyncio", "collections", "email", "idlelib", "json", "logging", "unittest", "test/test_asyncio")
 #: How many files the tail studies.
-STUDIED: dict[Size, int] = {"small": 2, "full": 4, "long": 48}
+STUDIED: dict[Size, int] = {"small": 2, "full": 4, "long": 96}
 #: And how many of one package.
 STUDIED_PER_PACKAGE = 2
 #: A studied file is compared with at most so many of its package.
@@ -194,7 +194,7 @@ def stdlib() -> Path:
 def find_sources(size: Size = "full") -> list[str]:
     """List the ``.py`` files of the standard library, sorted, relative to it."""
     root = stdlib()
-    roots = [root] if size == "full" else [root / name for name in SMALL]
+    roots = [root / name for name in SMALL] if size == "small" else [root]
     found = (path.relative_to(root) for top in roots for path in top.rglob("*.py"))
     # What was installed beside the standard library is not part of it.
     return sorted(

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +15,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from .recorder import Sample
 from .screen import COLOURS
 from .story import Act, Report
 
 _TASKS = {"done": COLOURS["done"], "running": "#D55E00", "ready": "#56B4E9", "waiting": "#D9D9D9"}
-_WORKERS = {state: COLOURS[state] for state in ("busy", "idle", "leaving", "starting", "waiting")}
+_WORKERS = {state: COLOURS[state] for state in ("busy", "idle", "leaving", "starting", "unplaced")}
 _MACHINES = {"at work": COLOURS["busy"], "empty": COLOURS["idle"], "booting": COLOURS["starting"]}
 #: What is not there yet is hatched.
-_HATCHES = {"starting": "////", "waiting": "....", "booting": "////"}
+_HATCHES = {"starting": "////", "unplaced": r"\\", "booting": "////"}
 _INK = "#333333"
 _STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
@@ -66,7 +70,7 @@ def draw(report: Report, out: Path) -> tuple[Path, Path]:
 
 
 def _figure(report: Report) -> Figure:
-    samples = report.recording.samples
+    samples = list(_changes(report.recording.samples))
     fleets = [sample.fleet for sample in samples if sample.fleet is not None]
     figure = Figure(figsize=(10, 7.6 if fleets else 5.6), layout="constrained", facecolor="white")
     ratios = [1.15, 1, 0.7] if fleets else [1.15, 1]
@@ -80,7 +84,7 @@ def _figure(report: Report) -> Figure:
     )
     counts = {state: [sample.count(state) for sample in samples] for state in ("busy", "idle", "leaving")}
     counts["starting"] = [sample.starting - sample.waiting for sample in samples]
-    counts["waiting"] = [sample.waiting for sample in samples]
+    counts["unplaced"] = [sample.waiting for sample in samples]
     _stack(workers, at_s, counts, _WORKERS)
     if fleets:
         # One that is about to go may still have had a worker on it a moment ago.
@@ -113,6 +117,13 @@ def _figure(report: Report) -> Figure:
         ha="left",
     )
     return figure
+
+
+def _changes(samples: list[Sample]) -> Iterator[Sample]:
+    """Those in which something is new, and the last: in steps, the others would only make the file larger."""
+    drawn = attrgetter("stages", "workers", "starting", "waiting", "fleet")
+    yield from (next(alike) for _, alike in groupby(samples[:-1], drawn))
+    yield samples[-1]
 
 
 def _stack(axes: Axes, at_s: list[float], counts: dict[str, list[int]], colours: dict[str, str]) -> None:

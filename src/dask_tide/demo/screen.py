@@ -22,7 +22,7 @@ COLOURS = {
     "idle": "#E69F00",
     "leaving": "#CC79A7",
     "starting": "#999999",
-    "waiting": "#999999",
+    "unplaced": "#999999",
     "done": "#009E73",
 }
 SHAPES = {"busy": "█", "idle": "▒", "leaving": "▽", "starting": "◌"}

@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from .job import Answer
 from .recorder import Recording, Sample, Tasks
 
+#: So many of the files that were looked at closely are told of.
+TOLD = 4
+
 
 class Act(enum.IntEnum):
     """Where the story is; it never goes back."""
@@ -218,7 +221,7 @@ def findings(answer: Answer) -> list[str]:
             f" nested up to {total.nesting} deep; {total.unparseable:,} do not parse."
         )
     ]
-    for study in answer.studies:
+    for study in answer.studies[:TOLD]:
         name, complexity = study.most_complex
         told.append(
             f"{study.path}: {study.instructions:,} instructions, most complex is {name}()"

@@ -77,14 +77,15 @@ class Platform:
         return value
 
     async def registered(self, *units: str) -> dict[str, list[WorkerState]]:
-        """Wait until all workers of ``units`` have registered."""
+        """Wait until all workers of ``units`` have registered, and the platform has seen that they run."""
 
         async def complete() -> bool:
             workers, shown = self.workers(units), await self.shown()
             failed = [shown[name].message for name in units if shown[name].phase is Phase.FAILED]
             assert not failed, f"a unit failed: {failed[0]}"
             return all(
-                len(workers[name]) == self.context.templates[shown[name].pool].pool.workers_per_unit
+                shown[name].phase is Phase.STARTING
+                and len(workers[name]) == self.context.templates[shown[name].pool].pool.workers_per_unit
                 for name in units
             )
 
