@@ -42,6 +42,7 @@ def two_pools(install_once: Callable[..., Fleet]) -> Fleet:
 def fleet(two_pools: Fleet) -> Iterator[Fleet]:
     """It, without workers and machines; Karpenter forgets what was out of stock, which it does in 3 min."""
     two_pools.settled(0, "at first", DEADLINE_S)
+    two_pools.no_machines()  # one of the test before could do the work
     yield two_pools
     two_pools.cloud.in_stock()
     two_pools.cloud.throttle(False)
