@@ -19,11 +19,10 @@ class Cluster:
         self.units: dict[str, ObservedUnit] = {}
         self.registered: set[str] = set()
         self.now_s = 0.0
-        self.room: dict[str, int] = {}
 
     def look(self, after_s: float = 0.0):
         self.now_s += after_s
-        observation = Observation(tuple(self.units.values()), room=self.room)
+        observation = Observation(tuple(self.units.values()))
         return self.ledger.update(self.now_s, observation, self.registered, set(), POOLS)
 
     def start(self, name: str, machine: str, *, boot_s: float, cold: bool = False) -> None:
@@ -77,14 +76,6 @@ def test_an_empty_machine_counts_for_as_long_as_the_platform_keeps_it(machine_id
     assert cluster.cpu.room == room_after_50_s
     cluster.look(after_s=50.0)
     assert cluster.cpu.room == 0
-
-
-def test_the_platform_knows_better():
-    cluster = Cluster()
-    cluster.start("a", "m1", boot_s=60.0, cold=True)
-    cluster.room = {"cpu": 7}
-    cluster.look()
-    assert cluster.cpu.room == 7
 
 
 def test_what_the_machine_costs_is_what_is_paid():

@@ -182,7 +182,7 @@ class Ledger:
                     entry = self._entries[unit.name] = _Entry(unit.pool, asked_s, Phase.REQUESTED)
                 self._step(unit, entry, now_s, unit.name in registered, unit.name in leaving)
             self._requested = dict(observation.requested)
-            self._look_for_room(now_s, observation, prices)
+            self._look_for_room(now_s, prices)
         nameless = (
             Unit(f"{pool}?{number}", pool, Phase.REQUESTED, max(0.0, now_s - self._asked_s.get(pool, now_s)))
             for pool, count in self._requested.items()
@@ -190,7 +190,7 @@ class Ledger:
         )
         return *self._named(now_s), *nameless
 
-    def _look_for_room(self, now_s: float, observation: Observation, pools: Iterable[str]) -> None:
+    def _look_for_room(self, now_s: float, pools: Iterable[str]) -> None:
         placed = by_pool((entry.pool, entry.machine) for entry in self._entries.values())
         waiting = {entry.pool for entry in self._entries.values() if entry.waits}
         for name in pools:
@@ -202,7 +202,7 @@ class Ledger:
                 record.room = 0
             else:
                 idle_s = record.cold_boot_s if self.machine_idle_s is None else self.machine_idle_s
-                record.room = observation.room.get(name, record.machines.room(now_s, idle_s))
+                record.room = record.machines.room(now_s, idle_s)
 
     def _named(self, now_s: float) -> Iterator[Unit]:
         for name, entry in self._entries.items():

@@ -11,8 +11,8 @@ __all__ = ["Machines"]
 class Machines:
     """The machines that one pool's units run on, and ran on lately.
 
-    A machine is taken to have room for as many units as were ever seen together on one. Who can read
-    the platform's own account of its machines knows better; this is for those who cannot.
+    A machine is taken to have room for as many units as were ever seen together on one: what else runs
+    there the controller may not see.
     """
 
     def __init__(self) -> None:

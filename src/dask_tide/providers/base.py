@@ -80,15 +80,12 @@ class Observation:
         not among ``units``.
     frozen
         By pool: why nothing may be done about it (somebody else scales it, say).
-    room
-        By pool: for how many more units the machines that are there have room, where the platform tells.
     """
 
     units: tuple[ObservedUnit, ...] = ()
     limits: tuple[Limit, ...] = ()
     requested: Mapping[str, int] = field(default_factory=dict)
     frozen: Mapping[str, str] = field(default_factory=dict)
-    room: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
