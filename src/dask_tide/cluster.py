@@ -57,7 +57,7 @@ class TideCluster(Cluster):
     pools
         Instead of the five above: several kinds of workers, by name, each a mapping with the keys
         of the configuration (``threads``, ``memory``, ``resources``, ``minimum``, ``maximum``,
-        ``price``, ``workers-per-unit``, ``boot-time``, ``options``).
+        ``price``, ``workers-per-unit``, ``boot-time``, ``options``; with Kubernetes those of the chart).
     name
         The cluster's name, a DNS label.
     host, scheduler_port, protocol, dashboard_address, security

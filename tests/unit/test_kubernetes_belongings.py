@@ -62,8 +62,7 @@ class Platform:
         self._do("delete", manifest["kind"])
         del self.objects[manifest["kind"], manifest["metadata"]["name"]]
         if manifest["kind"] == "Job":  # its garbage collector
-            owned = [name for name, one in self.objects.items() if "namespace" in one["metadata"]]
-            for name in owned:
+            for name in [name for name, one in self.objects.items() if _owners(one) == ["Job"]]:
                 del self.objects[name]
 
     async def delete_pods(self, selector: str, grace_s: int) -> None:
@@ -75,6 +74,10 @@ class Platform:
 
     async def may(self, verb: str, group: str, resource: str) -> bool:
         return (verb, resource) not in self.forbidden
+
+
+def _owners(manifest: Manifest) -> list[str]:
+    return [owner["kind"] for owner in manifest["metadata"].get("ownerReferences", ())]
 
 
 @pytest.fixture
@@ -145,6 +148,18 @@ async def test_a_making_that_fails_half_way_leaves_nothing(platform: Platform) -
     assert ("create", "RoleBinding") not in platform.done
     await made.delete()
     assert platform.objects == {}
+
+
+async def test_another_cluster_of_that_name_keeps_its_pods(platform: Platform) -> None:
+    """A release of the chart has no Job whose name would be in the way: its Service is, and later."""
+    release = next(one for one in manifests("dask", NAMESPACE, VALUES) if one["kind"] == "Service")
+    await platform.create(release)
+    made = belongings(platform)
+    with pytest.raises(LaunchRejected, match="already exists"):
+        await made.make(objects())
+    await made.delete()
+    assert ("delete", "Pod") not in platform.done
+    assert platform.kinds() == {"Service"}
 
 
 async def test_what_nobody_took_away_goes_with_the_next_cluster_even_of_that_name(

@@ -24,6 +24,7 @@ class Pods:
     def __init__(self, *names, protected=PROTECTED):
         self.now_s = 0.0
         self.refusal = None
+        self.refused = {}
         self.patched = []
         annotations = {key: value for key, value in PROTECTED.items() if value is not None}
         unit = ObservedUnit("", "cpu", Phase.STARTING, "n1")
@@ -41,8 +42,8 @@ class Pods:
 
     async def annotate(self, name, annotations):
         self.patched.append(name)
-        if self.refusal is not None:
-            raise self.refusal
+        if (refusal := self.refused.get(name, self.refusal)) is not None:
+            raise refusal
         before = self.pods[name].annotations
         merged = {key: value for key, value in {**before, **annotations}.items() if value is not None}
         self.pods[name] = replace(self.pods[name], annotations=merged)
@@ -145,17 +146,42 @@ async def test_those_that_end_are_not_patched():
     assert pods.wish(9.0, a=True) == {}
 
 
-@pytest.mark.parametrize("refusal", [Unauthorized("no patch pods"), LaunchRejected("denied by policy")])
-async def test_where_pods_may_not_be_patched_it_is_tried_once(refusal):
+async def test_where_pods_may_not_be_patched_it_is_tried_ever_more_rarely():
     pods = Pods("a", "b")
-    pods.refusal = refusal
+    pods.refusal = Unauthorized("no patch pods")
+    pods.wish(0, a=False, b=False)
+    pods.wish(9, a=False, b=False)
     await pods.marks.victims(["a"])
     await pods.marks.victims(["b"])
     assert pods.patched == ["a"]
-    pods.marks.start()
+    pauses = []
+    for _ in range(12):
+        began_s = pods.now_s
+        count = len(pods.patched)
+        while len(pods.patched) == count:
+            pods.now_s += 1
+            await pods.marks.victims(["b"])
+        pauses.append(pods.now_s - began_s)
+    assert pauses[:3] == [2, 4, 8], "a server that has just started is asked again soon"
+    assert pauses[-1] == Patience().marks_refused_s
     pods.refusal = None
     pods.now_s += Patience().marks_refused_s
-    await until(lambda: set(pods.patched) == {"a", "b"}, "it is tried again after a while")
+    pods.marks.start()
+    await until(lambda: not pods.marks.pending(), "it is done once it may be")
+    await pods.marks.stop()
+
+
+async def test_one_pod_that_is_refused_keeps_no_other_from_being_marked():
+    pods = Pods("a", "b")
+    pods.refused = {"a": LaunchRejected("denied by a webhook")}
+    pods.marks.doomed = frozenset({"n1"})
+    pods.wish(0, a=True, b=True)
+    pods.marks.start()
+    await until(lambda: "b" not in dict(pods.wish(0, a=True, b=True)), "the other one is")
+    assert pods.patched[:2] == ["a", "b"]
+    pods.refused = {}
+    pods.now_s = Patience().refused_s
+    await until(lambda: not pods.marks.pending(), "and it is tried again soon")
     await pods.marks.stop()
 
 

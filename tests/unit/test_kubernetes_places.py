@@ -54,13 +54,15 @@ class Pool:
         unit = ObservedUnit(name, "cpu", phase, message=f"{name} waits")
         self.pods[name] = PodView(unit, name, "", True, rank, False, False, since)
 
-    def says(self, name, said) -> None:
+    def says(self, name, said, *, ago_s: float = 0.0) -> None:
         component, reason, message = said
+        at = (datetime.now(UTC) - timedelta(seconds=ago_s)).isoformat()
         for spelled in ({"reportingComponent": component}, {"source": {"component": component}}):
             raw = {
                 "involvedObject": {"kind": "Pod", "name": name},
                 "reason": reason,
                 "message": message,
+                "lastTimestamp": at,
             } | spelled
             event = read_event(msgspec.json.decode(msgspec.json.encode(raw), type=Event))
             assert event is not None
@@ -104,6 +106,31 @@ def test_p09_that_none_is_coming_is_known_long_before_and_in_the_autoscalers_wor
     assert none[2] in pool.places.words("a")
     pool.says("a", COMING_KARPENTER)  # it has found another type
     assert not pool.refused
+
+
+def test_of_many_pods_something_is_said_of_some_only():
+    """Karpenter nominates more than five pods a second without a word."""
+    pool = Pool(unschedulable_after_s=60.0, machine_within_s=600.0)
+    names = [f"p{number}" for number in range(20)]
+    for name in names:
+        pool.pod(name, waits_s=100)
+    assert pool.refused == set(names)
+    for name in names[:10]:
+        pool.says(name, COMING_KARPENTER)
+    assert (pool.refused, pool.limit) == (set(), None)
+    for name in names[:10]:
+        pool.pod(name)  # they have a place now
+    assert pool.refused == set(names[10:])
+
+
+def test_after_a_restart_old_events_are_as_old_as_they_are():
+    pool = Pool(machine_within_s=600.0)
+    pool.pod("a", waits_s=900)
+    pool.says("a", COMING_CA, ago_s=700)
+    assert pool.refused == {"a"}, "it was promised long ago"
+    pool.says("a", COMING_CA, ago_s=300)
+    pool.says("a", NONE_CA, ago_s=500)
+    assert not pool.refused, "the newer one counts, in whatever order they are listed"
 
 
 def test_the_schedulers_own_words_are_no_refusal():

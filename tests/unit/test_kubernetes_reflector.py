@@ -84,6 +84,15 @@ async def test_a_watch_that_ends_goes_on_where_it_was_bookmarks_included():
         assert server.calls["list"] == 1
 
 
+async def test_now_and_then_everything_is_listed_anew():
+    server = Server([("MODIFIED", item("a", 2))], [("MODIFIED", item("a", 3))])
+    async with server.reflected(replace(PATIENCE, resync_s=0.0)) as reflector:
+        server.items = {"a": 4, "b": 4}  # no watch says so
+        await until(lambda: dict(reflector.objects) == {"a": "4", "b": "4"}, "the second list")
+        assert reflector.error is None
+    assert set(server.versions) <= {"1", "4"}
+
+
 async def test_a_version_that_is_gone_is_listed_again():
     server = Server([Gone("too old")], [None])
     async with server.reflected() as reflector:

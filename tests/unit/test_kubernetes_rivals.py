@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 
 import msgspec
 import pytest
@@ -18,6 +20,7 @@ pytest.importorskip("lightkube")
 
 VIEW = ReplicaSetView("r-cpu", "cpu", 1, 3, 3, "", "", "kubectl/scale")
 HPA = "kube-controller-manager/scale"
+OLD = "2001-01-01T00:00:00Z"
 
 
 class World:
@@ -107,8 +110,8 @@ def test_each_kind_is_told_once(caplog):
     assert len({id(record) for record in caplog.records}) == len(told)
 
 
-def event(kind, name, reason, message):
-    raw = {"involvedObject": {"kind": kind, "name": name}, "reason": reason, "message": message}
+def event(kind, name, reason, message, **more):
+    raw = {"involvedObject": {"kind": kind, "name": name}, "reason": reason, "message": message} | more
     return read_event(msgspec.json.decode(msgspec.json.encode(raw), type=Event))
 
 
@@ -124,3 +127,20 @@ def test_of_events_those_of_pods_and_of_autoscalers_that_scaled_are_read():
     assert scaled.autoscaler
     assert event("HorizontalPodAutoscaler", "h", "FailedGetScale", "no such ReplicaSet") is None
     assert event("Node", "n1", "NodeNotReady", "x") is None
+
+
+@pytest.mark.parametrize(
+    "when",
+    [{"lastTimestamp": "{}"}, {"eventTime": "{}"}, {"series": {"lastObservedTime": "{}"}, "eventTime": OLD}],
+)
+def test_an_event_says_how_old_it_is(when):
+    at = (datetime.now(UTC) - timedelta(hours=1)).isoformat()
+    said = event("Pod", "p", "EvictedByVPA", "x", **json.loads(json.dumps(when).replace("{}", at)))
+    assert said is not None
+    assert said.age_s == pytest.approx(3600, abs=60)
+
+
+def test_one_that_does_not_say_is_new():
+    said = event("Pod", "p", "EvictedByVPA", "x")
+    assert said is not None
+    assert said.age_s == 0

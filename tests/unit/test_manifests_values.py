@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from importlib.resources import files
 from typing import Any
@@ -13,6 +14,7 @@ from dask_tide import config
 from dask_tide.errors import ConfigError
 from dask_tide.providers.kubernetes.manifests import values as chart
 from dask_tide.providers.kubernetes.manifests.golang import compact, plain, pretty
+from dask_tide.providers.kubernetes.options import Options
 
 SCHEMA: dict[str, Any] = json.loads(chart._text("values.schema.json"))
 
@@ -53,10 +55,9 @@ def test_no_mapping_of_ours_takes_unknown_keys():
         for path, schema in described(SCHEMA)
         if schema.get("type") == "object" and schema.get("additionalProperties", True) is True
     }
-    # What is passed through to Kubernetes, Helm or the provider.
+    # What is passed through to Kubernetes or Helm.
     assert open_ == {
         "values.global",
-        "values.tide.options",
         "values.object",
         "values.objects.<items>",
         "values.objectsOrNull.<items>",
@@ -107,7 +108,10 @@ def test_the_section_tide_has_the_keys_that_dask_tide_has():
     written = {"provider", "name", "pools", "departure", "readiness"}
     assert set(theirs["properties"]) - written == set(ours)
     for name, section in ours.items():
-        assert set(section.get("properties", ())) == set(theirs["properties"][name].get("properties", ()))
+        if name != "options":  # whose keys are the provider's
+            assert set(section.get("properties", ())) == set(theirs["properties"][name].get("properties", ()))
+    fields = {field.name.removesuffix("_s").replace("_", "-") for field in dataclasses.fields(Options)}
+    assert set(ours["options"]["properties"]) == fields
 
 
 def test_a_pool_takes_what_the_defaults_of_pools_take():
@@ -211,6 +215,11 @@ def test_without_pools_there_is_one(pools):
         ),
         ({"tide": {"options": {"prices": {"a": 1}}}}, "tide.options.prices", {"a": 1}, "nodes.read=true"),
         ({"priorityClasses": {"buffer": {"value": 1}}}, "priorityClasses.buffer", "buffer", "not buffer"),
+        ({"tide": {"options": {"anotate": True}}}, "tide.options.anotate", True, "did you mean 'annotate'?"),
+        ({"tide": {"options": {"on-close": "x"}}}, "tide.options.on-close", "x", "release or keep"),
+        ({"tide": {"release": {"keep": "long"}}}, "tide.release.keep", "long", "a duration such as 90s"),
+        ({"tide": {"memory": {"fill-below": 7}}}, "tide.memory.fill-below", 7, "at most 1"),
+        ({"tide": {"limits": {"maximum": -1}}}, "tide.limits.maximum", -1, "a whole number >= 0"),
         ({"tide": {"provider": "local"}}, "tide.provider", "local", "one of drain"),
         ({"priorityClasses": {"a": {}}}, "priorityClasses.a.value", None, "a value"),
         ({"image": "me/mine:1"}, "image", "me/mine:1", "a mapping"),

@@ -58,6 +58,8 @@ class Belongings:
         self._job: Manifest | None = None
         self._made: list[Manifest] = []
         self._beyond: list[Manifest] = []
+        #: Until then no pod of ours runs; those with our labels would be another cluster's of that name.
+        self._begun = False
 
     # -- making -----------------------------------------------------------------------------------
 
@@ -76,6 +78,7 @@ class Belongings:
         for binds in (False, True):
             beyond = [self._resources.create(one) for one in self._beyond if _binds(one) is binds]
             await _all([*beyond, *(self._create(one) for one in owned if _binds(one) is binds)])
+        self._begun = True
         await self._change_job(Ephemeral.START)
 
     async def stay(self) -> None:
@@ -153,18 +156,22 @@ class Belongings:
         except ProviderError as error:
             names = ", ".join(f"{one['kind']} {one['metadata']['name']}" for one in self._beyond)
             logger.warning("%s is deleted, but perhaps not all of %s: %s", self._called, names, error)
-        with suppress(Unauthorized, Unavailable):
-            await self._resources.delete_pods(self._selector, _GRACE_S)
+        if self._begun:
+            with suppress(Unauthorized, Unavailable):
+                await self._resources.delete_pods(self._selector, _GRACE_S)
         left = [job, *self._made]
         end_s = time.monotonic() + _GONE_S
         while time.monotonic() < end_s:
             with suppress(Unavailable):
                 left = [one for one in left if await self._is_there(one)]
-                if not left and not await self._resources.list("v1", "Pod", labels=self._selector):
+                if not left and not await self._pods():
                     return
             await asyncio.sleep(_LOOK_S)
         kinds = ", ".join(f"{one['kind']} {one['metadata']['name']}" for one in left) or "pods"
         logger.warning("%s is deleted, but %s is still there: Kubernetes collects it", self._called, kinds)
+
+    async def _pods(self) -> list[Manifest]:
+        return await self._resources.list("v1", "Pod", labels=self._selector) if self._begun else []
 
     async def _delete_beyond(self, manifest: Manifest) -> None:
         """Only if it is ours: somebody else's object of this name may have been in the way."""

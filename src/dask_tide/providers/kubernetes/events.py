@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from .objects import Event
 
@@ -58,6 +59,8 @@ class EventView:
         Whether it is a VerticalPodAutoscaler's: it has changed the pod, or evicts it.
     machine
         Whether a machine is coming for the pod, according to a node autoscaler; None: it is not about that.
+    at
+        When it was last seen: a list has all events of the last hour. None: it does not say.
     """
 
     name: str
@@ -65,17 +68,26 @@ class EventView:
     autoscaler: bool = False
     resized: bool = False
     machine: bool | None = None
+    at: datetime | None = None
+
+    @property
+    def age_s(self) -> float:
+        """Seconds since then; 0 if it does not say."""
+        return 0.0 if self.at is None else max(0.0, (datetime.now(UTC) - self.at).total_seconds())
 
 
 def read_event(event: Event) -> EventView | None:
     """What an event says; None if it is about something else."""
     about, reason = event.involved_object, event.reason or ""
     words = f"{reason}: {event.message or ''}".rstrip(": ")
+    # Each client library writes another one of them.
+    series = event.series.last_observed_time if event.series is not None else None
+    at = series or event.last_timestamp or event.event_time
     if about.kind == "Pod":
         says = event.reporting_component or event.source.component or ""
         return EventView(
-            about.name, words, resized=reason.endswith(_BY_VPA), machine=_MACHINE.get((says, reason))
+            about.name, words, resized=reason.endswith(_BY_VPA), machine=_MACHINE.get((says, reason)), at=at
         )
     if about.kind == _AUTOSCALER and reason == _RESCALED:
-        return EventView(about.name, words, autoscaler=True)
+        return EventView(about.name, words, autoscaler=True, at=at)
     return None

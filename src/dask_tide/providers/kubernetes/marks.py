@@ -25,6 +25,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 
 from dask_tide.errors import LaunchRejected, ProviderError, Unauthorized
 
@@ -46,6 +47,14 @@ VICTIM: Annotations = {DELETION_COST: "-100", SAFE_TO_EVICT: "true", DO_NOT_DISR
 _RATE, _AT_ONCE = 10.0, 16
 #: Pause when there is nothing to do, or after an error.
 _PAUSE_S = 0.25
+
+
+@dataclass(frozen=True)
+class _Refusal:
+    """A pod that could not be patched: it is not tried for ``pause_s``, until ``until_s``."""
+
+    pause_s: float
+    until_s: float
 
 
 class Marks:
@@ -84,7 +93,9 @@ class Marks:
         self._victims: set[str] = set()
         #: Names of nodes that are about to go.
         self.doomed: frozenset[str] = frozenset()
-        self._refused_until_s = 0.0
+        #: After a refusal: until when nothing is tried, and not each pod that was refused.
+        self._refused_until_s = self._pause_s = 0.0
+        self._refused: dict[str, _Refusal] = {}
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -134,8 +145,9 @@ class Marks:
         found: list[tuple[int, str, Annotations]] = []
         pods = self._pods()
         self._victims &= pods.keys()
+        self._refused = {name: refusal for name, refusal in self._refused.items() if name in pods}
         for name, pod in pods.items():
-            if not pod.active:
+            if not pod.active or (name in self._refused and now_s < self._refused[name].until_s):
                 continue
             wanted = self._wanted(name, pod, now_s)
             if wanted is not None and any(pod.annotations.get(key) != value for key, value in wanted.items()):
@@ -170,15 +182,28 @@ class Marks:
                 await asyncio.sleep(_PAUSE_S)
 
     async def _patch(self, name: str, wanted: Annotations) -> bool:
-        """Whether the next one may be tried."""
+        """Whether it was done."""
         try:
             await self._api.annotate(name, dict(wanted))
-        except (Unauthorized, LaunchRejected) as error:  # by the Role, by an admission policy
-            if self._clock() >= self._refused_until_s:
+        except (Unauthorized, LaunchRejected) as error:  # by the Role, by an admission policy or webhook
+            if not self._refused:
                 logger.warning("Pods cannot be marked; readiness alone selects victims. %s", error)
-            self._refused_until_s = self._clock() + self._patience.marks_refused_s
+            now_s = self._clock()
+            # What refuses one pod may allow the next one.
+            pause_s = self._longer(self._refused[name].pause_s if name in self._refused else 0.0)
+            self._refused[name] = _Refusal(pause_s, now_s + pause_s)
+            if isinstance(error, Unauthorized):
+                self._pause_s = self._longer(self._pause_s)
+                self._refused_until_s = now_s + self._pause_s
             return False
         except ProviderError as error:
             logger.info("%s", error)
             return False
+        self._refused.pop(name, None)
+        self._pause_s = 0.0
         return True
+
+    def _longer(self, pause_s: float) -> float:
+        # Short at first: a server that has just started refuses everything for a moment, and on a node that
+        # is about to go there are two minutes in all.
+        return min(2 * pause_s or self._patience.refused_s, self._patience.marks_refused_s)

@@ -140,6 +140,10 @@ class EventSource(_Object, frozen=True):
     component: str | None = None
 
 
+class EventSeries(_Object, frozen=True):
+    last_observed_time: datetime | None = None
+
+
 class Event(NamespacedResourceG, _Object, frozen=True):
     """An event."""
 
@@ -150,6 +154,9 @@ class Event(NamespacedResourceG, _Object, frozen=True):
     source: EventSource = EventSource()
     reason: str | None = None
     message: str | None = None
+    series: EventSeries | None = None
+    last_timestamp: datetime | None = None
+    event_time: datetime | None = None
 
 
 class Taint(_Object, frozen=True):

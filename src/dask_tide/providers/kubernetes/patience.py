@@ -17,6 +17,8 @@ class Patience:
         The API server ends a watch after so long, and the next one starts where it ended.
     silence_s
         The server sends a bookmark a minute: one that is silent for so long has gone without a word.
+    resync_s
+        Everything is listed anew when a watch ends so long after the last list, whatever the watches said.
     failed_s, failed_max_s
         Pause after a call that failed, doubled with each further one, and its upper bound.
     refused_s, refused_max_s
@@ -35,11 +37,12 @@ class Patience:
     idle_s
         For how long a pod must have been idle before it says so.
     marks_refused_s
-        Where pods may not be patched: when it is tried again.
+        Upper bound of the pause where a pod may not be patched, which begins with ``refused_s`` and doubles.
     """
 
     watch_s: float = 240.0
     silence_s: float = 150.0
+    resync_s: float = 3600.0
     failed_s: float = 0.2
     failed_max_s: float = 5.0
     refused_s: float = 2.0

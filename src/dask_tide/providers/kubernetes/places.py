@@ -12,7 +12,8 @@ Karpenter               ``Nominated``                            ``FailedSchedul
 ======================  =======================================  ========================================
 
 Where none has said anything, there may be none at all; where one has promised a machine, that may never
-join: both are waited for, for as long as the options say.
+join: both are waited for, for as long as the options say. Not of each pod something is said (by Karpenter of
+five a second at the most): one of which nothing is said waits along with those for which a machine is coming.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ __all__ = ["Places"]
 #: A refusal is said again and again; one that is younger than the pod's wait is not of an earlier try.
 #: An autoscaler that has just been asked may say no to the first group of machines and yes to the next.
 _SETTLED_S = 2.0
+#: Events say when in whole seconds.
+_SECOND_S = 1.0
 #: For how long it is believed that there was no room once no pod waits for it any more.
 _BELIEVED_S = 30.0
 
@@ -69,8 +72,15 @@ class Places:
 
     def said(self, event: EventView) -> None:
         """Take note of what an autoscaler says of a pod."""
-        if event.machine is not None:
-            self._words[event.name] = _Word(event.machine, event.words, self._now_s())
+        if event.machine is None:
+            return
+        word, earlier = (
+            _Word(event.machine, event.words, self._now_s() - event.age_s),
+            self._words.get(event.name),
+        )
+        # A list has them in no order.
+        if earlier is None or word.at_s >= earlier.at_s - _SECOND_S:
+            self._words[event.name] = word
 
     def forget(self, name: str) -> None:
         """A pod is gone."""
@@ -84,18 +94,26 @@ class Places:
     def refused(self, pods: Mapping[str, PodView]) -> set[str]:
         """Names of the pods for which there is no machine and none is coming."""
         now = datetime.now(UTC)
-        return {name for name, pod in pods.items() if self._refused(name, pod, now)}
+        waited_s = {
+            name: (now - pod.unschedulable_since).total_seconds()
+            for name, pod in pods.items()
+            if pod.unschedulable_since is not None
+        }
+        promised = any(self._promised(name) for name in waited_s)
+        return {name for name in waited_s if self._refused(name, waited_s[name], promised)}
 
-    def _refused(self, name: str, pod: PodView, now: datetime) -> bool:
-        if pod.unschedulable_since is None:
-            return False
-        waited_s = (now - pod.unschedulable_since).total_seconds()
+    def _promised(self, name: str) -> bool:
+        word = self._words.get(name)
+        return word is not None and word.coming and not self._overdue(self._now_s() - word.at_s)
+
+    def _overdue(self, waited_s: float) -> bool:
+        return waited_s >= self._options.machine_within_s
+
+    def _refused(self, name: str, waited_s: float, promised: bool) -> bool:
         word = self._words.get(name)
         if word is None:
-            return waited_s >= self._options.unschedulable_after_s
-        if word.coming:
-            return self._now_s() - word.at_s >= self._options.machine_within_s
-        return waited_s >= _SETTLED_S
+            return self._overdue(waited_s) if promised else waited_s >= self._options.unschedulable_after_s
+        return not self._promised(name) if word.coming else waited_s >= _SETTLED_S
 
     def limit(
         self, pods: Mapping[str, PodView], refused: set[str], message: Callable[[PodView], str]

@@ -229,10 +229,13 @@ class KubernetesProvider:
         if not self._started:
             self._started = True
             for reflector in self._reflectors():
-                reflector.start()
+                if reflector is not self._events:
+                    reflector.start()
             if self.marks is not None:
                 self.marks.start()
         await asyncio.gather(self._pods.settled(), self._replicasets.settled())
+        # Those of earlier say something of the pods that are known.
+        self._events.start()
 
     def _reflectors(
         self,
@@ -302,7 +305,11 @@ class KubernetesProvider:
         view = read_event(event)
         if view is None:
             return
+        # What a rival did before is no sign of one now.
+        lately = view.age_s < self._patience.rival_s
         if view.autoscaler:
+            if not lately:
+                return
             for scale in self.scales.values():
                 scale.rivals.rescaled(view.name, view.words)
         elif (pod := self._pods.objects.get(view.name)) is not None:
@@ -310,7 +317,7 @@ class KubernetesProvider:
                 self._words[view.name] = view.words
             elif pod.unit.pool in self._places:
                 self._places[pod.unit.pool].said(view)
-            if view.resized and pod.unit.pool in self.scales:
+            if view.resized and lately and pod.unit.pool in self.scales:
                 self.scales[pod.unit.pool].rivals.resized(view.words)
             self._context.wake()
 

@@ -64,6 +64,7 @@ class Reflector(Generic[T]):
         self._kept: dict[str, T] = {}
         self._task: asyncio.Task[None] | None = None
         self._synced = asyncio.Event()
+        self._listed_s = 0.0
         #: Why the copy may be old; None: it is as new as the watch.
         self.error: ProviderError | None = Unavailable(f"{kind.__name__}s have not been listed yet")
         #: How often everything was listed.
@@ -75,7 +76,9 @@ class Reflector(Generic[T]):
         return self._kept
 
     def start(self) -> None:
-        """Begin to list and to watch; in a running event loop."""
+        """Begin to list and to watch; in a running event loop. Idempotent."""
+        if self._task is not None:
+            return
         self._task = asyncio.create_task(self._run(), name=f"dask-tide-watch-{self._kind.__name__}")
 
     async def stop(self) -> None:
@@ -111,6 +114,8 @@ class Reflector(Generic[T]):
                 logger.exception("Watching %ss failed", self._kind.__name__)
                 version = ""
                 self._unwell(UnparseableReply(f"watching {self._kind.__name__}s: {error!r}"))
+            if self._listed_s + self._patience.resync_s <= time.monotonic():
+                version = ""
             if time.monotonic() - began_s >= _STOOD_S and self.error is None:
                 failures = 0
             if self.error is not None or time.monotonic() - began_s < _STOOD_S:
@@ -126,6 +131,7 @@ class Reflector(Generic[T]):
 
     async def _list(self) -> str:
         self.lists += 1
+        self._listed_s = time.monotonic()
         found, version = await self._api.list(self._kind, self._labels, self._fields)
         names = {item.metadata.name for item in found}
         for name in [name for name in self._kept if name not in names]:

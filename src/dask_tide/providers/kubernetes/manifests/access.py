@@ -134,7 +134,7 @@ def _pods_policy(release: Release) -> tuple[Manifest, list[Manifest], list[Manif
 
 
 def _scale_policy(release: Release) -> tuple[Manifest, list[Manifest], list[Manifest]]:
-    """The scheduler may scale a pool up to its maximum."""
+    """The scheduler may scale a pool up to its maximum, and lower one that is above it."""
     maximums = ", ".join(
         f"'{release.name}-{name}': {pool['maximum']}" for name, pool in release.pools.items()
     )
@@ -142,10 +142,11 @@ def _scale_policy(release: Release) -> tuple[Manifest, list[Manifest], list[Mani
     variables = [
         {"name": "maximum", "expression": f"{{{maximums}}}"},
         {"name": "wanted", "expression": "object.?spec.?replicas.orValue(0)"},
+        {"name": "before", "expression": "oldObject.?spec.?replicas.orValue(0)"},
     ]
     validation = {
         "expression": "request.name in variables.maximum && "
-        "variables.wanted <= variables.maximum[request.name]",
+        "(variables.wanted <= variables.maximum[request.name] || variables.wanted < variables.before)",
         "messageExpression": "'the scheduler may scale ' + request.name + ' to ' "
         "+ string(variables.maximum[?request.name].orValue(0)) + ' at the most, not to ' "
         "+ string(variables.wanted)",

@@ -10,6 +10,8 @@ import datetime as dt
 import ipaddress
 from dataclasses import dataclass, field
 
+from dask_tide.errors import ConfigError
+
 __all__ = ["Certificates", "host_names", "make_certificates"]
 
 #: Clocks of nodes may be behind ours.
@@ -49,8 +51,19 @@ def make_certificates(name: str, namespace: str, *, days: int = 3650) -> Certifi
         The cluster's.
     days
         How long they are valid.
+
+    Raises
+    ------
+    ConfigError
+        If ``cryptography`` is not installed.
     """
-    from cryptography import x509
+    try:
+        from cryptography import x509
+    except ImportError as error:
+        expected = (
+            "'secret' or 'cert-manager', or the package cryptography: pip install 'dask-tide[kubernetes]'"
+        )
+        raise ConfigError("security.tls.source", "generated", expected) from error
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import ec
     from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
