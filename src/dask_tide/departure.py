@@ -1,4 +1,4 @@
-"""Departure: what a worker does between SIGTERM and its exit.
+"""Departure: what a worker does between being told to end and its exit.
 
 Stock Dask gives a worker 10 s to close and moves nothing away: what only it held is computed
 again. Here it first gives everything away, over the RPC that every scheduler has, so that the
@@ -13,26 +13,19 @@ scheduler need not know this project. Within the deadline (``tide.departure.time
 Where nobody can take the results, it asks again until the deadline, since a new worker may
 come. At the deadline it leaves all the same, says what is lost with it, and has itself struck
 off as *expected*: nothing that was running counts as having killed a worker.
-
-SIGTERM is the nanny's business. Where it is sent to all processes of a group (Slurm, some container
-runtimes), the worker's process leaves it to its nanny (:func:`defer`); it would die with its results.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import multiprocessing
-import signal
-import threading
 import time
 from collections.abc import Collection
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import dask
-from dask.utils import format_bytes, parse_timedelta
+from dask.utils import format_bytes
 from distributed import Nanny, Worker
 from distributed.comm.core import connect
 from distributed.core import Status, send_recv
@@ -42,21 +35,16 @@ from distributed.worker_state_machine import FreeKeysEvent, RescheduleMsg
 from tornado.ioloop import PeriodicCallback
 
 from dask_tide import parking, readiness
-from dask_tide.errors import ConfigError
 
 if TYPE_CHECKING:
-    from types import FrameType
-
     from dask.typing import Key
     from distributed.comm.core import Comm
 
-__all__ = ["defer", "depart", "join", "leave", "turn_away"]
+__all__ = ["Leaver", "depart", "departs", "turn_away"]
 
 # Below `distributed`, since Dask shows no other logger's INFO.
 logger = logging.getLogger("distributed.tide.departure")
 
-#: Kubernetes kills 30 s after SIGTERM; closing takes some of that.
-DEFAULT_TIMEOUT = "20s"
 #: How often the scheduler is asked what the worker still has to do.
 POLL_S = 0.1
 #: How long to wait after the scheduler has found nobody to take the results.
@@ -69,8 +57,6 @@ REACH_S = 5.0
 STARTING_S = 10.0
 #: How long the last two requests, and closing the worker, may take after the deadline.
 CLOSE_S = 2.0
-#: How long a worker's process that got SIGTERM waits for its nanny to begin a departure.
-DEFER_S = 10.0
 #: How many keys a message names.
 NAMED = 20
 
@@ -78,140 +64,6 @@ NAMED = 20
 _CALLBACK = "tide-departure"
 
 Leaver = Nanny | Worker
-
-
-class _Sigterm:
-    """SIGTERM of the process, and who departs on it.
-
-    There is one, whatever the number of nannies: a signal is the process's, and its workers
-    should not hand their results to one another.
-    """
-
-    def __init__(self) -> None:
-        self.leavers: list[Leaver] = []
-        self.timeout_s = 0.0
-        self.before: Any = signal.SIG_DFL
-        self.loop: asyncio.AbstractEventLoop | None = None
-        self.task: asyncio.Task[None] | None = None
-
-    def take(self) -> None:
-        """Put our handler before whichever is installed, unless it is ours or SIGTERM has come."""
-        installed = signal.getsignal(signal.SIGTERM)
-        if not self.leavers or self.task or installed == self._handle:
-            return
-        # None: installed by something other than Python, which we could not put back.
-        self.before = signal.SIG_DFL if installed is None else installed
-        signal.signal(signal.SIGTERM, self._handle)
-
-    def give_back(self) -> None:
-        if signal.getsignal(signal.SIGTERM) == self._handle:
-            signal.signal(signal.SIGTERM, self.before)
-
-    def _handle(self, signum: int, frame: FrameType | None) -> None:
-        # Nothing is logged here: a signal may interrupt the logging of something else.
-        # From now on a second SIGTERM has its usual effect: a quick exit.
-        self.give_back()
-        assert self.loop is not None
-        self.loop.call_soon_threadsafe(self._start)
-
-    def _start(self) -> None:
-        self.task = asyncio.ensure_future(self._depart())
-
-    async def _depart(self) -> None:
-        departures = (depart(leaver, self.timeout_s) for leaver in self.leavers)
-        results = await asyncio.gather(*departures, return_exceptions=True)
-        failures = [result for result in results if isinstance(result, BaseException)]
-        for failure in failures:
-            logger.error("A departure failed; the process ends.", exc_info=failure)
-        if failures:
-            # Dask's way out could wait 30 s for a thread that is still at work.
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        elif signal.getsignal(signal.SIGTERM) != self.before:
-            return  # there was a second SIGTERM
-        # Ours was before the usual effect of SIGTERM, not instead of it. Dask's command line is about
-        # to exit anyway; another program may not be.
-        signal.raise_signal(signal.SIGTERM)
-
-
-_sigterm = _Sigterm()
-
-
-def join(server: Leaver) -> bool:
-    """Let a nanny with its worker, or a worker without a nanny, depart on SIGTERM.
-
-    Call it in the event loop of the server, which must be in the main thread: elsewhere no
-    signal can be handled, which is logged and nothing done.
-
-    Parameters
-    ----------
-    server
-        What departs; all servers of the process that have joined do so together.
-
-    Returns
-    -------
-    bool
-        Whether it will depart on SIGTERM.
-
-    Raises
-    ------
-    ConfigError
-        If ``tide.departure.timeout`` is no duration.
-    """
-    timeout = dask.config.get("tide.departure.timeout", DEFAULT_TIMEOUT)
-    try:
-        _sigterm.timeout_s = float(parse_timedelta(timeout))
-    except (KeyError, TypeError, ValueError):
-        raise ConfigError("tide.departure.timeout", timeout, "a duration such as '25s'") from None
-    if not _in_main_thread():
-        if server not in _sigterm.leavers:
-            logger.info("%r is not in the main thread: SIGTERM will not drain it.", server)
-        return False
-    _sigterm.leavers.append(server)
-    _sigterm.loop = asyncio.get_running_loop()
-    _sigterm.take()
-    # Dask's command line installs its handler in a task of its own, which may come after us.
-    _sigterm.loop.call_later(1.0, _sigterm.take)
-    return True
-
-
-def leave(server: Leaver) -> None:
-    """Undo :func:`join`; where it was not done, do nothing."""
-    with suppress(ValueError):
-        _sigterm.leavers.remove(server)
-    if _sigterm.leavers or not _in_main_thread():
-        return
-    _sigterm.give_back()
-    handler = signal.getsignal(signal.SIGTERM)
-    if isinstance(server, Worker) and getattr(handler, "__module__", "") == "distributed._signals":
-        # `dask worker --no-nanny` would cancel the close that is under way, and wait for ever for what it
-        # has cancelled. The process is about to end; SIGTERM has nothing to add.
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-
-
-def defer(worker: Worker) -> None:
-    """Let the process of a worker leave SIGTERM to its nanny, which may have got it, too.
-
-    If the nanny has not begun to depart after :data:`DEFER_S`, SIGTERM was meant for this process
-    alone and has its usual effect; a second one has it at once.
-
-    Parameters
-    ----------
-    worker
-        A worker with a nanny, in whose process and event loop this is called.
-    """
-    if multiprocessing.parent_process() is None or not _in_main_thread():
-        return  # not a process that a nanny has started
-    loop = asyncio.get_running_loop()
-
-    def obey() -> None:
-        if _CALLBACK not in worker.periodic_callbacks and worker.status in WORKER_ANY_RUNNING:
-            signal.raise_signal(signal.SIGTERM)
-
-    def handle(_signum: int, _frame: FrameType | None) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        loop.call_soon_threadsafe(loop.call_later, DEFER_S, obey)
-
-    signal.signal(signal.SIGTERM, handle)
 
 
 async def depart(server: Leaver, timeout_s: float) -> None:
@@ -359,12 +211,17 @@ def turn_away(dask_worker: Worker) -> None:
     dask_worker
         The worker, in whose event loop this must run. The name is what Dask's ``run`` wants.
     """
-    if _CALLBACK not in dask_worker.periodic_callbacks:
+    if not departs(dask_worker):
         callback = PeriodicCallback(partial(_hand_back, dask_worker), POLL_S * 1000)
         # The worker stops it when it closes.
         dask_worker.periodic_callbacks[_CALLBACK] = callback
         callback.start()
     _hand_back(dask_worker)
+
+
+def departs(worker: Worker) -> bool:
+    """Whether it has begun to depart."""
+    return _CALLBACK in worker.periodic_callbacks
 
 
 def _hand_back(worker: Worker) -> None:
@@ -408,11 +265,6 @@ async def _report_lost(server: Leaver, address: str, timeout_s: float) -> None:
 def _names(keys: Collection[Key]) -> str:
     named = ", ".join(sorted(map(str, keys))[:NAMED])
     return (f"{named} and {len(keys) - NAMED} more" if len(keys) > NAMED else named) or "none"
-
-
-def _in_main_thread() -> bool:
-    """Whether signals can be handled here."""
-    return threading.current_thread() is threading.main_thread()
 
 
 def _stimulus_id() -> str:

@@ -8,8 +8,8 @@
                                                        which cannot be parked
 =====================================================  ==========================================
 
-See :mod:`dask_tide.departure`, :mod:`dask_tide.parking`, for the port that tells whether they run
-:mod:`dask_tide.readiness`, and for spot machines :mod:`dask_tide.interruption`.
+See :mod:`dask_tide.sigterm`, :mod:`dask_tide.departure`, :mod:`dask_tide.parking`, for the port that
+tells whether they run :mod:`dask_tide.readiness`, and for spot machines :mod:`dask_tide.interruption`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import logging
 from distributed import Nanny, Scheduler, Worker
 from distributed.core import Server
 
-from dask_tide import departure, interruption, parking, readiness
+from dask_tide import interruption, parking, readiness, sigterm
 from dask_tide.errors import TideError
 
 __all__ = ["dask_setup", "dask_teardown"]
@@ -50,10 +50,10 @@ async def dask_setup(server: Server) -> None:
 
             attach(server)
         elif isinstance(server, Worker) and server.nanny is not None:
-            departure.defer(server)
+            sigterm.defer(server)
         elif isinstance(server, Nanny | Worker):
             readiness.join(server)
-            handles_sigterm = departure.join(server)
+            handles_sigterm = sigterm.join(server)
             if isinstance(server, Nanny):
                 _load_in_worker(server)
                 interruption.join(server)
@@ -75,7 +75,7 @@ async def dask_teardown(server: Server) -> None:
         await parking.hold(server)
         parking.leave(server)
     if isinstance(server, Nanny) or server.nanny is None:
-        departure.leave(server)
+        sigterm.leave(server)
 
 
 def _load_in_worker(nanny: Nanny) -> None:

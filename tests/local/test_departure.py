@@ -22,7 +22,7 @@ from distributed import Client, Scheduler, Worker
 from records import Tasks
 from waiting import until
 
-from dask_tide import departure
+from dask_tide import sigterm
 
 
 @pytest.fixture(params=[True, False], ids=["nanny", "no-nanny"])
@@ -333,22 +333,22 @@ async def test_handler_installed_after_ours_comes_after_ours():
 
     before = signal.getsignal(signal.SIGTERM)
     server = cast("Worker", object())
-    departure.join(server)
+    sigterm.join(server)
     try:
         ours = signal.getsignal(signal.SIGTERM)
         assert ours != before
         signal.signal(signal.SIGTERM, later)
         await until(lambda: signal.getsignal(signal.SIGTERM) == ours, "ours is the first again")
-        departure.leave(server)
+        sigterm.leave(server)
         assert signal.getsignal(signal.SIGTERM) is later
     finally:
-        departure.leave(server)
+        sigterm.leave(server)
         signal.signal(signal.SIGTERM, before)
 
 
 async def test_elsewhere_than_in_the_main_thread_nothing_is_done(caplog):
     before = signal.getsignal(signal.SIGTERM)
     with caplog.at_level(logging.INFO, logger="distributed.tide.departure"):
-        await asyncio.to_thread(departure.join, cast("Worker", object()))
+        await asyncio.to_thread(sigterm.join, cast("Worker", object()))
     assert signal.getsignal(signal.SIGTERM) == before
     assert "not in the main thread" in caplog.text

@@ -111,7 +111,7 @@ async def test_a_slow_answer_does_not_make_ticks_rare(harbour, monkeypatch):
 
 @pytest.mark.parametrize("error", [CapacityExhausted, QuotaExceeded])
 async def test_no_capacity_caps_the_pool_for_a_while(harbour, error, monkeypatch):
-    monkeypatch.setattr("dask_tide.controller.loop._BELIEVE_S", 0.5)
+    monkeypatch.setattr("dask_tide.controller.supply._BELIEVE_S", 0.5)
     h = await harbour(**KEEP)
     await h.scaled(1)
     h.provider.refusal = error("no more of these machines")
@@ -175,7 +175,7 @@ async def test_failed_unit_whose_worker_seems_to_be_there_is_replaced(harbour):
 
 
 async def test_hanging_launch_ends(harbour, monkeypatch):
-    monkeypatch.setattr("dask_tide.controller.loop._PROVIDER_S", 0.2)
+    monkeypatch.setattr("dask_tide.controller.supply._PROVIDER_S", 0.2)
     h = await harbour(**KEEP)
     h.provider.hangs = True
     h.controller.scale(1)

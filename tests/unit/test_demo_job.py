@@ -15,18 +15,16 @@ from dask_tide.demo.job import (
     STAGES,
     STUDIED,
     FileMeasure,
-    Measure,
     PackageMeasure,
     build,
     find_sources,
     measure_file,
     measure_package,
-    measure_source,
     package_of,
     rank_files,
     stdlib,
-    study_source,
 )
+from dask_tide.demo.source import Measure, measure_source, study_source
 
 SOURCE = b"""\
 # A comment.

@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from dask_tide.demo import run
-from dask_tide.demo.job import Answer, Measure, Study
+from dask_tide.demo.job import Answer
 from dask_tide.demo.recorder import Decision, Facts, Fleet, Recording, Sample, Tasks, Worker, stages_after
 from dask_tide.demo.screen import LiveScreen, PlainScreen, Screen, screen_for, spark, throughput
+from dask_tide.demo.source import Measure, Study
 from dask_tide.demo.story import Act, Promise, Report, Story
 
 HELD = "held"

@@ -95,6 +95,9 @@ class PoolRecord:
         self._drains = min(self._drains + 1, _BOOTS)
         self.drain_s += (drain_s - self.drain_s) / self._drains
 
+    def learn_baseline(self, used_bytes: int) -> None:
+        self.baseline_bytes = min(self.baseline_bytes or used_bytes, used_bytes)
+
 
 @dataclass
 class Ledger:
@@ -121,6 +124,8 @@ class Ledger:
     _last_s: float | None = None
     #: By pool: units that were asked for and have no name yet.
     _requested: dict[str, int] = field(default_factory=dict)
+    #: What units' own watchers were told of their machines' ends.
+    _notices: dict[str, str] = field(default_factory=dict)
     #: Units that the platform takes away unasked, with its words; whoever reads them empties it.
     taken: list[tuple[str, str, str]] = field(default_factory=list)
 
@@ -141,6 +146,10 @@ class Ledger:
         for name in units:
             if (entry := self._entries.get(name)) is not None:
                 entry.released = True
+
+    def notice(self, unit: str, words: str) -> None:
+        """The machine of ``unit`` is about to go, whatever the platform shows."""
+        self._notices[unit] = words
 
     def inherit(self, earlier: Ledger) -> list[str]:
         """Take over an earlier controller's units; returns the names of those that were told to stop."""
@@ -183,6 +192,7 @@ class Ledger:
                 self._step(unit, entry, now_s, unit.name in registered, unit.name in leaving)
             self._requested = dict(observation.requested)
             self._look_for_room(now_s, prices)
+        self._notices = {name: words for name, words in self._notices.items() if name in self._entries}
         nameless = (
             Unit(f"{pool}?{number}", pool, Phase.REQUESTED, max(0.0, now_s - self._asked_s.get(pool, now_s)))
             for pool, count in self._requested.items()
@@ -213,9 +223,9 @@ class Ledger:
                 entry.phase,
                 age_s,
                 entry.machine,
-                entry.message,
+                self._notices.get(name, entry.message),
                 entry.stale,
-                entry.doomed,
+                entry.doomed or name in self._notices,
                 entry.unplaced,
                 entry.price,
             )

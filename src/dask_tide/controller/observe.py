@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Mapping, Sequence
+from statistics import fmean
 from typing import TYPE_CHECKING
 
-from dask_tide.model import Worker, owner_of
+from distributed.core import Status
+
+from dask_tide.model import Pool, PoolState, Unit, Worker, owner_of
 
 from .drain import shuffling
+from .ledger import PoolRecord
+from .supply import Supply
+from .wishes import Wishes
 
 if TYPE_CHECKING:
     from distributed.scheduler import Scheduler, WorkerState
+
+#: What a worker says of itself when it is about to go, whoever told it to.
+_LEAVING = (Status.closing_gracefully, Status.closing, Status.closed)
 
 #: Of how many idle workers, and of how many of their results, the only copies are counted in one
 #: tick. No hook tells when a result gets or loses a replica, so they must be counted; 2,500 take 1 ms.
@@ -21,6 +30,13 @@ _KEYS = 2500
 def owners(scheduler: Scheduler, units: Container[str]) -> list[str]:
     """The unit that runs each of the scheduler's workers, in their order; empty: nobody's."""
     return [owner_of(ws.name, units) for ws in scheduler.workers.values()]
+
+
+def leaving(scheduler: Scheduler, owned_by: Sequence[str]) -> set[str]:
+    """Units none of whose workers means to stay; from :func:`owners`, as in :func:`workers`."""
+    states = scheduler.workers.values()
+    staying = {unit for ws, unit in zip(states, owned_by, strict=True) if ws.status not in _LEAVING}
+    return set(owned_by) - staying
 
 
 def workers(scheduler: Scheduler, owned_by: Sequence[str], refused: Mapping[str, str]) -> tuple[Worker, ...]:
@@ -56,6 +72,45 @@ def workers(scheduler: Scheduler, owned_by: Sequence[str], refused: Mapping[str,
         )
         for ws, unit in zip(states, owned_by, strict=True)
     )
+
+
+def pool_state(
+    pool: Pool,
+    now_s: float,
+    *,
+    blind: str,
+    wishes: Wishes,
+    supply: Supply,
+    record: PoolRecord,
+    units: Iterable[Unit],
+) -> PoolState:
+    """What is known of a pool, brought together from those who know it."""
+    name = pool.name
+    limit = supply.limit(name, now_s)
+    return PoolState(
+        pool=pool,
+        blind=blind,
+        frozen=supply.frozen.get(name, ""),
+        manual=wishes.manual_of(name),
+        floor=wishes.floor_of(name, now_s),
+        boot_s=record.boot_s,
+        cold_boot_s=record.cold_boot_s,
+        room=record.room,
+        price=_mean_price(units, name),
+        drain_s=record.drain_s,
+        capacity=None if limit is None else limit.maximum,
+        capacity_message="" if limit is None else limit.message,
+        started=record.started,
+        failed=record.failed + supply.rejected[name],
+        failure=record.failure,
+        baseline_bytes=record.baseline_bytes,
+    )
+
+
+def _mean_price(units: Iterable[Unit], pool: str) -> float | None:
+    """What the units of ``pool`` cost whose machines' prices are known."""
+    prices = [unit.price for unit in units if unit.pool == pool and unit.price is not None]
+    return fmean(prices) if prices else None
 
 
 def process_bytes(ws: WorkerState) -> int:

@@ -55,12 +55,7 @@ def candidates(snapshot: Snapshot, stock: Stock, *, busy: bool) -> list[Candidat
     first those where nobody works, with nothing to move, with the fewest units; then, if asked for,
     ``busy`` ones, with the fewest tasks first.
     """
-    live = {unit.name: unit for unit in stock.units if unit.phase in LIVE and not unit.doomed}
-    workers: dict[str, list[Worker]] = {name: [] for name in live}
-    for worker in sorted(snapshot.workers, key=attrgetter("address")):
-        if worker.unit in live:
-            workers[worker.unit].append(worker)
-    found = [Candidate(unit, tuple(workers[name])) for name, unit in live.items()]
+    found = _with_workers(snapshot, (u for u in stock.units if u.phase in LIVE and not u.doomed))
     if not busy:
         found = [candidate for candidate in found if candidate.idle]
     machines = _Machines(snapshot, found)
@@ -78,6 +73,21 @@ def candidates(snapshot: Snapshot, stock: Stock, *, busy: bool) -> list[Candidat
             c.unit.name,
         ),
     )
+
+
+def doomed(snapshot: Snapshot, stock: Stock) -> list[Candidate]:
+    """Live units of one pool whose machine is about to go, by name."""
+    units = (unit for unit in stock.units if unit.phase in LIVE and unit.doomed)
+    return _with_workers(snapshot, sorted(units, key=attrgetter("name")))
+
+
+def _with_workers(snapshot: Snapshot, units: Iterable[Unit]) -> list[Candidate]:
+    by_name = {unit.name: unit for unit in units}
+    workers: dict[str, list[Worker]] = {name: [] for name in by_name}
+    for worker in sorted(snapshot.workers, key=attrgetter("address")):
+        if worker.unit in workers:
+            workers[worker.unit].append(worker)
+    return [Candidate(unit, tuple(workers[name])) for name, unit in by_name.items()]
 
 
 class _Machines:

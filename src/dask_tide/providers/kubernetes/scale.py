@@ -22,10 +22,12 @@ from dask_tide.errors import LaunchRejected, ProviderError, QuotaExceeded, Unava
 from dask_tide.model import Phase
 from dask_tide.providers.base import Limit
 
-from .api import FIELD_MANAGER, Api
-from .marks import VICTIM, Marks
+from .api import Api
+from .marks import Marks
+from .number import Number
 from .patience import Patience
-from .pods import DELETION_COST, PodView, Rank
+from .pods import PodView, Rank
+from .pool_pods import PoolPods
 from .quota import Quota
 from .replicasets import ReplicaSetView
 from .rivals import Rivals
@@ -82,28 +84,20 @@ class PoolScale:
     ) -> None:
         self.pool = pool
         self.replicaset = replicaset
-        self._api = api
-        self._pods = pods
+        self._pods = PoolPods(pods)
         self._marks = marks
         self._wake = wake
         self._patience = patience
-        #: As the watch shows it; None: there is no such ReplicaSet.
-        self.view: ReplicaSetView | None = None
-        #: The number of pods that was last asked for, by whomever.
-        self.wanted = 0
-        self._version = 0
         self._lock = asyncio.Lock()
-        self._changed = asyncio.Event()
         #: Pods that are to go, and whether they were ready when that was said: their workers had been at
         #: work and have been drained. One that was not, and is later, has started meanwhile.
         self._leaving: dict[str, bool] = {}
         #: Pods for which the number was lowered just now.
         self._due: set[str] = set()
         self._cancelling = 0
-        #: What our call that is under way asks for.
-        self._asking: int | None = None
         self._quota = Quota(pool, patience=patience, clock=clock)
         self.rivals = Rivals(pool, replicaset, patience=patience, clock=clock)
+        self._number = Number(replicaset, api, self.rivals)
         self._yielding: asyncio.Task[None] | None = None
         #: Pods that the ReplicaSet makes beside those that were asked for.
         self._excess = 0
@@ -115,9 +109,19 @@ class PoolScale:
 
     # -- what there is ------------------------------------------------------------------------
 
+    @property
+    def view(self) -> ReplicaSetView | None:
+        """The ReplicaSet as the watch shows it; None: there is no such one."""
+        return self._number.view
+
+    @property
+    def wanted(self) -> int:
+        """The number of pods that was last asked for, by whomever."""
+        return self._number.wanted
+
     def active(self) -> set[str]:
         """Names of the pods that the ReplicaSet counts."""
-        return {name for name, pod in self._pods().items() if pod.active}
+        return self._pods.active()
 
     def requested(self) -> int:
         """How many pods were asked for and do not exist yet."""
@@ -125,19 +129,9 @@ class PoolScale:
 
     def seen(self, view: ReplicaSetView | None) -> None:
         """Take what the watch shows of the ReplicaSet."""
-        self.view = view
+        self._number.seen(view)
         if view is None:
-            self.wanted = 0
             return
-        if view.version >= self._version:
-            first, self._version = not self._version, view.version
-            if view.replicas != self.wanted:
-                # The effect of our own call may be seen before its reply; and where a ReplicaSet was made
-                # without a number, the server does not say that it was us.
-                ours = view.replicas == self._asking or view.manager.partition("/")[0] == FIELD_MANAGER
-                if not ours:
-                    self.rivals.scaled(view, first=first)
-                self.wanted = view.replicas
         if view.refusal:
             self._refused(view)
         else:
@@ -146,7 +140,7 @@ class PoolScale:
 
     def pods_changed(self) -> None:
         """Some pod of the pool has changed."""
-        self._changed.set()
+        self._pods.changed()
 
     def limit(self) -> Limit | None:
         """The quota that was met, while it is believed."""
@@ -154,18 +148,16 @@ class PoolScale:
 
     def frozen(self) -> str:
         """Why nothing may be done about the pool; empty: something may."""
-        if self.view is None:
-            return f"there is no ReplicaSet {self.replicaset} in namespace {self._api.namespace}"
-        return self.rivals.reason()
+        return self._number.frozen()
 
     # -- more -------------------------------------------------------------------------------------
 
     async def up(self, n: int) -> None:
         """See to it that ``n`` pods exist: those that are being deleted count, failed ones do not."""
-        pods = self._pods()
+        pods = self._pods.now()
         ending = sum(1 for name, pod in pods.items() if pod.unit.phase is Phase.STOPPING or name in self._due)
         # A higher number would save those that are about to be deleted.
-        await self._until(lambda: not self._due & self.active(), self._patience.delete_s)
+        await self._pods.until(lambda: not self._due & self.active(), self._patience.delete_s)
         async with self._lock:
             if frozen := self.frozen():
                 raise LaunchRejected(frozen)
@@ -175,17 +167,7 @@ class PoolScale:
             failed = sum(1 for name in active - self._leaving.keys() if pods[name].unit.phase is Phase.FAILED)
             replicas = n - ending + failed
             if replicas > max(self.wanted, len(active)):
-                await self._set(replicas)
-
-    async def _set(self, replicas: int) -> None:
-        self._asking = replicas
-        try:
-            version = int(await self._api.scale(self.replicaset, replicas))
-        finally:
-            self._asking = None
-        # Otherwise the watch has shown what was set after that, by whomever.
-        if version > self._version:
-            self._version, self.wanted = version, replicas
+                await self._number.set(replicas)
 
     # -- fewer ----------------------------------------------------------------------------------
 
@@ -201,7 +183,7 @@ class PoolScale:
         Unavailable
             Some are still there: ask again.
         """
-        pods = self._pods()
+        pods = self._pods.now()
         victims = set(names) & self.active()
         self._leaving = {
             name: self._leaving.get(name, pods[name].ready)
@@ -217,7 +199,7 @@ class PoolScale:
         survived: set[str] = set()
         for _ in range(ATTEMPTS):
             # One that had not started may have by now; nobody has drained it.
-            kept |= {name for name in victims if self._ready(name) and not self._leaving.get(name)}
+            kept |= {name for name in victims if self._pods.ready(name) and not self._leaving.get(name)}
             going = (victims - kept) & self.active()
             survived = await self._lower(going, self._given_up(going))
             if not survived:
@@ -234,32 +216,32 @@ class PoolScale:
         """Wait until the ReplicaSet will pick these."""
         if self._marks is not None:
             # Of those that do not run yet it matters only if others do not, either.
-            ranks = {self._pods()[name].rank for name in self.active() - victims - self._due}
+            ranks = {self._pods[name].rank for name in self.active() - victims - self._due}
             first = min(ranks | {Rank.UNREADY})
             if first is Rank.PENDING:
                 # One without a node may have one before the ReplicaSet's controller looks.
                 first = Rank.NOWHERE
-            marked = [name for name in victims if self._pods()[name].rank >= first]
+            marked = [name for name in victims if self._pods[name].rank >= first]
             done = await self._marks.victims(marked)
             # Not before the watch shows them: the ReplicaSet's controller knows pods from one, too.
-            await self._until(lambda: not any(map(self._unmarked, done)), self._patience.delete_s)
+            await self._pods.until(lambda: not any(map(self._pods.unmarked, done)), self._patience.delete_s)
         parking = [name for name in victims if self._leaving.get(name)]
-        await self._until(lambda: not any(map(self._ready, parking)), self._patience.park_s)
+        await self._pods.until(lambda: not any(map(self._pods.ready, parking)), self._patience.park_s)
 
         def starting() -> bool:
             first = self._before(victims & self.active())
-            return any(self._pods()[name].rank is not Rank.NOWHERE for name in first)
+            return any(self._pods[name].rank is not Rank.NOWHERE for name in first)
 
-        await self._until(lambda: not starting(), self._patience.start_s)
+        await self._pods.until(lambda: not starting(), self._patience.start_s)
 
     def _before(self, victims: Collection[str]) -> set[str]:
         """Other pods that the ReplicaSet may pick rather than the last of these."""
-        pods = self._pods()
+        pods = self._pods.now()
         if not victims:
             return set()
         last = max(pods[name].order for name in victims)
         # Not those of another call that are not at work: they are to go as well, whichever goes first.
-        parked = {name for name in self._leaving if not self._ready(name)}
+        parked = {name for name in self._leaving if not self._pods.ready(name)}
         others = self.active() - self._due - set(victims) - parked
         return {name for name in others if pods[name].order <= last}
 
@@ -272,14 +254,14 @@ class PoolScale:
             A pod that may be at work would be.
         """
         first = self._before(going)
-        ready = any(map(self._ready, going))
+        ready = any(map(self._pods.ready, going))
         at_work = {
-            name for name in first if self._pods()[name].rank >= Rank.UNREADY and (ready or name in self.used)
+            name for name in first if self._pods[name].rank >= Rank.UNREADY and (ready or name in self.used)
         }
         if at_work:
             still = "still ready" if ready else "not marked"
             raise Unavailable(f"pods {_some(going)} are {still}, and {_some(at_work)} would go first")
-        return {name for name in first if self._pods()[name].rank < Rank.UNREADY}
+        return {name for name in first if self._pods[name].rank < Rank.UNREADY}
 
     async def _lower(self, going: set[str], given_up: set[str]) -> set[str]:
         """Ask for so many fewer pods as may go, and wait; returns which of ``going`` have not."""
@@ -290,12 +272,12 @@ class PoolScale:
             async with self._lock:
                 staying = self.active() - self._due - given_up
                 if going & self.active():
-                    await self._set(len(staying))
+                    await self._number.set(len(staying))
             # As long as some go it is only slow.
             left = len(going) + 1
             while 0 < len(self.active() & going) < left:
                 left = len(self.active() & going)
-                await self._until(lambda: len(self.active() & going) < left, self._patience.delete_s)  # noqa: B023 -- awaited here
+                await self._pods.until(lambda: len(self.active() & going) < left, self._patience.delete_s)  # noqa: B023 -- awaited here
         finally:
             self._due -= going
         survived = self.active() & going
@@ -313,7 +295,7 @@ class PoolScale:
             async with self._lock:
                 replicas = max(len(self.active()), self.wanted - count)
                 if replicas < self.wanted and not self.frozen():
-                    await self._set(replicas)
+                    await self._number.set(replicas)
         finally:
             self._cancelling -= count
 
@@ -331,12 +313,12 @@ class PoolScale:
         while self._excess and not self.frozen():
             async with self._lock:
                 count, self._excess = self._excess, 0
-                pods = self._pods()
+                pods = self._pods.now()
                 at_work = sum(pods[name].rank >= Rank.UNREADY for name in self.active())
                 replicas = max(at_work, self.wanted - count)
                 try:
                     if replicas < self.wanted:
-                        await self._set(replicas)
+                        await self._number.set(replicas)
                 except ProviderError as error:  # one too many, for as long as idle ones are kept
                     logger.info("%s", error)
 
@@ -344,25 +326,8 @@ class PoolScale:
         """Let all pods go."""
         async with self._lock:
             if self.view is not None and (self.wanted or self.active()):
-                await self._set(0)
-        await self._until(lambda: not self.active(), self._patience.delete_s)
-
-    def _ready(self, name: str) -> bool:
-        pod = self._pods().get(name)
-        return pod is not None and pod.active and pod.ready
-
-    def _unmarked(self, name: str) -> bool:
-        pod = self._pods().get(name)
-        return pod is not None and pod.active and pod.annotations.get(DELETION_COST) != VICTIM[DELETION_COST]
-
-    async def _until(self, condition: Callable[[], bool], timeout_s: float) -> None:
-        try:
-            async with asyncio.timeout(timeout_s):
-                while not condition():
-                    self._changed.clear()
-                    await self._changed.wait()
-        except TimeoutError:
-            pass
+                await self._number.set(0)
+        await self._pods.until(lambda: not self.active(), self._patience.delete_s)
 
     # -- no room ----------------------------------------------------------------------------------
 
@@ -375,22 +340,18 @@ class PoolScale:
             return
         if view.replicas <= len(self.active()):
             return
-        self._quota.refused(view, self._existing())
+        self._quota.refused(view, self._pods.existing())
         self._yielding = asyncio.create_task(self._yield(), name=f"dask-tide-yield-{self.pool}")
-
-    def _existing(self) -> int:
-        """How many pods there are, those that are being deleted included: they need their room, too."""
-        return sum(1 for pod in self._pods().values() if pod.active or pod.unit.phase is Phase.STOPPING)
 
     async def _yield(self) -> None:
         # The last pods that could be created may not have been seen yet.
         await asyncio.sleep(_SEEN_S)
         async with self._lock:
-            self._quota.counted(self._existing())
+            self._quota.counted(self._pods.existing())
             existing = len(self.active())
             if self.wanted > existing:
                 try:
-                    await self._set(existing)
+                    await self._number.set(existing)
                 except ProviderError as error:  # the refusal stands, and is seen again
                     logger.info("%s", error)
         self._wake()

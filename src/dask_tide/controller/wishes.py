@@ -1,0 +1,126 @@
+"""Wishes: what people ask for at run time: the size of a pool, its limits, a floor for a while."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import msgspec
+
+from dask_tide.errors import ConfigError
+from dask_tide.model import LIVE, Pool, Unit
+
+__all__ = ["Wishes"]
+
+
+@dataclass
+class _Wish:
+    """What somebody has set for a pool."""
+
+    manual: int | None = None
+    #: What the maximum was before somebody asked for more by hand.
+    maximum: int | None = None
+    floor: int = 0
+    floor_until_s: float = 0.0
+
+
+class Wishes:
+    """What people have asked for. A pool without a name is the first one.
+
+    Parameters
+    ----------
+    pools
+        By name, with their limits; other limits are written there.
+    wake
+        Called when something was asked for.
+    """
+
+    def __init__(self, pools: dict[str, Pool], wake: Callable[[], None]) -> None:
+        self._pools = pools
+        self._wake = wake
+        self._wishes = {name: _Wish() for name in pools}
+
+    # -- what people ask for --------------------------------------------------------------------
+
+    def scale(self, n: int, pool: str | None) -> None:
+        """Exactly ``n`` units; more than the maximum is meant, and raises that until :meth:`adapt`."""
+        _check_count("n", n)
+        name = self._name(pool)
+        wish = self._wishes[name]
+        if n > self._pools[name].maximum:
+            wish.maximum = wish.maximum or self._pools[name].maximum
+            self._pools[name] = msgspec.structs.replace(self._pools[name], maximum=n)
+        wish.manual = n
+        self._wake()
+
+    def adapt(self, minimum: int | None, maximum: int | None, pool: str | None) -> None:
+        """No size by hand any more, in no pool; and other limits for one, if given."""
+        name = self._name(pool)
+        old = self._pools[name]
+        low = old.minimum if minimum is None else minimum
+        high = maximum if maximum is not None else self._wishes[name].maximum or old.maximum
+        _check_count("minimum", low)
+        _check_count("maximum", high)
+        if low > high:
+            raise ConfigError("minimum", low, f"at most the maximum, {high}")
+        self._pools[name] = msgspec.structs.replace(old, minimum=low, maximum=high)
+        self._wishes[name].maximum = None
+        for wish in self._wishes.values():
+            wish.manual = None
+        self._wake()
+
+    def freeze(self, units: Iterable[Unit]) -> None:
+        """The size by hand becomes what these units make, where there is none yet."""
+        live = [unit.pool for unit in units if unit.phase in LIVE]
+        for name, wish in self._wishes.items():
+            if wish.manual is None:
+                wish.manual = live.count(name)
+
+    def floor(self, n_workers: int, seconds: float, pool: str | None, *, now_s: float) -> None:
+        """So many workers come, and stay for ``seconds`` from ``now_s``; 0 ends that."""
+        _check_count("n_workers", n_workers)
+        if not isinstance(seconds, int | float) or not seconds >= 0:
+            raise ConfigError("seconds", seconds, "a number, 0 or more")
+        name = self._name(pool)
+        per_unit = self._pools[name].workers_per_unit
+        units = -(-n_workers // per_unit)
+        if units > self._pools[name].maximum:
+            most = self._pools[name].maximum * per_unit
+            raise ConfigError("n_workers", n_workers, f"at most {most}, what the maximum allows")
+        if units and self.floor_of(name, now_s) > units:
+            return  # somebody else waits for more
+        self.hold(name, units, now_s + seconds)
+        self._wake()
+
+    def hold(self, pool: str, units: int, until_s: float) -> None:
+        """Set a floor of so many units, whatever it was."""
+        wish = self._wishes[pool]
+        wish.floor, wish.floor_until_s = units, until_s
+
+    # -- what a decision goes by ----------------------------------------------------------------
+
+    @property
+    def manual(self) -> bool:
+        """Whether somebody has set the size of a pool by hand."""
+        return any(wish.manual is not None for wish in self._wishes.values())
+
+    def manual_of(self, pool: str) -> int | None:
+        """The size of ``pool`` that was set by hand; None: none was."""
+        return self._wishes[pool].manual
+
+    def floor_of(self, pool: str, now_s: float) -> int:
+        """Units that ``pool`` has at the least just now, since somebody waits for them."""
+        wish = self._wishes[pool]
+        return wish.floor if wish.floor_until_s > now_s else 0
+
+    def _name(self, pool: str | None) -> str:
+        if pool is None:
+            return next(iter(self._pools))
+        if pool not in self._pools:
+            raise ConfigError("pool", pool, "one of " + ", ".join(self._pools))
+        return pool
+
+
+def _check_count(key: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise ConfigError(key, value, "a whole number, 0 or more")

@@ -1,0 +1,137 @@
+"""Need: how many units of a pool there is a use for, and for how long one without a use is worth keeping."""
+
+from __future__ import annotations
+
+from dask_tide.model import Code, PoolState, Settings, Why, why
+
+from . import sizing
+from .demand import Demand
+from .stock import Stock
+
+#: What a fresh process costs at the least beside its boot: what its first tasks import and cache.
+_WARM_S = 0.5
+
+
+class Need:
+    """The use that there is for the units of one pool.
+
+    Parameters
+    ----------
+    state
+        The pool.
+    settings
+        The policy's.
+    stock
+        What there is.
+    demand
+        What the work asks for.
+    at_risk
+        Results that only spot machines hold, and that this pool is to take.
+    """
+
+    def __init__(
+        self, state: PoolState, settings: Settings, stock: Stock, demand: Demand, at_risk: int
+    ) -> None:
+        self.state = state
+        self.pool = state.pool
+        self.settings = settings
+        self.stock = stock
+        self.demand = demand
+        self._at_risk = at_risk
+        self._boot_s = self.pool.boot_s if state.boot_s is None else state.boot_s
+        #: Bytes of results in this pool, and the units they need.
+        self._held_bytes, self._for_results = self._results() if demand.unfinished else (0, 0)
+
+    def _results(self) -> tuple[int, int]:
+        stock = self.stock
+        if not stock.limit_bytes:
+            return stock.held_bytes, 0
+        of_worker = stock.limit_bytes // stock.workers - self.state.baseline_bytes
+        units = sizing.for_results(
+            held_bytes=stock.held_bytes,
+            capacity_bytes=of_worker * self.pool.workers_per_unit,
+            ratio=self.settings.memory_ratio,
+        )
+        return stock.held_bytes, units
+
+    # -- how many -----------------------------------------------------------------------
+
+    def target(self) -> tuple[int, Why | None]:
+        """How many live units to have, at the least, and why."""
+        demand, have = self.demand, self.stock.live
+        if self.state.manual is not None:
+            return self.state.manual, why(Code.MANUAL, want=self.state.manual, have=have)
+        wishes: list[tuple[int, Why | None]] = [
+            (self.pool.minimum, why(Code.MINIMUM, want=self.pool.minimum, have=have)),
+            (self.state.floor, why(Code.FLOOR, want=self.state.floor, have=have)),
+        ]
+        size = sizing.worthwhile(
+            demand,
+            ready=self.stock.ready,
+            booting=self.stock.booting,
+            boot_s=self._boot_s,
+            cold_boot_s=self.state.cold_boot_s,
+            room=self.state.room,
+        )
+        more = size.why or why(
+            Code.DEMAND,
+            runnable=demand.runnable,
+            slots=demand.slots,
+            have=have,
+            want=demand.usable,
+        )
+        # A paused unit takes no tasks; another one must.
+        wishes.append((size.units + self.stock.paused if demand.runnable else 0, more))
+        room = why(Code.MEMORY, used_bytes=self._held_bytes, have=have, want=self._for_results)
+        wishes.append((self._for_results, room))
+        wishes.append((min(self._at_risk, 1), why(Code.SAFE_COPY, keys=self._at_risk)))
+        target, reason = max(wishes, key=lambda wish: wish[0])
+        if target <= have:
+            # Not launching needs a reason only where the work could use more.
+            return target, size.why if demand.usable + self.stock.paused > have else None
+        return target, reason
+
+    def units(self) -> int:
+        """Units that there is a use for now, or soon enough."""
+        if self.state.manual is not None:
+            return self.state.manual
+        later = self.demand.later if self._soon() else 0
+        return max(self.units_now(), later)
+
+    def units_now(self) -> int:
+        """Units that there is a use for now."""
+        demand = self.demand
+        usable = demand.usable + (self.stock.paused if demand.unfinished else 0)
+        return max(usable, self._for_results, self.pool.minimum, self.state.floor, min(self._at_risk, 1))
+
+    def _soon(self) -> bool:
+        """Whether the tasks that wait may run before an idle unit has cost as much as a new one."""
+        in_s = self.demand.later_in_s(self.stock.ready * self.pool.threads_per_unit)
+        return in_s is not None and in_s <= self.keep_s()
+
+    # -- for how long -------------------------------------------------------------------
+
+    def keep_s(self) -> float:
+        """How long an idle unit is worth keeping when nothing is known of its next use.
+
+        Ski rental: as long as it would cost to start it again (Karlin et al. 1988: never more
+        than twice the cost of the best decision in hindsight).
+        """
+        keep_s = self.settings.keep_s
+        if keep_s is None:
+            keep_s = max(_WARM_S, self._boot_s + self.state.drain_s, self._machine_s())
+        return min(keep_s, self.settings.idle_timeout_s)
+
+    def _machine_s(self) -> float:
+        """For how long units must keep a machine that the platform would take away too early."""
+        if self.settings.machine_idle_s is None or self.state.cold_boot_s is None:
+            return 0.0
+        return self.state.cold_boot_s - self.settings.machine_idle_s
+
+    def window_s(self) -> float:
+        """For how long units must have been too many before any is released."""
+        demand = self.demand
+        if demand.unfinished and demand.later <= demand.usable:
+            # The graph is known and cannot use them any more.
+            return min(self.settings.tail_s, self.keep_s())
+        return self.keep_s()
