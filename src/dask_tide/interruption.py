@@ -126,7 +126,7 @@ class _Metadata:
 
 
 async def _watch(nanny: Nanny, metadata: _Metadata, interval_s: float) -> None:
-    trouble = ""
+    trouble = said = ""
     while True:
         try:
             words = await metadata.notice()
@@ -134,21 +134,24 @@ async def _watch(nanny: Nanny, metadata: _Metadata, interval_s: float) -> None:
             if str(error) != trouble:  # once, not every five seconds
                 logger.warning("The instance's metadata cannot be read: %s", error)
             trouble, words = str(error), ""
-        if words and await _told(nanny, words):
+        if words and words != said:
+            logger.warning("Worker %s: %s", nanny.name, words)
+            said = words
+        # Again and again: a scheduler that starts anew in these two minutes knows nothing of it.
+        if words and not await _tell(nanny, words):
+            signal.raise_signal(signal.SIGTERM)
             return
         await asyncio.sleep(interval_s)
 
 
-async def _told(nanny: Nanny, words: str) -> bool:
-    """Whether somebody does something about it."""
-    logger.warning("Worker %s: %s", nanny.name, words)
+async def _tell(nanny: Nanny, words: str) -> bool:
+    """Tell the scheduler; whether it is one that knows what a notice is."""
     try:
         heard = await nanny.scheduler.tide_notice(worker=str(nanny.name), message=words)
     except OSError as error:
         logger.warning("The scheduler does not answer: %s", error)
-        return False
-    if not heard:
-        # Dask's answer to what it does not know is None.
+        return True
+    if heard is None:  # Dask's answer to what it does not know
         logger.info("The scheduler does not know what a notice is: the worker leaves by itself.")
-        signal.raise_signal(signal.SIGTERM)
+        return False
     return True

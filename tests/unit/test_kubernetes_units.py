@@ -45,14 +45,14 @@ def update(ledger, now_s, observation, registered=(), leaving=()):
 
 def test_units_without_a_name_are_requested_and_count_from_when_they_were_asked_for():
     ledger = Ledger(120.0)
-    ledger.asked("cpu", 10.0)
+    ledger.asked("cpu", 1, 10.0)
     assert update(ledger, 12.0, observed(requested=2)) == {"cpu?0": Phase.REQUESTED, "cpu?1": Phase.REQUESTED}
     assert [unit.age_s for unit in ledger.update(12.0, None, set(), set(), POOLS)] == [2.0, 2.0]
 
 
 def test_a_unit_that_gets_its_name_is_not_counted_twice_and_has_not_failed():
     ledger = Ledger(120.0)
-    ledger.asked("cpu", 0.0)
+    ledger.asked("cpu", 1, 0.0)
     update(ledger, 0.0, observed(requested=2))
     assert update(ledger, 1.0, observed("r-cpu-a", requested=1)) == {
         "r-cpu-a": Phase.STARTING,

@@ -26,7 +26,7 @@ class Cluster:
         return self.ledger.update(self.now_s, observation, self.registered, set(), POOLS)
 
     def start(self, name: str, machine: str, *, boot_s: float, cold: bool = False) -> None:
-        self.ledger.asked("cpu", self.now_s)
+        self.ledger.asked("cpu", 1, self.now_s)
         self.units[name] = ObservedUnit(name, "cpu", Phase.PENDING, waits=cold)
         self.look()
         self.units[name] = ObservedUnit(name, "cpu", Phase.STARTING, machine)
@@ -95,3 +95,53 @@ def test_units_show_that_they_are_doomed_or_have_no_place():
     (a, b) = cluster.look()
     assert (a.doomed, a.unplaced, a.message) == (True, False, "spot notice")
     assert (b.doomed, b.unplaced) == (False, True)
+
+
+def test_a_pod_that_its_replicaset_has_replaced_took_as_long_as_it_took():
+    """An hour after the last launch: nobody has asked for it."""
+    cluster = Cluster()
+    cluster.start("a", "m1", boot_s=60.0, cold=True)
+    cluster.look(after_s=3600.0)
+    del cluster.units["a"]
+    cluster.units["b"] = ObservedUnit("b", "cpu", Phase.PENDING, waits=True)
+    cluster.look()
+    cluster.registered.add("b")
+    cluster.look(after_s=60.0)
+    assert cluster.cpu.cold_boot_s == 60.0
+
+
+def test_more_than_were_asked_for_were_not_asked_for():
+    cluster = Cluster()
+    cluster.start("a", "m1", boot_s=40.0)
+    cluster.units["b"] = ObservedUnit("b", "cpu", Phase.PENDING)
+    [_, b] = cluster.look()
+    assert b.age_s == 0.0
+
+
+def test_how_long_one_took_that_was_there_before_is_not_known():
+    cluster = Cluster()
+    cluster.units["a"] = ObservedUnit("a", "cpu", Phase.STARTING, "m1")
+    cluster.look()
+    cluster.registered.add("a")
+    cluster.look(after_s=0.5)
+    assert (cluster.cpu.boot_s, cluster.cpu.started) == (None, 1)
+
+
+def test_what_a_unit_costs_is_remembered_when_there_is_none():
+    cluster = Cluster()
+    cluster.units["a"] = ObservedUnit("a", "cpu", Phase.STARTING, "m1", price=0.25)
+    cluster.look()
+    cluster.units.clear()
+    cluster.look()
+    assert cluster.cpu.price == 0.25
+
+
+def test_p32_a_boot_time_that_was_configured_is_a_machines_until_one_was_measured():
+    cluster = Cluster()
+    cluster.cpu.cold_boot_s = 90.0
+    cluster.look()
+    assert cluster.cpu.room is None, "no machine was ever seen"
+    cluster.start("a", "m1", boot_s=4.0)
+    assert (cluster.cpu.boot_s, cluster.cpu.cold_boot_s, cluster.cpu.room) == (4.0, 90.0, 0)
+    cluster.start("b", "m2", boot_s=70.0, cold=True)
+    assert cluster.cpu.cold_boot_s == 70.0

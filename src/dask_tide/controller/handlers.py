@@ -37,8 +37,7 @@ def register(controller: Controller) -> None:
         return _checked(controller.floor, n_workers=n, seconds=seconds, pool=pool)
 
     async def tide_notice(worker: str, message: str) -> bool:
-        controller.notice(worker, message)
-        return True
+        return controller.notice(worker, message)
 
     stock_scatter = handlers["scatter"]
 

@@ -6,7 +6,7 @@ import logging
 from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from statistics import median
+from statistics import fmean, median
 
 from dask_tide.model import EXISTING, TRANSITIONS, Phase, Pool, Unit
 from dask_tide.providers.base import Observation, ObservedUnit
@@ -20,6 +20,13 @@ logger = logging.getLogger("distributed.tide.ledger")
 _YOUNG_S = 5.0
 #: Learned from this many of the last starts.
 _BOOTS = 8
+#: Units that were asked for have a name within so long; others were made by somebody else, as a pod's
+#: replacement is by its ReplicaSet.
+_NAMED_S = 60.0
+
+
+#: Phases of a unit that is on its way.
+_COMING = frozenset({Phase.REQUESTED, Phase.PENDING})
 
 
 @dataclass
@@ -27,8 +34,11 @@ class _Entry:
     """What is remembered of one unit."""
 
     pool: str
+    #: When it was asked for; of one that nobody has asked for, when it was first seen.
     asked_s: float
     phase: Phase
+    #: It was running when it was first seen: an earlier controller's, say. How long it took is not known.
+    found: bool = False
     machine: str = ""
     message: str = ""
     #: When it last got a place to run, or lost its workers.
@@ -59,6 +69,8 @@ class PoolRecord:
         The machines that its units are on.
     room
         For how many more units there are machines; None: not known.
+    price
+        What its units cost on the average when that was last known of their machines; None: never.
     drain_s
         Mean time of a drain.
     started, failed
@@ -73,6 +85,7 @@ class PoolRecord:
     cold_boot_s: float | None = None
     machines: Machines = field(default_factory=Machines)
     room: int | None = None
+    price: float | None = None
     drain_s: float = 0.1
     started: int = 0
     failed: int = 0
@@ -120,7 +133,8 @@ class Ledger:
     records: dict[str, PoolRecord] = field(default_factory=lambda: defaultdict(PoolRecord))
     spent: float = 0.0
     _entries: dict[str, _Entry] = field(default_factory=dict)
-    _asked_s: dict[str, float] = field(default_factory=dict)
+    #: By pool: when units were asked for, and how many of those were not seen yet.
+    _asked: dict[str, deque[tuple[float, int]]] = field(default_factory=lambda: defaultdict(deque))
     _last_s: float | None = None
     #: By pool: units that were asked for and have no name yet.
     _requested: dict[str, int] = field(default_factory=dict)
@@ -129,9 +143,23 @@ class Ledger:
     #: Units that the platform takes away unasked, with its words; whoever reads them empties it.
     taken: list[tuple[str, str, str]] = field(default_factory=list)
 
-    def asked(self, pool: str, now_s: float) -> None:
-        """Units of ``pool`` are being asked for."""
-        self._asked_s[pool] = now_s
+    def asked(self, pool: str, count: int, now_s: float) -> None:
+        """So many more units of ``pool`` are being asked for."""
+        self._asked[pool].append((now_s, count))
+
+    def _asked_s(self, pool: str, now_s: float) -> float | None:
+        """When the next unit of ``pool`` that gets a name was asked for; None: nobody has."""
+        asked = self._asked[pool]
+        while asked and (not asked[0][1] or now_s - asked[0][0] > _NAMED_S):
+            asked.popleft()
+        return asked[0][0] if asked else None
+
+    def _new(self, unit: ObservedUnit, now_s: float) -> _Entry:
+        asked_s = self._asked_s(unit.pool, now_s)
+        if asked_s is None:
+            return _Entry(unit.pool, now_s, Phase.REQUESTED, found=unit.phase not in _COMING)
+        self._asked[unit.pool][0] = (asked_s, self._asked[unit.pool][0][1] - 1)
+        return _Entry(unit.pool, asked_s, Phase.REQUESTED)
 
     def stays(self, units: Iterable[str]) -> None:
         """These units were to be given back and were not."""
@@ -187,15 +215,16 @@ class Ledger:
             for unit in observation.units:
                 entry = self._entries.get(unit.name)
                 if entry is None:
-                    asked_s = self._asked_s.get(unit.pool, now_s)
-                    entry = self._entries[unit.name] = _Entry(unit.pool, asked_s, Phase.REQUESTED)
+                    entry = self._entries[unit.name] = self._new(unit, now_s)
                 self._step(unit, entry, now_s, unit.name in registered, unit.name in leaving)
             self._requested = dict(observation.requested)
             self._look_for_room(now_s, prices)
+            self._learn_prices()
         self._notices = {name: words for name, words in self._notices.items() if name in self._entries}
         nameless = (
-            Unit(f"{pool}?{number}", pool, Phase.REQUESTED, max(0.0, now_s - self._asked_s.get(pool, now_s)))
+            Unit(f"{pool}?{number}", pool, Phase.REQUESTED, age_s)
             for pool, count in self._requested.items()
+            for age_s in [max(0.0, now_s - (self._asked_s(pool, now_s) or now_s))]
             for number in range(count)
         )
         return *self._named(now_s), *nameless
@@ -206,13 +235,21 @@ class Ledger:
         for name in pools:
             record = self.records[name]
             record.machines.update(now_s, placed.get(name, ()))
-            if record.cold_boot_s is None:
-                record.room = None  # one boot time is all that is known
+            if record.cold_boot_s is None or not record.machines.seen:
+                record.room = None  # one boot time is all that is known, or the platform shows no machines
             elif name in waiting:
                 record.room = 0
             else:
                 idle_s = record.cold_boot_s if self.machine_idle_s is None else self.machine_idle_s
                 record.room = record.machines.room(now_s, idle_s)
+
+    def _learn_prices(self) -> None:
+        seen: dict[str, list[float]] = defaultdict(list)
+        for entry in self._entries.values():
+            if entry.price is not None:
+                seen[entry.pool].append(entry.price)
+        for pool, prices in seen.items():
+            self.records[pool].price = fmean(prices)
 
     def _named(self, now_s: float) -> Iterator[Unit]:
         for name, entry in self._entries.items():
@@ -241,7 +278,8 @@ class Ledger:
             if entry.running_s is None:
                 record = self.records[entry.pool]
                 record.started += 1
-                record.learn_boot(now_s - entry.asked_s, cold=entry.cold)
+                if not entry.found:
+                    record.learn_boot(now_s - entry.asked_s, cold=entry.cold)
                 entry.running_s = now_s
             entry.starting_s = now_s
         phase = self._phase(unit, entry, now_s, registered, leaving)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import defaultdict
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
@@ -91,6 +92,9 @@ class Controller:
         self.pools: dict[str, Pool] = {name: template.pool for name, template in config.pools.items()}
         self.journal = Journal(config.journal.path, config.journal.max_bytes, config.journal.files)
         self.ledger = Ledger(config.settings.start_timeout_s, config.settings.machine_idle_s)
+        for name in config.boot_times:
+            # Told to be a machine's boot; a unit that finds room is measured soon enough.
+            self.ledger.records[name].cold_boot_s = self.pools[name].boot_s
         self.supply = Supply(self.ledger, clock=self.now_s, tell=self._tell)
         self.wishes = Wishes(self.pools, wake=self.wake)
         self.errors = 0
@@ -228,7 +232,6 @@ class Controller:
                 wishes=self.wishes,
                 supply=self.supply,
                 record=self.ledger.records[name],
-                units=units,
             )
             for name, pool in self.pools.items()
         )
@@ -285,6 +288,7 @@ class Controller:
 
     def _take_drain_ends(self) -> None:
         doomed = {unit.name for unit in (self.snapshot.units if self.snapshot else ()) if unit.doomed}
+        empty: dict[str, list[str]] = defaultdict(list)
         for end in self.drains.take_ended():
             self._tell(end.pool, end.unit, end.why)
             if not end.done:
@@ -296,7 +300,9 @@ class Controller:
                 self._tell(end.pool, end.unit, why(Code.NEW_ADDRESS))
             else:
                 self.ledger.records[end.pool].learn_drain(end.took_s)
-                self.supply.give_back(end.pool, [end.unit])
+                empty[end.pool].append(end.unit)
+        for pool, units in empty.items():
+            self.supply.give_back(pool, units)
 
     def _warn(self, actions: tuple[Action, ...]) -> None:
         """Say once, aloud, what nobody can ever run."""
@@ -355,12 +361,17 @@ class Controller:
         )
         self.wake()
 
-    def notice(self, worker_name: str, words: str) -> None:
-        """The machine of this worker is about to go: its unit is emptied, and another one asked for."""
+    def notice(self, worker_name: str, words: str) -> bool:
+        """The machine of this worker is about to go: its unit is emptied, and another one asked for.
+
+        Whether there is such a unit: a controller that has just started may not have seen it yet.
+        """
         units = {unit.name for unit in (self.snapshot.units if self.snapshot else ())}
-        if unit := owner_of(worker_name, units):
+        unit = owner_of(worker_name, units)
+        if unit:
             self.ledger.notice(unit, words)
             self.wake()
+        return bool(unit)
 
     def _restarted(self) -> None:
         """``client.restart`` waits for as many workers as there were; those without a nanny are gone."""

@@ -20,6 +20,11 @@ class Machines:
         self._units: Counter[str] = Counter()
         self._used_s: dict[str, float] = {}
 
+    @property
+    def seen(self) -> bool:
+        """Whether any was ever shown."""
+        return self._fit > 0
+
     def update(self, now_s: float, machines: Iterable[str]) -> None:
         """Of each unit that has a place: its machine."""
         self._units = Counter(machine for machine in machines if machine)

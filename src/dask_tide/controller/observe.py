@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Mapping, Sequence
-from statistics import fmean
 from typing import TYPE_CHECKING
 
 from distributed.core import Status
 
-from dask_tide.model import Pool, PoolState, Unit, Worker, owner_of
+from dask_tide.model import Pool, PoolState, Worker, owner_of
 
 from .drain import shuffling
 from .ledger import PoolRecord
@@ -82,7 +81,6 @@ def pool_state(
     wishes: Wishes,
     supply: Supply,
     record: PoolRecord,
-    units: Iterable[Unit],
 ) -> PoolState:
     """What is known of a pool, brought together from those who know it."""
     name = pool.name
@@ -96,7 +94,7 @@ def pool_state(
         boot_s=record.boot_s,
         cold_boot_s=record.cold_boot_s,
         room=record.room,
-        price=_mean_price(units, name),
+        price=supply.prices.get(name) if record.price is None else record.price,
         drain_s=record.drain_s,
         capacity=None if limit is None else limit.maximum,
         capacity_message="" if limit is None else limit.message,
@@ -105,12 +103,6 @@ def pool_state(
         failure=record.failure,
         baseline_bytes=record.baseline_bytes,
     )
-
-
-def _mean_price(units: Iterable[Unit], pool: str) -> float | None:
-    """What the units of ``pool`` cost whose machines' prices are known."""
-    prices = [unit.price for unit in units if unit.pool == pool and unit.price is not None]
-    return fmean(prices) if prices else None
 
 
 def process_bytes(ws: WorkerState) -> int:

@@ -47,6 +47,8 @@ class Supply:
         Who starts and stops them; None: not yet, or no longer.
     frozen
         Why nothing may be done about a pool, by pool, as last observed.
+    prices
+        What a unit costs before one has run, by pool, where the platform knows.
     rejected
         Launches that the platform would not have, by pool.
     """
@@ -56,6 +58,7 @@ class Supply:
     ) -> None:
         self.provider: Provider | None = None
         self.frozen: Mapping[str, str] = {}
+        self.prices: Mapping[str, float] = {}
         self.rejected: Counter[str] = Counter()
         self._ledger = ledger
         self._now_s = clock
@@ -100,7 +103,7 @@ class Supply:
     def take(self, observation: Observation | None) -> None:
         """Take what an observation says of pools; None: the platform did not answer."""
         if observation is not None:
-            self.frozen = observation.frozen
+            self.frozen, self.prices = observation.frozen, observation.prices
         self._limits = {limit.pool: limit for limit in (observation.limits if observation else ())}
 
     def limit(self, pool: str, now_s: float) -> Limit | None:
@@ -118,7 +121,7 @@ class Supply:
         assert self.provider is not None
         try:
             async with asyncio.timeout(_PROVIDER_S):
-                self._ledger.asked(pool, self._now_s())
+                self._ledger.asked(pool, count, self._now_s())
                 await self.provider.scale_up(pool, existing + count)
         except TimeoutError:
             self._failed(pool, f"the provider did not answer within {_PROVIDER_S:g} s")

@@ -114,12 +114,13 @@ class Need:
     def keep_s(self) -> float:
         """How long an idle unit is worth keeping when nothing is known of its next use.
 
-        Ski rental: as long as it would cost to start it again (Karlin et al. 1988: never more
-        than twice the cost of the best decision in hindsight).
+        Ski rental: until it has cost as much as starting it again would, boot and drain (Karlin et al.
+        1988: never more than twice the cost of the best decision in hindsight). It costs until it is gone,
+        so its own drain begins that much earlier.
         """
         keep_s = self.settings.keep_s
         if keep_s is None:
-            keep_s = max(_WARM_S, self._boot_s + self.state.drain_s, self._machine_s())
+            keep_s = max(_WARM_S, self._boot_s, self._machine_s())
         return min(keep_s, self.settings.idle_timeout_s)
 
     def _machine_s(self) -> float:

@@ -80,12 +80,16 @@ class Observation:
         not among ``units``.
     frozen
         By pool: why nothing may be done about it (somebody else scales it, say).
+    prices
+        By pool: what a unit costs for one second at the most, before any has run; where it is not said, what
+        its pool says.
     """
 
     units: tuple[ObservedUnit, ...] = ()
     limits: tuple[Limit, ...] = ()
     requested: Mapping[str, int] = field(default_factory=dict)
     frozen: Mapping[str, str] = field(default_factory=dict)
+    prices: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

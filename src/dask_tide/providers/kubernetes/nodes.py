@@ -64,6 +64,21 @@ def quantities(values: Mapping[str, str]) -> Quantities:
     return {name: parse_quantity(values[name]) or Decimal() for name in _COUNTED if name in values}
 
 
+def dearest_per_s(prices: Mapping[str, float], *, spot: bool) -> float | None:
+    """What a pod costs at the most: the whole of the dearest machine of its market; None: none is known.
+
+    Parameters
+    ----------
+    prices
+        As for :func:`price_per_s`.
+    spot
+        Whether it may run on spot machines.
+    """
+    market = "spot" if spot else "on-demand"
+    hourly = [price for pattern, price in prices.items() if fnmatchcase(market, pattern.rpartition("/")[2])]
+    return max(hourly) / 3600 if hourly else None
+
+
 def price_per_s(node: NodeView, prices: Mapping[str, float], requests: Quantities) -> float | None:
     """What a pod costs on a node: its share of the machine's price.
 

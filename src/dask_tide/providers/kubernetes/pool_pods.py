@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 
 from dask_tide.model import Phase
 
@@ -20,10 +20,13 @@ class PoolPods:
     ----------
     now
         The pods as they are now, by name.
+    doomed
+        Names of nodes that are about to go, as they are now.
     """
 
-    def __init__(self, now: Callable[[], Mapping[str, PodView]]) -> None:
+    def __init__(self, now: Callable[[], Mapping[str, PodView]], doomed: Container[str] = ()) -> None:
         self.now = now
+        self._doomed = doomed
         self._changed = asyncio.Event()
 
     def __getitem__(self, name: str) -> PodView:
@@ -32,6 +35,10 @@ class PoolPods:
     def active(self) -> set[str]:
         """Names of the pods that the ReplicaSet counts."""
         return {name for name, pod in self.now().items() if pod.active}
+
+    def doomed(self) -> set[str]:
+        """Names of the pods whose node is about to go."""
+        return {name for name, pod in self.now().items() if pod.unit.machine in self._doomed}
 
     def existing(self) -> int:
         """How many pods there are, those that are being deleted included: they need their room, too."""

@@ -15,7 +15,7 @@ from dask_tide.providers.base import Limit, Observation, ObservedUnit, ProviderC
 from .api import Api
 from .events import EVICTED, IGNORED, EventView, read_event
 from .marks import PROTECTED, VICTIM, Annotations, Marks
-from .nodes import NodeView, price_per_s, read_node
+from .nodes import NodeView, dearest_per_s, price_per_s, read_node
 from .objects import Event, Node, Pod, ReplicaSet
 from .options import Options
 from .patience import Patience
@@ -30,6 +30,7 @@ from .pods import (
     Rank,
     read_pod,
 )
+from .pool_pods import PoolPods
 from .reflector import Reflector
 from .replicasets import ReplicaSetView, read_replicaset
 from .scale import PoolScale
@@ -95,15 +96,21 @@ class KubernetesProvider:
         )
         self.scales = {
             name: PoolScale(
-                name,
+                template.pool,
                 f"{context.cluster}-{name}",
                 self._api,
-                partial(self._by_pool.__getitem__, name),
+                PoolPods(partial(self._by_pool.__getitem__, name), self._dooms),
                 marks=self.marks,
                 wake=context.wake,
                 patience=patience,
             )
-            for name in context.templates
+            for name, template in context.templates.items()
+        }
+        #: The configured price of a pool means something else than those of machines.
+        self._dearest = {
+            name: price
+            for name, template in context.templates.items()
+            if (price := dearest_per_s(self._options.prices, spot=template.pool.spot)) is not None
         }
         self._places = {name: Places(name, self._options) for name in context.templates}
         labels = {CLUSTER: context.cluster, COMPONENT: "worker"}
@@ -154,7 +161,7 @@ class KubernetesProvider:
             ]
             if (limit := scale.limit() or places.limit(pods, refused, self._message)) is not None:
                 limits.append(limit)
-        return Observation(tuple(units), tuple(limits), requested, frozen)
+        return Observation(tuple(units), tuple(limits), requested, frozen, self._dearest)
 
     async def scale_up(self, pool: str, n: int) -> None:
         """One PATCH of the ReplicaSet's scale."""

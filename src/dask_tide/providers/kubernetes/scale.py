@@ -16,17 +16,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 
 from dask_tide.errors import LaunchRejected, ProviderError, QuotaExceeded, Unavailable
-from dask_tide.model import Phase
+from dask_tide.model import Phase, Pool
 from dask_tide.providers.base import Limit
 
 from .api import Api
 from .marks import Marks
 from .number import Number
 from .patience import Patience
-from .pods import PodView, Rank
+from .pods import Rank
 from .pool_pods import PoolPods
 from .quota import Quota
 from .replicasets import ReplicaSetView
@@ -49,12 +49,14 @@ class PoolScale:
 
     Parameters
     ----------
-    pool, replicaset
-        Their names.
+    pool
+        As it is configured: an admission policy may enforce its maximum.
+    replicaset
+        The ReplicaSet's name.
     api
         The API server.
     pods
-        The pool's pods as they are now, by name.
+        The pool's.
     marks
         Annotations of victims; None: pods may not be patched.
     wake
@@ -72,19 +74,22 @@ class PoolScale:
 
     def __init__(
         self,
-        pool: str,
+        pool: Pool,
         replicaset: str,
         api: Api,
-        pods: Callable[[], Mapping[str, PodView]],
+        pods: PoolPods,
         *,
         marks: Marks | None,
         wake: Callable[[], None],
         patience: Patience,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.pool = pool
+        self.pool = pool.name
         self.replicaset = replicaset
-        self._pods = PoolPods(pods)
+        self._pods = pods
+        self._maximum = pool.maximum
+        #: That the platform enforces it, once it has said so.
+        self._enforced: Limit | None = None
         self._marks = marks
         self._wake = wake
         self._patience = patience
@@ -95,11 +100,13 @@ class PoolScale:
         #: Pods for which the number was lowered just now.
         self._due: set[str] = set()
         self._cancelling = 0
-        self._quota = Quota(pool, patience=patience, clock=clock)
-        self.rivals = Rivals(pool, replicaset, patience=patience, clock=clock)
+        self._quota = Quota(self.pool, patience=patience, clock=clock)
+        self.rivals = Rivals(self.pool, replicaset, patience=patience, clock=clock)
         self._number = Number(replicaset, api, self.rivals)
         self._yielding: asyncio.Task[None] | None = None
-        #: Pods that the ReplicaSet makes beside those that were asked for.
+        #: Pods on doomed nodes in whose place others were asked for.
+        self._replaced: set[str] = set()
+        #: How many of those were deleted: the ReplicaSet has replaced them as well.
         self._excess = 0
         self._trimming: asyncio.Task[None] | None = None
         #: Pods whose workers have tasks or results.
@@ -143,8 +150,8 @@ class PoolScale:
         self._pods.changed()
 
     def limit(self) -> Limit | None:
-        """The quota that was met, while it is believed."""
-        return self._quota.limit()
+        """The quota that was met, while it is believed; or the maximum, where the platform enforces it."""
+        return self._quota.limit() or self._enforced
 
     def frozen(self) -> str:
         """Why nothing may be done about the pool; empty: something may."""
@@ -161,13 +168,28 @@ class PoolScale:
         async with self._lock:
             if frozen := self.frozen():
                 raise LaunchRejected(frozen)
-            if (limit := self.limit()) is not None and n > limit.maximum:
+            if (limit := self._quota.limit()) is not None and n > limit.maximum:
                 raise QuotaExceeded(limit.message)
             active = self.active()
             failed = sum(1 for name in active - self._leaving.keys() if pods[name].unit.phase is Phase.FAILED)
             replicas = n - ending + failed
-            if replicas > max(self.wanted, len(active)):
-                await self._number.set(replicas)
+            before = max(self.wanted, len(active))
+            if replicas > before:
+                await self._raise(replicas)
+                doomed = active & self._pods.doomed()
+                self._replaced &= doomed
+                self._replaced |= set(sorted(doomed - self._replaced)[: max(0, self.wanted - before)])
+
+    async def _raise(self, replicas: int) -> None:
+        """Ask for so many, or for as many as an admission policy allows."""
+        try:
+            await self._number.set(replicas)
+        except LaunchRejected as error:
+            if replicas <= self._maximum:
+                raise
+            self._enforced = Limit(self.pool, self._maximum, str(error))
+            if self._maximum > max(self.wanted, len(self.active())):
+                await self._number.set(self._maximum)
 
     # -- fewer ----------------------------------------------------------------------------------
 
@@ -302,9 +324,11 @@ class PoolScale:
     def evicted(self, name: str) -> None:
         """Somebody deletes a pod that was given up before: the ReplicaSet makes another one all the same.
 
-        Whoever wanted one in its place has asked for it when it was given up.
+        That is one too many if another one was asked for in its place when it was given up; at the pool's
+        maximum none was.
         """
-        if name not in self._due:
+        if name not in self._due and name in self._replaced:
+            self._replaced.discard(name)
             self._excess += 1
             if self._trimming is None or self._trimming.done():
                 self._trimming = asyncio.create_task(self._trim(), name=f"dask-tide-trim-{self.pool}")

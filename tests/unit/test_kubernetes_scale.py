@@ -1,0 +1,112 @@
+"""A pool's number: what is asked for at its limits. The API server is a stand-in that knows one number."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from waiting import until
+
+from dask_tide.errors import LaunchRejected
+from dask_tide.model import Phase, Pool
+from dask_tide.providers.base import ObservedUnit
+from dask_tide.providers.kubernetes.patience import Patience
+from dask_tide.providers.kubernetes.pods import PodView, Rank
+from dask_tide.providers.kubernetes.pool_pods import PoolPods
+from dask_tide.providers.kubernetes.replicasets import ReplicaSetView
+from dask_tide.providers.kubernetes.scale import PoolScale
+
+pytest.importorskip("lightkube")
+
+
+class World:
+    """A ReplicaSet whose pods run at once, each on a node of its own."""
+
+    namespace = "science"
+
+    def __init__(self, maximum: int, *, enforced: bool = True) -> None:
+        self.maximum = maximum if enforced else 1000
+        self.asked: list[int] = []
+        self.pods: dict[str, PodView] = {}
+        self.doomed: set[str] = set()
+        self.scale_ = PoolScale(
+            Pool("cpu", maximum=maximum),
+            "r-cpu",
+            self,  # type: ignore[arg-type]  # all of it that is called
+            PoolPods(lambda: self.pods, self.doomed),
+            marks=None,
+            wake=lambda: None,
+            patience=Patience(delete_s=0.1),
+        )
+        self.see(0)
+
+    def see(self, replicas: int) -> None:
+        self.scale_.seen(
+            ReplicaSetView("r-cpu", "cpu", len(self.asked) + 1, replicas, replicas, "", "", "dask-tide")
+        )
+
+    async def scale(self, replicaset: str, replicas: int) -> str:
+        if replicas > self.maximum:
+            raise LaunchRejected(f"the scheduler may scale {replicaset} to {self.maximum} at the most")
+        self.asked.append(replicas)
+        active = [name for name, pod in self.pods.items() if pod.active]
+        for number in range(len(active), replicas):
+            self.add(f"p{len(self.pods)}-{number}")
+        return str(len(self.asked) + 1)
+
+    def add(self, name: str, rank: Rank = Rank.READY) -> None:
+        unit = ObservedUnit(name, "cpu", Phase.STARTING, f"node-of-{name}")
+        self.pods[name] = PodView(unit, name, "", True, rank, rank is Rank.READY, True, None, {})
+
+    def delete(self, name: str) -> None:
+        """Somebody evicts it: the ReplicaSet makes another one at once."""
+        pod = self.pods[name]
+        self.pods[name] = replace(pod, active=False, unit=replace(pod.unit, phase=Phase.STOPPING))
+        self.add(f"instead-of-{name}", Rank.NOWHERE)
+        self.scale_.evicted(name)
+
+    async def trimmed(self) -> list[int]:
+        """What was asked for, once nothing is under way any more."""
+        await until(lambda: self.scale_._trimming is None or self.scale_._trimming.done(), "it is trimmed")
+        return self.asked
+
+
+async def test_more_than_an_admission_policy_allows_is_as_many_as_it_allows():
+    world = World(maximum=4)
+    await world.scale_.up(20)
+    assert world.asked == [4]
+    limit = world.scale_.limit()
+    assert limit is not None
+    assert (limit.maximum, limit.message) == (4, "the scheduler may scale r-cpu to 4 at the most")
+    await world.scale_.up(20)
+    assert world.asked == [4], "there is nothing to ask for"
+
+
+async def test_what_is_refused_below_the_maximum_is_an_error():
+    world = World(maximum=4)
+    world.maximum = 2
+    with pytest.raises(LaunchRejected):
+        await world.scale_.up(3)
+    assert world.scale_.limit() is None
+
+
+async def test_the_replacement_that_was_asked_for_makes_the_replicasets_own_one_too_many():
+    world = World(maximum=4)
+    await world.scale_.up(2)
+    lost, _ = world.pods
+    world.doomed.add(f"node-of-{lost}")
+    await world.scale_.up(3)  # at the notice
+    world.delete(lost)
+    assert await world.trimmed() == [2, 3, 2]
+
+
+async def test_p11_at_the_maximum_the_replicasets_own_replacement_is_the_only_one():
+    """None could be asked for at the notice: it must not be taken away."""
+    world = World(maximum=2)
+    await world.scale_.up(2)
+    lost, _ = world.pods
+    world.doomed.add(f"node-of-{lost}")
+    await world.scale_.up(3)
+    world.delete(lost)
+    assert await world.trimmed() == [2]
+    assert f"instead-of-{lost}" in world.scale_.active()
