@@ -21,7 +21,7 @@ from dask_tide.errors import ConfigError
 from dask_tide.model import Pool, Settings
 from dask_tide.providers.base import Template
 from dask_tide.providers.registry import load
-from dask_tide.schema import check, load_yaml, seconds, size_bytes, spell
+from dask_tide.schema import check, load_yaml, merge, seconds, size_bytes, spell
 
 T = TypeVar("T")
 
@@ -149,9 +149,8 @@ def read(overrides: Mapping[str, Any] | None = None) -> TideConfig:
     >>> read({"pools": {"cpu": {"threads": 2, "maximum": 8}}}).pools["cpu"].pool.maximum
     8
     """
-    config = dict(DEFAULTS)
-    for layer in (dask.config.get("tide", {}), overrides):
-        config = _merge(config, spell(layer))
+    layers = (dask.config.get("tide", {}), overrides)
+    config = merge(DEFAULTS, *map(spell, layers))
     check(config)
     return _build(config)
 
@@ -284,14 +283,3 @@ def _path(value: str | None) -> Path | None:
 
 def _optional(convert: Callable[[Any], T], value: Any) -> T | None:
     return None if value is None else convert(value)
-
-
-def _merge(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
-    # dask.config.merge would equate '-' and '_' inside the provider's options, too.
-    merged = dict(old)
-    for key, value in new.items():
-        if isinstance(value, Mapping) and isinstance(before := merged.get(key), Mapping):
-            merged[key] = _merge(before, value)
-        else:
-            merged[key] = value
-    return merged

@@ -22,7 +22,7 @@ from dask_tide.errors import ConfigError
 if TYPE_CHECKING:
     from jsonschema.protocols import Validator
 
-__all__ = ["FORMATS", "check", "load_yaml", "schema", "seconds", "size_bytes", "spell"]
+__all__ = ["FORMATS", "check", "load_yaml", "merge", "schema", "seconds", "size_bytes", "spell"]
 
 
 def load_yaml(name: str) -> dict[str, Any]:
@@ -52,6 +52,20 @@ def spell(section: Any) -> dict[str, Any]:
     if not isinstance(spelled, dict):
         raise ConfigError("tide", spelled, "a mapping")
     return spelled
+
+
+def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
+    """Put mappings on top of one another, the last one on top. What is no mapping (null, say) replaces."""
+    # dask.config.merge would equate '-' and '_' inside the provider's options, too.
+    merged: dict[str, Any] = {}
+    for layer in layers:
+        for key, value in layer.items():
+            below = merged.get(key)
+            if isinstance(value, Mapping) and isinstance(below, Mapping):
+                merged[key] = merge(below, value)
+            else:
+                merged[key] = value
+    return merged
 
 
 def check(config: Mapping[str, Any]) -> None:
