@@ -32,6 +32,7 @@ __all__ = [
     "Unauthorized",
     "Unavailable",
     "UnparseableReply",
+    "words",
 ]
 
 
@@ -108,3 +109,8 @@ class LaunchRejected(ProviderError):
 
 class UnparseableReply(ProviderError):
     """The platform answered something we cannot read."""
+
+
+def words(error: BaseException) -> str:
+    """What an error says; its type's name where it says nothing, as a ``TimeoutError`` does."""
+    return str(error) or type(error).__name__

@@ -21,8 +21,9 @@ from dask_tide import config
 from dask_tide.config import DEFAULTS, POOL_DEFAULTS, TideConfig, read, validate
 from dask_tide.errors import ConfigError
 from dask_tide.model import Settings
+from dask_tide.schema import FORMATS, load_yaml
 
-SCHEMA = config._schema()
+SCHEMA = load_yaml("tide-schema.yaml")
 
 
 @pytest.fixture(autouse=True)
@@ -126,9 +127,7 @@ def test_schema_and_defaults_have_the_same_keys():
 
 
 def test_every_format_of_the_schema_is_checked():
-    assert {value["format"] for value in SCHEMA["$defs"].values() if "format" in value} == set(
-        config._FORMATS
-    )
+    assert {value["format"] for value in SCHEMA["$defs"].values() if "format" in value} == set(FORMATS)
 
 
 # Values

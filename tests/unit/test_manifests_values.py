@@ -15,6 +15,7 @@ from dask_tide.errors import ConfigError
 from dask_tide.providers.kubernetes.manifests import values as chart
 from dask_tide.providers.kubernetes.manifests.golang import compact, plain, pretty
 from dask_tide.providers.kubernetes.options import Options
+from dask_tide.schema import merge
 
 SCHEMA: dict[str, Any] = json.loads(chart._text("values.schema.json"))
 
@@ -139,7 +140,7 @@ def test_mappings_are_merged_lists_are_replaced_and_null_takes_away():
 
 def test_the_last_file_wins():
     first = {"pools": {"cpu": {"threads": 2, "maximum": 3}}, "nodes": {"read": True}}
-    assert chart.merge(first, {"pools": {"cpu": {"maximum": 4}}, "nodes": None}) == {
+    assert merge(first, {"pools": {"cpu": {"maximum": 4}}, "nodes": None}) == {
         "pools": {"cpu": {"threads": 2, "maximum": 4}},
         "nodes": None,
     }

@@ -32,7 +32,7 @@ from distributed.protocol import pickle
 from distributed.stealing import WorkStealing
 
 from dask_tide import parking
-from dask_tide.errors import DrainRefused
+from dask_tide.errors import DrainRefused, words
 from dask_tide.model import Code, Why, why
 
 if TYPE_CHECKING:
@@ -204,8 +204,7 @@ class Drains:
             # Dead, stopped, without this project or with an older version of it. Were the worker to leave
             # now, the platform would start it again.
             if self._here(ws):
-                reason = str(error) or type(error).__name__
-                raise DrainRefused(f"worker {ws.name} cannot park: {reason}") from error
+                raise DrainRefused(f"worker {ws.name} cannot park: {words(error)}") from error
 
     async def _leave(self, ws: WorkerState) -> None:
         """Step 4."""

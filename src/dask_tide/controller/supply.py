@@ -11,7 +11,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 
-from dask_tide.errors import CapacityExhausted, ProviderError, QuotaExceeded, Unavailable
+from dask_tide.errors import CapacityExhausted, ProviderError, QuotaExceeded, Unavailable, words
 from dask_tide.model import Code, Why, Worker, why
 from dask_tide.providers.base import Limit, Marking, Observation, Provider
 
@@ -94,11 +94,11 @@ class Supply:
         except ProviderError as error:
             if isinstance(error, Unavailable):
                 self._look_away(error)
-            return None, _words(error)
+            return None, words(error)
 
     def _look_away(self, error: Unavailable) -> None:
         """Leave a platform that does not answer alone for as long as it wants."""
-        self._blind, self._blind_until_s = _words(error), self._now_s() + error.retry_after_s
+        self._blind, self._blind_until_s = words(error), self._now_s() + error.retry_after_s
 
     def take(self, observation: Observation | None) -> None:
         """Take what an observation says of pools; None: the platform did not answer."""
@@ -126,7 +126,7 @@ class Supply:
         except TimeoutError:
             self._failed(pool, f"the provider did not answer within {_PROVIDER_S:g} s")
         except ProviderError as error:
-            self._failed(pool, _words(error))
+            self._failed(pool, words(error))
             if isinstance(error, CapacityExhausted | QuotaExceeded):
                 self._met[pool] = Limit(pool, existing, str(error)), self._now_s() + _BELIEVE_S
             elif isinstance(error, Unavailable):
@@ -159,7 +159,7 @@ class Supply:
                 async with asyncio.timeout(_PROVIDER_S):
                     kept = await provider.scale_down(units) or ()
             except (TimeoutError, ProviderError) as error:
-                self._failed(pool, f"{', '.join(units)} could not be stopped: {_words(error)}")
+                self._failed(pool, f"{', '.join(units)} could not be stopped: {words(error)}")
             else:
                 self._ledger.stays(kept)
                 for unit in kept:
@@ -180,7 +180,3 @@ class Supply:
                     used = bool(worker.tasks or worker.held_keys or worker.pinned)
                     protected[worker.unit] = used or protected.get(worker.unit, False)
             provider.mark(protected)
-
-
-def _words(error: Exception) -> str:
-    return str(error) or type(error).__name__

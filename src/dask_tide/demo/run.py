@@ -17,7 +17,7 @@ import click
 from distributed import Client, wait
 from distributed.versions import VersionMismatchWarning
 
-from dask_tide.errors import ConfigError, ProviderError
+from dask_tide.errors import ConfigError, ProviderError, words
 
 from .job import STUDIED, Size, build, find_sources
 from .place import Place
@@ -210,7 +210,7 @@ def main(
         click.echo(f"Error: {error}", err=True)
         return 2
     except (ProviderError, OSError, CancelledError) as error:
-        click.echo(f"Error: {str(error) or type(error).__name__}", err=True)
+        click.echo(f"Error: {words(error)}", err=True)
         return 1
     screen.report(report)
     try:

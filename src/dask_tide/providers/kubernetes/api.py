@@ -27,6 +27,7 @@ from dask_tide.errors import (
     Unauthorized,
     Unavailable,
     UnparseableReply,
+    words,
 )
 
 from . import kubeconfig
@@ -205,7 +206,7 @@ def translated(what: str) -> Iterator[None]:
     except TimeoutError as error:
         raise Unavailable(f"{what}: the API server has gone silent") from error
     except (httpx2.TransportError, OSError) as error:
-        raise Unavailable(f"{what}: {str(error) or type(error).__name__}") from error
+        raise Unavailable(f"{what}: {words(error)}") from error
     except LightkubeConfigError as error:  # a token's file that has gone
         raise Unauthorized(f"{what}: {error}") from error
     except (msgspec.MsgspecError, httpx2.HTTPError, httpx2.StreamError, LookupError, ValueError) as error:

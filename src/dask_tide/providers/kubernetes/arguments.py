@@ -11,8 +11,7 @@ from dask.utils import parse_bytes
 
 from dask_tide import config as configuration
 from dask_tide.errors import ConfigError
-
-from .manifests.values import merge
+from dask_tide.schema import merge
 
 __all__ = ["make_values"]
 

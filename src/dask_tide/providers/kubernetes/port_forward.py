@@ -21,7 +21,7 @@ from httpx2.websockets import (
     WebSocketUpgradeError,
 )
 
-from dask_tide.errors import ProviderError
+from dask_tide.errors import ProviderError, words
 
 __all__ = ["PortForward"]
 
@@ -169,4 +169,4 @@ def _words(error: BaseException) -> str:
         return "; ".join(map(_words, error.exceptions))
     if isinstance(error, WebSocketUpgradeError):
         return f"the API server answered {error.response.status_code}"
-    return str(error) or type(error).__name__
+    return words(error)

@@ -12,9 +12,10 @@ import click
 import yaml
 
 from dask_tide.errors import ConfigError
+from dask_tide.schema import merge
 
 from . import manifests
-from .values import merge, parse
+from .values import parse
 
 __all__ = ["manifests_command"]
 

@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from jsonschema.exceptions import ValidationError
     from jsonschema.protocols import Validator
 
-__all__ = ["app_version", "buffers", "check_name", "defaults", "merge", "parse", "pools", "read"]
+__all__ = ["app_version", "buffers", "check_name", "defaults", "parse", "pools", "read"]
 
-#: As in :mod:`dask_tide.config`: `<name>-<pool>-<5 letters>` must be the name of a pod, which has 63.
+#: As in :mod:`dask_tide.schema`: `<name>-<pool>-<5 letters>` must be the name of a pod, which has 63.
 _RELEASE = re.compile(r"[a-z]([a-z0-9-]{0,34}[a-z0-9])?")
 _POOL = re.compile(r"[a-z0-9]([a-z0-9-]{0,18}[a-z0-9])?")
 
@@ -112,19 +112,6 @@ def buffers(values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Give the buffers by their pools' names; those that are null do not exist."""
     given = values["buffer"].get("pools") or {}
     return {name: given[name] for name in sorted(given) if given[name] is not None}
-
-
-def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
-    """Put files of values on top of one another, the last one on top. Null stays: :func:`read` heeds it."""
-    merged: dict[str, Any] = {}
-    for layer in layers:
-        for key, value in layer.items():
-            below = merged.get(key)
-            if isinstance(value, Mapping) and isinstance(below, Mapping):
-                merged[key] = merge(below, value)
-            else:
-                merged[key] = value
-    return merged
 
 
 def defaults() -> dict[str, Any]:
