@@ -22,7 +22,7 @@ COMPILE_IMAGE := pip compile --quiet $(LOCK) -c requirements/dev.txt
 # kOps's schemas, which are not ours to commit: where that folder is absent, check-deploy says what it left out.
 AWS_SCHEMAS ?= ../shared/aws
 
-.PHONY: help demo demo-kubernetes demo-aws test test-newest test-oldest check check-deploy format bench bench-kubernetes image lock clean
+.PHONY: help demo demo-kubernetes demo-aws test test-newest test-kubernetes test-oldest check check-deploy format bench bench-kubernetes image lock clean
 .PHONY: cluster cluster-plane cluster-down cloud cloud-down rig-binaries
 .DEFAULT_GOAL := help
 
@@ -59,6 +59,10 @@ test: test-newest test-oldest
 
 test-newest: .venv/stamp .venv-oldest/stamp .venv-checkov/stamp rig-binaries
 	$(BIN)/python $(PYTEST) $(PYTEST_ARGS)
+
+# The part that needs a Kubernetes: some minutes of it, without the rest.
+test-kubernetes: .venv/stamp .venv-oldest/stamp rig-binaries
+	$(BIN)/python $(PYTEST) $(PYTEST_ARGS) tests/kubernetes tests/rig
 
 test-oldest: .venv-oldest/stamp
 	.venv-oldest/bin/python -c "import distributed; print('With the oldest: distributed', distributed.__version__)"
