@@ -22,7 +22,7 @@ COMPILE_IMAGE := pip compile --quiet $(LOCK) -c requirements/dev.txt
 # kOps's schemas, which are not ours to commit: where that folder is absent, check-deploy says what it left out.
 AWS_SCHEMAS ?= ../shared/aws
 
-.PHONY: help demo demo-kubernetes demo-aws test test-newest test-kubernetes test-oldest check check-deploy format bench bench-kubernetes image lock clean
+.PHONY: help demo demo-kubernetes demo-aws test test-newest test-kubernetes test-oldest check check-deploy format bench bench-kubernetes bench-aws image lock clean
 .PHONY: cluster cluster-plane cluster-down cloud cloud-down rig-binaries
 .DEFAULT_GOAL := help
 
@@ -37,6 +37,7 @@ help:
 	@echo "make check-deploy  what one deploys on AWS, without AWS: schemas, security, labels and taints that agree"
 	@echo "make bench   figures against stock Dask, side by side"
 	@echo "make bench-kubernetes  the same on Kubernetes, against kubectl scale and dask-kubernetes (needs root)"
+	@echo "make bench-aws  what machines cost on a simulated AWS, against dask-kubernetes (needs root, takes more than an hour)"
 	@echo "make format  what 'make check' would have changed"
 	@echo "make image   the container image, as a tar, without Docker (needs root, buildah and mmdebstrap)"
 	@echo "make cluster a Kubernetes on this machine to try things on: real nodes for root, fake ones for others"
@@ -87,6 +88,9 @@ bench: .venv/stamp
 
 bench-kubernetes: .venv/stamp rig-binaries
 	$(BIN)/python -m benchmarks.kubernetes $(BENCH_ARGS)
+
+bench-aws: .venv/stamp rig-binaries
+	$(BIN)/python -m benchmarks.aws $(BENCH_ARGS)
 
 image: .venv/stamp
 	@$(BIN)/python -m rig.image_build

@@ -61,11 +61,8 @@ class Figures:
         self, what: str, ours: float | None, peer: float | None, goal: float | None, unit: str = "s"
     ) -> None:
         """Add a row: our figure against a peer's; the goal is an upper bound of the ratio."""
-        if ours is None or peer is None:
-            ratio, reached = None, False
-        else:
-            ratio = ours / peer
-            reached = goal is None or ratio <= goal
+        ratio = None if ours is None or not peer else ours / peer
+        reached = ours is not None and peer is not None and (goal is None or ours <= goal * peer)
         self.rows.append(
             (
                 what,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from typing import Any
 
 from distributed import Client
@@ -17,42 +18,73 @@ DEADLINE_S = 240.0
 
 
 def keep_diary(client: Client) -> None:
-    """Have the scheduler note when workers come and go, and how often each task finishes."""
+    """Have the scheduler note when workers come and go, and who runs which task when."""
 
     # Inside of a function, so that it is sent by value: the image has no benchmarks.
     class Diary(SchedulerPlugin):
         name = "diary"
 
         def __init__(self) -> None:
-            self.came: dict[str, float] = {}
-            self.went: dict[str, float] = {}
-            self.finished: dict[str, int] = {}
+            self.stays: list[dict[str, Any]] = []
+            self.runs: list[dict[str, Any]] = []
+            self._staying: dict[str, dict[str, Any]] = {}
+            self._begun: dict[str, tuple[str, float]] = {}
 
         async def start(self, scheduler: Any) -> None:
-            self._names = {address: str(ws.name) for address, ws in scheduler.workers.items()}
+            self._scheduler = scheduler
+            for worker in scheduler.workers:
+                self.add_worker(scheduler, worker)
 
         def add_worker(self, scheduler: Any, worker: str) -> None:
-            self._names[worker] = str(scheduler.workers[worker].name)
-            self.came[self._names[worker]] = time.time()
+            name = str(scheduler.workers[worker].name)
+            self._staying[worker] = {"worker": name, "from_s": time.time(), "to_s": None}
+            self.stays.append(self._staying[worker])
 
         def remove_worker(self, scheduler: Any, worker: str, **_: Any) -> None:
-            self.went[self._names.get(worker, worker)] = time.time()
+            self._staying.pop(worker, {})["to_s"] = time.time()
 
-        def transition(self, key: Any, start: Any, finish: Any, *_: Any, **__: Any) -> None:
-            if start == "processing" and finish == "memory":
-                self.finished[str(key)] = self.finished.get(str(key), 0) + 1
+        def transition(self, key: Any, start: Any, finish: Any, *_: Any, **about: Any) -> None:
+            if start == "processing":
+                name, from_s = self._begun.pop(str(key), ("", time.time()))
+                # It may have been given to another one meanwhile.
+                name = self._staying.get(about.get("worker") or "", {"worker": name})["worker"]
+                for each in about.get("startstops") or ():
+                    if each["action"] == "compute":  # until then it waited on its worker
+                        from_s = each["start"]
+                run = {"key": str(key), "worker": name, "from_s": from_s, "to_s": time.time(), "end": finish}
+                self.runs.append(run)
+            if finish == "processing":
+                on = self._scheduler.tasks[key].processing_on
+                self._begun[str(key)] = str(on.name), time.time()
 
     client.register_plugin(Diary())
 
 
-def diary(client: Client) -> dict[str, dict[str, float]]:
-    """What was noted."""
+def log(client: Client) -> dict[str, list[dict[str, Any]]]:
+    """All that was noted, in seconds since 1970.
 
-    def read(dask_scheduler: Any) -> dict[str, dict[str, float]]:
+    Returns
+    -------
+    ``stays`` of workers (`worker`, `from_s`, `to_s`; None: it is there), and ``runs`` of tasks (`key`,
+    `worker`, `from_s`, `to_s`, `end`: "memory", or else it was in vain).
+    """
+
+    def read(dask_scheduler: Any) -> dict[str, list[dict[str, Any]]]:
         kept = dask_scheduler.plugins["diary"]
-        return {"came": kept.came, "went": kept.went, "finished": kept.finished}
+        return {"stays": kept.stays, "runs": kept.runs}
 
     return dict(client.run_on_scheduler(read))
+
+
+def diary(client: Client) -> dict[str, dict[str, float]]:
+    """When each worker came and went, and how often each task was finished."""
+    noted = log(client)
+    done = Counter(run["key"] for run in noted["runs"] if run["end"] == "memory")
+    return {
+        "came": {stay["worker"]: stay["from_s"] for stay in noted["stays"]},
+        "went": {stay["worker"]: stay["to_s"] for stay in noted["stays"] if stay["to_s"] is not None},
+        "finished": dict(done),
+    }
 
 
 def addresses(client: Client) -> dict[str, str]:

@@ -20,7 +20,6 @@ from releases import POOL, VALUES, Release
 from dask_tide.providers.kubernetes.manifests import manifests
 from rig.clients import Kubectl
 from rig.folders import wait_for
-from rig.image_build import TAG
 from rig.nodes import Cluster
 
 from . import jobs, peer
@@ -52,8 +51,11 @@ def keep_s(client: Client) -> float:
     """What it costs to let a worker go and start it again: so long the policy keeps one that is idle."""
 
     def read(dask_scheduler: Any) -> float:
-        records = dask_scheduler.extensions["tide"].ledger.records.values()
-        return float(max(record.boot_s + record.drain_s for record in records))
+        tide = dask_scheduler.extensions["tide"]
+        records = tide.ledger.records
+        # Where no machine had room yet, that start was not measured.
+        boots_s = {name: records[name].boot_s or pool.boot_s for name, pool in tide.pools.items()}
+        return float(max(boot_s + records[name].drain_s for name, boot_s in boots_s.items()))
 
     return float(client.run_on_scheduler(read))
 
@@ -107,19 +109,13 @@ def _delete_policies(kubectl: Kubectl, objects: list[dict[str, Any]]) -> None:
 
 def _operator(cluster: Cluster, sizes: Sizes) -> dict[str, Any]:
     resources = {"requests": POOL["resources"]["requests"], "limits": {"memory": POOL["memory"]}}
-    image = {"image": TAG, "imagePullPolicy": "Never"}
-    worker = ["dask", "worker", "--name", "$(DASK_WORKER_NAME)", "--nthreads", "1", "--no-dashboard"]
-    worker += ["--memory-limit", "400MiB", "--local-directory", "/tmp", "--death-timeout", "60"]
+    scheduler, worker = peer.containers(VALUES["scheduler"]["resources"], resources, "400MiB")
     with (
         namespace(cluster.kubectl) as name,
         peer.operator(cluster, name) as operator,
         TemporaryDirectory() as folder,
     ):
-        scheduler = {"args": ["dask", "scheduler"], "resources": VALUES["scheduler"]["resources"]}
-        operator.make(
-            image | scheduler | {"name": "scheduler"},
-            image | {"name": "worker", "args": worker, "resources": resources},
-        )
+        operator.make(scheduler, worker)
         operator.autoscale(sizes.workers)
         # For its port-forward only.
         made = Release(cluster, name, peer.NAME, Path(folder))

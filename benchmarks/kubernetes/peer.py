@@ -12,13 +12,14 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from rig.clients import KubectlError
 from rig.folders import CHECKOUT, locked, root, wait_for
+from rig.image_build import TAG
 from rig.network import ROUTER
 from rig.nodes import Cluster
 from rig.plane import Plane
@@ -49,6 +50,27 @@ def environment() -> Path:
     return folder
 
 
+def containers(
+    scheduler: Mapping[str, Any], worker: Mapping[str, Any], memory: str
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Containers of a scheduler and of workers with one thread, from the project's image.
+
+    Parameters
+    ----------
+    scheduler, worker
+        Their resources, as Kubernetes has them.
+    memory
+        What a worker is told that it has.
+    """
+    image = {"image": TAG, "imagePullPolicy": "Never"}
+    command = ["dask", "worker", "--name", "$(DASK_WORKER_NAME)", "--nthreads", "1", "--no-dashboard"]
+    command += ["--memory-limit", memory, "--local-directory", "/tmp", "--death-timeout", "60"]
+    return (
+        image | {"name": "scheduler", "args": ["dask", "scheduler"], "resources": scheduler},
+        image | {"name": "worker", "args": command, "resources": worker},
+    )
+
+
 class Operator:
     """The operator, running for one namespace.
 
@@ -67,8 +89,23 @@ class Operator:
     def kubectl(self, *arguments: str, **options: Any) -> str:
         return self.plane.kubectl("--namespace", self.namespace, *arguments, **options)
 
-    def make(self, scheduler: dict[str, Any], worker: dict[str, Any]) -> None:
-        """Make a DaskCluster without workers: one container each; wait for its worker group."""
+    def make(
+        self,
+        scheduler: dict[str, Any],
+        worker: dict[str, Any],
+        *,
+        scheduler_pod: Mapping[str, Any] | None = None,
+        worker_pod: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Make a DaskCluster without workers; wait for its worker group.
+
+        Parameters
+        ----------
+        scheduler, worker
+            One container each.
+        scheduler_pod, worker_pod
+            More of their pods' specs.
+        """
         ports = (("tcp-comm", 8786), ("http-dashboard", 8787))
         service = {
             "type": "ClusterIP",
@@ -80,8 +117,11 @@ class Operator:
             "readinessProbe": {"tcpSocket": {"port": "http-dashboard"}, "periodSeconds": 1},
         } | scheduler
         spec = {
-            "worker": {"replicas": 0, "spec": {"containers": [worker]}},
-            "scheduler": {"spec": {"containers": [scheduler]}, "service": service},
+            "worker": {"replicas": 0, "spec": {"containers": [worker], **(worker_pod or {})}},
+            "scheduler": {
+                "spec": {"containers": [scheduler], **(scheduler_pod or {})},
+                "service": service,
+            },
         }
         self._create("DaskCluster", spec)
         wait_for(

@@ -26,13 +26,9 @@ REPLICASET = f"{RELEASE}-{POOL}"
 MAXIMUM = 2000
 #: A pod on a fake node costs nothing.
 _VALUES: dict[str, Any] = {
-    "pools": {
-        POOL: {
-            "memory": "1Mi",
-            "maximum": MAXIMUM,
-            "resources": {"requests": {"cpu": "10m", "memory": "1Mi"}},
-        }
-    }
+    "memory": "1Mi",
+    "maximum": MAXIMUM,
+    "resources": {"requests": {"cpu": "10m", "memory": "1Mi"}},
 }
 GROW_S = 180.0
 
@@ -57,16 +53,17 @@ class Pool:
         Where.
     namespace
         An empty one.
+    values
+        What the pool has otherwise, as the chart's values have it.
     """
 
-    def __init__(self, plane: Plane, namespace: str) -> None:
+    def __init__(self, plane: Plane, namespace: str, **values: Any) -> None:
         self.plane = plane
         self.namespace = namespace
         self._api: Api = plane.api()
         self._base = f"/apis/apps/v1/namespaces/{namespace}/replicasets"
-        (replicaset,) = (
-            one for one in manifests(RELEASE, namespace, _VALUES, replicas=0) if one["kind"] == "ReplicaSet"
-        )
+        made = manifests(RELEASE, namespace, {"pools": {POOL: _VALUES | values}}, replicas=0)
+        (replicaset,) = (one for one in made if one["kind"] == "ReplicaSet")
         account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": f"{RELEASE}-worker"}}
         plane.kubectl("--namespace", namespace, "create", "-f", "-", stdin=json.dumps(account))
         self._api("POST", self._base, replicaset)
@@ -74,12 +71,12 @@ class Pool:
     def status(self) -> dict[str, Any]:
         return dict(self._api("GET", f"{self._base}/{REPLICASET}")["status"])
 
-    def ready(self, n: int) -> None:
+    def ready(self, n: int, deadline_s: float = GROW_S) -> None:
         """Wait until ``n`` pods are ready."""
-        end_s = time.monotonic() + GROW_S
+        end_s = time.monotonic() + deadline_s
         while self.status().get("readyReplicas", 0) < n:
             if time.monotonic() > end_s:
-                raise TimeoutError(f"not within {GROW_S:g} s: {n} pods are ready; {self.status()}")
+                raise TimeoutError(f"not within {deadline_s:g} s: {n} pods are ready; {self.status()}")
             time.sleep(0.02)
 
     def scale(self, n: int) -> None:
