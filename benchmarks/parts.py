@@ -33,9 +33,9 @@ def chosen(
 
 
 def measure(
-    title: str, parts: Mapping[str, ModuleType], run: Callable[[Any], Figures], **machine: Any
+    title: str, parts: Mapping[str, ModuleType], run: Callable[[Any], Iterable[Figures]], **machine: Any
 ) -> None:
-    """Measure, print tables, and write raw numbers to ``results/TITLE-….json``, after each part.
+    """Measure, print tables, and write raw numbers to ``results/TITLE-….json``.
 
     Parameters
     ----------
@@ -44,7 +44,8 @@ def measure(
     parts
         Modules by name; the first line of their docstring says what each does.
     run
-        Measures one of them.
+        Measures one of them: gives its figures as often as there are more of them. What there was is
+        written and told even if it fails then.
     machine
         What else is to be known of the circumstances.
     """
@@ -62,9 +63,11 @@ def measure(
     path = RESULTS / time.strftime(f"{title}-%Y%m%d-%H%M%S.json")
     for name, part in parts.items():
         print(f"== {name}: {(part.__doc__ or '').splitlines()[0]}", flush=True)
-        began_s = time.perf_counter()
-        found = run(part)
-        results[name] = found.raw | {"table": found.rows, "took_s": time.perf_counter() - began_s}
-        print(found.table(), flush=True)
-        path.write_text(json.dumps(results, indent=1) + "\n")
+        began_s, found = time.perf_counter(), Figures()
+        try:
+            for found in run(part):
+                results[name] = found.raw | {"table": found.rows, "took_s": time.perf_counter() - began_s}
+                path.write_text(json.dumps(results, indent=1) + "\n")
+        finally:
+            print(found.table(), flush=True)
     print(f"raw numbers: {path}")

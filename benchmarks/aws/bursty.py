@@ -21,8 +21,8 @@ Latency
     1 s without a new pod of anybody, at most 10 s; the arms' pods prolong each other's).
 Nothing left
     From the last result to no pod and no machine of the workers. The bound is how long the policy keeps an
-    idle worker at that moment, and Karpenter's delay: from the last pod's end to the last machine's, as
-    measured. There are no volumes in this cloud.
+    idle worker at that moment, and the platform's delay as measured: from the moment at which the last pod is
+    told to go to the end of the last machine. There are no volumes in this cloud.
 
 One machine of two CPUs runs all of this, thirty processes of Dask at once; it is slower than AWS and the
 same for all arms. Boot times vary by 20 % either way, and machines do not take turns: single figures have
@@ -60,8 +60,8 @@ def _cloud() -> Iterator[Cloud]:
         yield cloud
 
 
-def run(settings: Settings) -> Figures:
-    """For each boot time, each workload."""
+def run(settings: Settings) -> Iterator[Figures]:
+    """For each boot time, each workload; the figures grow with each."""
     found = Figures()
     with _cloud() as cloud:
         for boot_s in settings.boots:
@@ -72,8 +72,9 @@ def run(settings: Settings) -> Figures:
                 for name in settings.workloads:
                     note(f"boot {boot_s:g} s, {name}: {(WORKLOADS[name].__doc__ or '').splitlines()[0]}")
                     taken[name] = race.run(cloud, made, name, WORKLOADS[name], settings.pace)
-            _tell(found, f"{boot_s:g} s", taken)
-    return found
+                    yield found
+                _tell(found, f"{boot_s:g} s", taken)
+                yield found
 
 
 def _tell(found: Figures, boot: str, taken: _Taken) -> None:
@@ -88,9 +89,13 @@ def _tell(found: Figures, boot: str, taken: _Taken) -> None:
     found.alone(f"boot {boot}, submission to first pod, worst", _worst(ours, "to_pod_s"), ADDED_S)
     found.alone(f"boot {boot}, pod to CreateFleet, worst", _worst(ours, "pod_to_request_s"))
     for name, one in ours.items():
-        left_s, pods_s, keep_s = (one.get(key) for key in ("left_after_s", "pods_left_after_s", "keep_s"))
-        bound_s = None if left_s is None or keep_s is None else keep_s + left_s - pods_s
-        found.alone(f"boot {boot}, {name}: nothing left after", left_s, bound_s)
+        found.alone(f"boot {boot}, {name}: nothing left after", one.get("left_after_s"), _bound_s(one))
+
+
+def _bound_s(one: dict[str, Any]) -> float | None:
+    """How soon nothing should be left."""
+    keep_s, left_s, told_s = (one.get(key) for key in ("keep_s", "left_after_s", "last_told_after_s"))
+    return None if keep_s is None or left_s is None or told_s is None else keep_s + left_s - told_s
 
 
 def _compare(

@@ -25,13 +25,13 @@ __all__ = ["run"]
 
 #: For how long nothing to be left is waited for. Our policy keeps idle workers for 5 min at the most.
 END_S = 420.0
-PAUSE_S = 0.25
+PAUSE_S = 0.5
 
 
 def run(
     cloud: Cloud, arms: Sequence[Arm], name: str, workload: Callable[[User], Any], pace: float
 ) -> dict[str, dict[str, Any]]:
-    """Run it; what it took by arm. An arm on which it failed has only an ``error``.
+    """Run it; what it took by arm. An arm on which it failed has an ``error``, and how far it came.
 
     Parameters
     ----------
@@ -62,17 +62,19 @@ class _Driver:
     def drive(self, user: User, workload: Callable[[User], Any], start: threading.Barrier) -> dict[str, Any]:
         start.wait(60)
         began_s = time.time()
+        failure = ""
         try:
             workload(user)
         except Exception as error:  # noqa: BLE001 - the other arms go on, and the table says that it failed
-            note(f"{self.arm.name}: {error!r}")
-            self._nothing_left(time.time())
-            return {"error": repr(error)}
+            failure = repr(error)
+        answered_s = time.time()
         keep_s = self.arm.keep_s()
-        answered_s = user.spans[-1].answered_s
         left_s = self._nothing_left(answered_s)
-        found = self._reckon(began_s, answered_s, left_s)
-        found |= {"makespan_s": user.makespan_s(), "keep_s": keep_s, "spans": user.told()}
+        found = self._reckon(began_s, answered_s, left_s) | {"keep_s": keep_s, "spans": user.told()}
+        if failure:
+            note(f"{self.arm.name}: {failure}")
+            return {"error": failure, "until": found}
+        found["makespan_s"] = user.makespan_s()
         note(
             f"{self.arm.name}: {found['makespan_s']:.0f} s, {found['launched']} machines for "
             f"{found['machine_s']:.0f} s, {len(found['evicted_busy'])} busy workers evicted, "
@@ -110,7 +112,7 @@ class _Driver:
         stays = [each for each in noted["stays"] if each["to_s"] is None or each["to_s"] >= began_s]
         first_s = min((pod.seen_s for pod in pods), default=None)
         asked_s = reckoning.requested_s(self.cloud.api_calls(), bill)
-        last_pod_s = max((pod.gone_s for pod in pods if pod.gone_s), default=None)
+        told_s = max((pod.told_s for pod in pods if pod.told_s), default=None)
         return {
             **reckoning.machines(bill),
             **reckoning.run_twice(runs),
@@ -122,7 +124,7 @@ class _Driver:
             "to_pod_s": None if first_s is None else first_s - began_s,
             "pod_to_request_s": None if first_s is None or asked_s is None else asked_s - first_s,
             "left_after_s": None if left_s is None else left_s - answered_s,
-            "pods_left_after_s": None if left_s is None or last_pod_s is None else last_pod_s - answered_s,
+            "last_told_after_s": None if told_s is None else told_s - answered_s,
             "pods": [asdict(pod) for pod in pods],
             "stays": stays,
             "runs": runs,

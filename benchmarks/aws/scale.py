@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from fleet import on_nodes
 
@@ -31,7 +31,7 @@ BOOT_S = 30.0
 MACHINES_RATIO = 1.1
 
 
-def run(settings: Settings) -> Figures:
+def run(settings: Settings) -> Iterator[Figures]:
     """Up and down once."""
     needed = math.ceil(settings.many / PER_MACHINE)
     with Cloud.start(sky=Sky(machines="kwok", boot_s=BOOT_S)) as cloud, namespace(cloud.kubectl) as name:
@@ -73,7 +73,7 @@ def run(settings: Settings) -> Figures:
     found.against("machines at one time; needed", most_at_once(bill), needed, MACHINES_RATIO, "")
     found.against("machines launched; needed", len(bill), needed, None, "")
     found.alone("machines left", sum(each.alive for each in bill), 0, unit="")
-    return found
+    yield found
 
 
 def most_at_once(bill: Iterable[Instance]) -> int:

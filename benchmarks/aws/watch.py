@@ -51,6 +51,8 @@ class Seen:
         When it had a node.
     evicted_s, reason
         When somebody had asked to have it evicted or had preempted it, and why.
+    told_s
+        When it had been told to go.
     gone_s
         When it was no more.
     """
@@ -61,6 +63,7 @@ class Seen:
     placed_s: float | None = None
     evicted_s: float | None = None
     reason: str = ""
+    told_s: float | None = None
     gone_s: float | None = None
 
 
@@ -122,11 +125,14 @@ class Watch:
         for uid, seen in list(pods.items()):
             if uid not in uids and seen.gone_s is None:
                 seen.gone_s = now_s
+                seen.told_s = seen.told_s or now_s
 
 
 def _note(seen: Seen, pod: dict[str, Any], now_s: float) -> None:
     if seen.placed_s is None and pod["spec"].get("nodeName"):
         seen.placed_s = now_s
+    if seen.told_s is None and "deletionTimestamp" in pod["metadata"]:
+        seen.told_s = now_s
     if seen.evicted_s is None:
         for condition in pod["status"].get("conditions", ()):
             # Kubernetes says so of each eviction and preemption, and of no pod that its owner deletes.

@@ -25,7 +25,7 @@ def main() -> None:
         peer.environment()
     sizes = SMALL if arguments.small else Sizes()
     with Clusters() as clusters:
-        measure("kubernetes", parts, lambda part: part.run(clusters, sizes), small=arguments.small)
+        measure("kubernetes", parts, lambda part: [part.run(clusters, sizes)], small=arguments.small)
 
 
 if __name__ == "__main__":
