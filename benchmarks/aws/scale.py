@@ -47,7 +47,7 @@ def run(settings: Settings) -> Iterator[Figures]:
             note(f"{settings.many} pods on {len(cloud.instances(NODE_POOL))} machines in {up_s:.0f} s")
             began_s = time.time()
             process.scale(0)
-            wait_for(lambda: not pool.status().get("replicas"), "no pods are left", SHRINK_S)
+            pool.gone(SHRINK_S)
             pods_s = time.time() - began_s
             wait_for(lambda: not cloud.instances(NODE_POOL), "no machines are left", SHRINK_S)
             down_s = time.time() - began_s

@@ -88,8 +88,12 @@ class Pool:
     def empty(self) -> None:
         """Scale to 0, and wait until the last pod has gone."""
         self.scale(0)
+        self.gone()
+
+    def gone(self, deadline_s: float = GROW_S) -> None:
+        """Wait until there are no pods."""
         pods = f"/api/v1/namespaces/{self.namespace}/pods?limit=1"
-        wait_for(lambda: not self._api("GET", pods)["items"], "all pods are gone", GROW_S)
+        wait_for(lambda: not self._api("GET", pods)["items"], "all pods are gone", deadline_s)
 
     @contextmanager
     def scheduler(self) -> Iterator[SchedulerProcess]:
