@@ -70,7 +70,9 @@ def run(settings: Settings) -> Iterator[Figures]:
             found.raw[f"boot {boot_s:g} s"] = taken
             with arms(cloud) as made:
                 for name in settings.workloads:
-                    note(f"boot {boot_s:g} s, {name}: {(WORKLOADS[name].__doc__ or '').splitlines()[0]}")
+                    what = (WORKLOADS[name].__doc__ or "").splitlines()[0]
+                    pace = "" if settings.pace == 1 else f" (but at pace {settings.pace:g})"
+                    note(f"boot {boot_s:g} s, {name}: {what}{pace}")
                     taken[name] = race.run(cloud, made, name, WORKLOADS[name], settings.pace)
                     yield found
                 _tell(found, f"{boot_s:g} s", taken)
@@ -82,10 +84,13 @@ def _tell(found: Figures, boot: str, taken: _Taken) -> None:
         _compare(found, f"boot {boot}, {name}", [by_arm])
     _compare(found, f"boot {boot}, all", list(taken.values()), MACHINES_RATIO, MAKESPAN_RATIO)
     ours = {name: by_arm[OURS] for name, by_arm in taken.items()}
-    for arm in (OURS, *PEERS):
-        counts = [_count(by_arm[arm], "evicted_busy") for by_arm in taken.values()]
-        what = f"boot {boot}, evicted busy workers" + ("" if arm == OURS else f" of {arm}")
-        found.alone(what, _sum(counts), 0 if arm == OURS else None, unit="")
+    evicted = {
+        arm: _sum([_count(by_arm[arm], "evicted_busy") for by_arm in taken.values()])
+        for arm in (OURS, *PEERS)
+    }
+    found.alone(f"boot {boot}, evicted busy workers", evicted[OURS], 0, unit="")
+    for peer in PEERS:
+        found.against(f"boot {boot}, evicted busy workers; {peer}", evicted[OURS], evicted[peer], None, "")
     found.alone(f"boot {boot}, submission to first pod, worst", _worst(ours, "to_pod_s"), ADDED_S)
     found.alone(f"boot {boot}, pod to CreateFleet, worst", _worst(ours, "pod_to_request_s"))
     for name, one in ours.items():
