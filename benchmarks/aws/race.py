@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict
 from datetime import datetime
@@ -50,7 +50,15 @@ def run(
             threads.submit(driver.drive, User(driver.arm.client, name, pace), workload, start)
             for driver in drivers
         ]
-        return {arm.name: one.result() for arm, one in zip(arms, taken, strict=True)}
+        return {arm.name: _told(arm, one) for arm, one in zip(arms, taken, strict=True)}
+
+
+def _told(arm: Arm, taken: Future[dict[str, Any]]) -> dict[str, Any]:
+    try:
+        return taken.result()
+    except Exception as error:  # noqa: BLE001 - the table says that it failed; an hour's figures are not lost
+        note(f"{arm.name}: {error!r}")
+        return {"error": repr(error)}
 
 
 class _Driver:
@@ -97,9 +105,11 @@ class _Driver:
         return None
 
     def _is_nothing(self, since_s: float) -> bool:
-        return self.watch.none_left(self.arm.name, since_s) and not self.cloud.instances(
-            self.arm.place.node_pool
-        )
+        if not self.watch.none_left(self.arm.name, since_s):
+            return False
+        with suppress(OSError, ValueError):  # a busy cloud
+            return not self.cloud.instances(self.arm.place.node_pool)
+        return False
 
     def _reckon(self, began_s: float, answered_s: float, left_s: float | None) -> dict[str, Any]:
         bill = [
