@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict
 from datetime import datetime
@@ -41,24 +40,25 @@ def run(
         What is run, as a :class:`User` has it.
     """
     start = threading.Barrier(len(arms))
-    with (
-        Watch(cloud, {arm.name: arm.place for arm in arms}) as watch,
-        ThreadPoolExecutor(len(arms)) as threads,
-    ):
-        drivers = [_Driver(cloud, arm, watch) for arm in arms]
-        taken = [
-            threads.submit(driver.drive, User(driver.arm.client, name, pace), workload, start)
-            for driver in drivers
-        ]
-        return {arm.name: _told(arm, one) for arm, one in zip(arms, taken, strict=True)}
+    found: dict[str, dict[str, Any]] = {}
+    with Watch(cloud, {arm.name: arm.place for arm in arms}) as watch:
 
+        def drive(arm: Arm) -> None:
+            try:
+                found[arm.name] = _Driver(cloud, arm, watch).drive(
+                    User(arm.client, name, pace), workload, start
+                )
+            except Exception as error:  # noqa: BLE001 - the table says that it failed; the others' figures stay
+                note(f"{arm.name}: {error!r}")
+                found[arm.name] = {"error": repr(error)}
 
-def _told(arm: Arm, taken: Future[dict[str, Any]]) -> dict[str, Any]:
-    try:
-        return taken.result()
-    except Exception as error:  # noqa: BLE001 - the table says that it failed; an hour's figures are not lost
-        note(f"{arm.name}: {error!r}")
-        return {"error": repr(error)}
+        # Daemons: nobody waits for them when this is interrupted.
+        threads = [threading.Thread(target=drive, args=(arm,), daemon=True) for arm in arms]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    return found
 
 
 class _Driver:
