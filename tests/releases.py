@@ -8,13 +8,15 @@ import signal
 import socket
 import subprocess
 import tempfile
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import dask
 import yaml
-from distributed import Client, Future, Security
+from distributed import Client, Event, Future, Security
 from waiting import wait_until
 
 from rig import binaries
@@ -78,11 +80,11 @@ class Release:
     def helm(self, *arguments: str) -> str:
         return helm(self.cluster.kubectl, self.namespace, self.folder, *arguments)
 
-    def apply(self, verb: str, values: dict[str, Any]) -> None:
+    def apply(self, verb: str, values: dict[str, Any], *arguments: str) -> None:
         """``install`` or ``upgrade``, with ``values`` beside what tests always say."""
         file = self.folder / f"{verb}-{self.name}.yaml"
         file.write_text(yaml.safe_dump(VALUES | values))
-        self.helm(verb, self.name, str(CHART), "--values", str(file))
+        self.helm(verb, self.name, str(CHART), "--values", str(file), *arguments)
 
     # -- kubectl --------------------------------------------------------------------------------
 
@@ -126,6 +128,11 @@ class Release:
             if "deletionTimestamp" not in pod["metadata"]
         )
         return str(name)
+
+    def schedulers(self) -> dict[str, bool]:
+        """The names of the scheduler's pods, old and new, and whether they are ready."""
+        found = self.objects("pods", "app.kubernetes.io/component=scheduler")
+        return {pod["metadata"]["name"]: is_ready(pod) for pod in found}
 
     def settled(
         self, workers: int, what: str = "", deadline_s: float = DEADLINE_S
@@ -212,6 +219,12 @@ class Release:
         self._forwards.clear()
 
 
+def is_ready(pod: dict[str, Any]) -> bool:
+    """Whether a pod is ready."""
+    conditions = pod["status"].get("conditions", ())
+    return any(one["type"] == "Ready" and one["status"] == "True" for one in conditions)
+
+
 def workers(client: Client) -> dict[str, dict[str, Any]]:
     """The workers that the scheduler knows, by name."""
     known = client.scheduler_info(n_workers=-1)["workers"]
@@ -248,6 +261,15 @@ def finished(client: Client) -> dict[str, int]:
     return dict(client.run_on_scheduler(count))
 
 
+def calls(client: Client) -> dict[str, int]:
+    """How many calls the provider has made to the API server, by verb."""
+
+    def count(dask_scheduler: Any) -> dict[str, int]:
+        return dict(dask_scheduler.extensions["tide"].provider._api.calls)
+
+    return dict(client.run_on_scheduler(count))
+
+
 def ask(client: Client, handler: str, **arguments: Any) -> Any:
     """Call one of the controller's handlers."""
     return client.sync(lambda: getattr(client.scheduler, handler)(**arguments))
@@ -262,3 +284,75 @@ def at_work(client: Client, future: Future) -> str:
 def addresses(client: Client) -> dict[str, str]:
     """Addresses of workers by name."""
     return {str(w["name"]): address for address, w in client.scheduler_info(n_workers=-1)["workers"].items()}
+
+
+def _until_told() -> Callable[..., int]:
+    def until_told(topic: str, number: int) -> int:
+        from distributed import Event, get_worker
+
+        get_worker().log_event(topic, number)
+        Event(f"{topic}-{number}").wait()
+        return number
+
+    return until_told
+
+
+class Held:
+    """Tasks that say when they begin, and end when they are told; see :func:`hold`.
+
+    Parameters
+    ----------
+    client
+        Who asks after them.
+    topic
+        Their name.
+    futures
+        The tasks, numbered from 0.
+    """
+
+    def __init__(self, client: Client, topic: str, futures: list[Future]) -> None:
+        self._client = client
+        self.topic = topic
+        self.futures = futures
+
+    @classmethod
+    def published(cls, client: Client, topic: str) -> Held:
+        """Those that another client has published."""
+        return cls(client, topic, client.get_dataset(topic))
+
+    def publish(self) -> None:
+        """Have them outlive their client, as a dataset named after the topic."""
+        self._client.publish_dataset(self.futures, name=self.topic)
+
+    def begun(self) -> list[int]:
+        """How often each has begun."""
+        said = [number for _, number in self._client.get_events(self.topic)]
+        return [said.count(number) for number in range(len(self.futures))]
+
+    def placed(self, release: Release) -> dict[str, int]:
+        """Wait until each runs on a worker of its own; their numbers by the workers' names."""
+
+        def by_worker() -> dict[str, int]:
+            found = {at_work(self._client, future): number for number, future in enumerate(self.futures)}
+            alone = len(found) == len(self.futures) and "" not in found
+            return found if alone and all(self.begun()) else {}
+
+        placed: dict[str, int] = wait_until(by_worker, "each has a task", DEADLINE_S, release.situation)
+        return placed
+
+    def tell(self, *numbers: int) -> None:
+        """Let these end; without a number all."""
+        for number in numbers or range(len(self.futures)):
+            Event(f"{self.topic}-{number}", client=self._client).set()
+
+    def forget(self) -> None:
+        """Nobody wants their results any more."""
+        self.futures.clear()
+
+
+def hold(client: Client, count: int, **options: Any) -> Held:
+    """Have so many of them; ``options`` as of ``client.map``."""
+    topic = f"held-{uuid.uuid4().hex}"
+    with dask.annotate(duration="1h"):
+        futures = client.map(_until_told(), [topic] * count, range(count), pure=False, **options)
+    return Held(client, topic, futures)

@@ -150,8 +150,10 @@ class PoolSet:
     def set_ready(self, pods: Sequence[str], ready: bool) -> None:
         """What the kubelet's readiness probe finds; not ready: the worker has parked."""
         self.unready = self.unready - set(pods) if ready else self.unready | set(pods)
+        # Without a reason it would be the node that is not well.
+        reason = None if ready else "ContainersNotReady"
         for pod in pods:
-            self.status(pod, {"conditions": [{"type": "Ready", "status": str(ready)}]})
+            self.status(pod, {"conditions": [{"type": "Ready", "status": str(ready), "reason": reason}]})
 
     def fail(self, pod: str, reason: str = "Evicted", message: str = "The node was low on memory") -> None:
         self.status(pod, {"phase": "Failed", "reason": reason, "message": message})

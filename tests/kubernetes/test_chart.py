@@ -424,8 +424,8 @@ def test_without_policies_pods_cannot_be_patched(helm: Helm) -> None:
     helm.install("r", {"admission": {"enabled": False}, "nodes": {"read": True}})
     expected = ROLE | {"pods": READ, "nodes": READ, f"{SCALE} r-default": {"get", "patch"}}
     until(lambda: rights(helm, "r-scheduler") == expected, f"rights are {expected}")
-    policies = helm.get("validatingadmissionpolicies")["items"]
-    assert not [one for one in policies if one["metadata"]["name"].startswith(f"{helm.namespace}-")]
+    made = helm.get("validatingadmissionpolicies,validatingadmissionpolicybindings")["items"]
+    assert not [one for one in made if one["metadata"]["name"].startswith(f"{helm.namespace}.")]
 
 
 def test_of_pods_only_three_annotations_can_be_changed(helm: Helm) -> None:

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from distributed import Client, Event, Future, wait
-from releases import DEADLINE_S, POOL, Release, ask, at_work, finished, nap, workers
+from distributed import wait
+from releases import DEADLINE_S, POOL, Release, ask, finished, hold, nap, workers
 from waiting import wait_until
 
 from rig.images import TOOLBOX
@@ -43,29 +43,6 @@ def condition(pod: dict[str, Any], kind: str) -> dict[str, Any]:
     return next((one for one in pod["status"].get("conditions", ()) if one["type"] == kind), {})
 
 
-def held(client: Client, count: int) -> list[Future]:
-    """Tasks that each last until an event of the task's own, ``told-<number>``."""
-
-    def until_told(number: int) -> int:
-        from distributed import Event
-
-        Event(f"told-{number}").wait()
-        return number
-
-    return client.map(until_told, range(count), pure=False)
-
-
-def placed(release: Release, client: Client, futures: list[Future]) -> dict[str, int]:
-    """Wait until each task runs on a worker of its own; their numbers by the workers' names."""
-
-    def by_worker() -> dict[str, int]:
-        found = {at_work(client, future): number for number, future in enumerate(futures)}
-        return found if len(found) == len(futures) and "" not in found else {}
-
-    placed: dict[str, int] = wait_until(by_worker, "each has a task", DEADLINE_S, release.situation)
-    return placed
-
-
 def test_work_goes_on_where_a_kubelet_has_died(
     install: Callable[..., Release], nodes: Cluster, machines: Callable[..., None]
 ) -> None:
@@ -76,8 +53,8 @@ def test_work_goes_on_where_a_kubelet_has_died(
         ask(client, "tide_scale", n=4)
         wait_until(lambda: len(workers(client)) == 4, "four workers", DEADLINE_S, release.situation)
         ask(client, "tide_adapt", minimum=0, maximum=4)
-        futures = held(client, 4)
-        at = placed(release, client, futures)
+        held = hold(client, 4)
+        at = held.placed(release)
         numb = {name for name in at if machine_of(release, name) == "numb"}
         idle = set(at) - numb
         assert numb
@@ -90,20 +67,19 @@ def test_work_goes_on_where_a_kubelet_has_died(
             release.situation,
         )
         # The others become idle, hand over their results, and go.
-        for name in idle:
-            Event(f"told-{at[name]}", client=client).set()
+        held.tell(*(at[name] for name in idle))
         wait_until(
             lambda: idle.isdisjoint(workers(client)), "they are drained", DEADLINE_S, release.situation
         )
         assert numb <= set(workers(client)), "the busy ones are there"
         assert numb <= set(release.pods()), "and so are their pods"
-        for name in numb:
-            Event(f"told-{at[name]}", client=client).set()
-        assert client.gather(futures) == [0, 1, 2, 3]
+        held.tell()
+        assert client.gather(held.futures) == [0, 1, 2, 3]
+        assert held.begun() == [1] * 4
         assert len(client.gather(client.map(nap, [0.1] * 8, pure=False))) == 8, "the rest still works"
         assert set(finished(client).values()) == {1}, "nothing was computed twice"
         nodes.start_kubelet("numb")
-        del futures
+        held.forget()
         release.settled(0, "as ever")
 
 
@@ -153,8 +129,8 @@ def test_a_preempted_worker_finishes_its_task_hands_over_its_results_and_is_repl
             results = client.map(nap, [0.1] * 10, pure=False)
             wait(results, timeout=DEADLINE_S)
             before = set(workers(client))
-            running = client.map(nap, [3.0] * 2, pure=False)
-            assert set(placed(release, client, running)) == before
+            held = hold(client, 2)
+            assert set(held.placed(release)) == before
             nodes.kubectl.apply(preemptor(release, "900m"))
             wait_until(
                 lambda: "PreemptionByScheduler" in release.explain(),
@@ -168,7 +144,9 @@ def test_a_preempted_worker_finishes_its_task_hands_over_its_results_and_is_repl
                 DEADLINE_S,
                 release.situation,
             )
-            assert set(client.gather(running)) == before
+            held.tell()
+            assert client.gather(held.futures) == [0, 1]
+            assert held.begun() == [1, 1]
             assert len(client.gather(results)) == 10
             assert set(finished(client).values()) == {1}, "nothing was computed again"
             release.kubectl("wait", "pod/urgent", "--for=condition=Ready", "--timeout=60s", deadline_s=70)

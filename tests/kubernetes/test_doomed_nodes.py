@@ -88,7 +88,7 @@ def leaves_and_is_replaced(client, release: Release, machines: tuple[str, str], 
     assert set(finished(client).values()) == {1}, "nothing was computed again"
 
 
-def test_p30_a_busy_worker_leaves_a_node_that_is_taken_away(
+def test_p31_a_busy_worker_leaves_a_node_that_is_taken_away(
     install: Callable[..., Release], nodes: Cluster, machines: tuple[str, str]
 ) -> None:
     release = install({"pools": {"cpu": CPU | {"spot": True}}, "nodes": {"read": True}})
@@ -108,7 +108,7 @@ def test_p30_a_busy_worker_leaves_a_node_that_is_taken_away(
         leaves_and_is_replaced(client, release, machines, done, running)
 
 
-def test_p30_without_the_right_to_read_nodes_a_busy_worker_on_spot_is_never_kept_there(
+def test_p31_without_the_right_to_read_nodes_a_busy_worker_on_spot_is_never_kept_there(
     install: Callable[..., Release], nodes: Cluster, machines: tuple[str, str]
 ) -> None:
     release = install({"pools": {"cpu": CPU | {"spot": True}}})

@@ -2,29 +2,57 @@
 
 from __future__ import annotations
 
+import json
+import os
+import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
-from distributed import Event, wait
-from releases import DEADLINE_S, POOL, Release, ask, finished, nap, workers
+from distributed import Client, wait
+from releases import DEADLINE_S, POOL, VALUES, Held, Release, ask, finished, hold, nap, workers
 from waiting import wait_until
 
 from rig.clients import ApiError
+from rig.folders import CHECKOUT
 from rig.nodes import Cluster
 
 pytestmark = [pytest.mark.xdist_group("nodes"), pytest.mark.timeout(300, func_only=True)]
 
 HERE = {"machines": "ours"}
+MAXIMUM = 8
+#: How soon a connection counts as broken whose other end is silent.
+SOON = [{"name": "DASK_DISTRIBUTED__COMM__TIMEOUTS__TCP", "value": "15s"}]
+
+
+@pytest.fixture(scope="module")
+def release(install_once: Callable[..., Release], nodes: Cluster) -> Iterator[Release]:
+    """Its workers run on nodes of the module's own, and no other; its scheduler, which is older, does not."""
+    pool = POOL | {"maximum": MAXIMUM, "nodeSelector": HERE, "env": SOON}
+    scheduler = VALUES["scheduler"] | {"podDisruptionBudget": {"enabled": True}, "env": SOON}
+    release = install_once({"pools": {"cpu": pool}, "scheduler": scheduler})
+    nodes.node_up("spared", labels=HERE)
+    yield release
+    nodes.node_down("spared", forget=True)
 
 
 @pytest.fixture
-def machines(nodes: Cluster) -> Iterator[tuple[str, str]]:
-    """Two nodes of the test's own; workers with ``nodeSelector: HERE`` run on no other."""
-    names = ("doomed", "spared")
-    nodes.nodes_up(*names, labels=HERE)
-    yield names
-    for name in set(names) & set(nodes.nodes()):
+def client(release: Release) -> Iterator[Client]:
+    with release.client() as client:
+        yield client
+
+
+@pytest.fixture
+def doomed(nodes: Cluster, release: Release) -> Iterator[str]:
+    """The name of a node that does not outlive the test."""
+    name = "doomed"
+    nodes.node_up(name, labels=HERE)
+    yield name
+    if name in nodes.nodes():
         nodes.node_down(name, forget=True)
+    else:
+        nodes.kubectl("delete", "node", name, "--ignore-not-found")
 
 
 def machine_of(release: Release, worker: str) -> str:
@@ -33,83 +61,14 @@ def machine_of(release: Release, worker: str) -> str:
     return str(pod["spec"]["nodeName"]) if pod else ""
 
 
-def test_kubectl_drain_loses_nothing_and_scattered_data_neither(
-    install: Callable[..., Release], nodes: Cluster, machines: tuple[str, str]
-) -> None:
-    release = install({"pools": {"cpu": POOL | {"maximum": 4, "nodeSelector": HERE}}})
-    doomed, spared = machines
-    with release.client() as client:
-        ask(client, "tide_scale", n=4)
-        wait_until(lambda: len(workers(client)) == 4, "four workers", DEADLINE_S, release.situation)
-        futures = client.map(nap, [0.1] * 16, pure=False)
-        wait(futures, timeout=DEADLINE_S)
-        (scattered,) = client.scatter([b"from outside"])
-        assert {machine_of(release, name) for name in workers(client)} == {doomed, spared}
-        # `--timeout`: a pod with a grace period of 40 s may take it.
-        nodes.kubectl(
-            "drain", doomed, "--ignore-daemonsets", "--delete-emptydir-data", "--timeout=60s", deadline_s=80
-        )
-        wait_until(
-            lambda: {machine_of(release, name) for name in release.pods()} == {spared},
-            "all are on the other node",
-            DEADLINE_S,
-            release.situation,
-        )
-        assert len(client.gather(futures)) == 16
-        assert scattered.result() == b"from outside"
-        assert set(finished(client).values()) == {1}, "nothing was computed again"
+def spread(release: Release, client: Client, machines: set[str]) -> None:
+    """Have four workers, on all of these; from now on there are as many as the work wants."""
+    ask(client, "tide_scale", n=4)
+    wait_until(lambda: len(workers(client)) == 4, "four workers", DEADLINE_S, release.situation)
+    assert {machine_of(release, name) for name in workers(client)} == machines
 
 
-def test_a_node_that_dies_takes_its_work_with_it_and_no_more(
-    install: Callable[..., Release], nodes: Cluster, machines: tuple[str, str]
-) -> None:
-    release = install({"pools": {"cpu": POOL | {"maximum": 4, "nodeSelector": HERE}}})
-    doomed, spared = machines
-    with release.client() as client:
-
-        def until_told(number: int) -> int:
-            from distributed import Event
-
-            Event("told").wait()
-            return number
-
-        futures = client.map(until_told, range(4), pure=False)
-        wait_until(lambda: len(workers(client)) >= 2, "two workers", DEADLINE_S, release.situation)
-        wait_until(
-            lambda: {machine_of(release, name) for name in workers(client)} >= {doomed, spared},
-            "on both nodes",
-            DEADLINE_S,
-            release.situation,
-        )
-        nodes.node_down(doomed, forget=True)
-        Event("told", client=client).set()
-        assert client.gather(futures) == [0, 1, 2, 3]
-        del futures
-        wait_until(lambda: not release.pods(), "all are gone", DEADLINE_S, release.situation)
-
-
-def test_a_job_goes_on_while_the_api_server_is_away(install: Callable[..., Release], nodes: Cluster) -> None:
-    release = install()
-    with release.client() as client:
-        futures = client.map(nap, [1.0] * 24, pure=False)
-        # The port-forward ends with the API server, the client with that: what is published stays.
-        client.publish_dataset(kept=futures)
-        wait_until(lambda: len(workers(client)) >= 2, "workers", DEADLINE_S, release.situation)
-    nodes.restart_apiserver(away_s=30)
-    release.close()
-    with release.client() as client:
-        futures = client.get_dataset("kept")
-        assert len(client.gather(futures)) == 24
-        assert set(finished(client).values()) == {1}, "nothing was computed twice"
-        client.unpublish_dataset("kept")
-        del futures
-        release.settled(0, "as ever")
-
-
-def test_p30_with_a_budget_the_scheduler_is_not_evicted(install: Callable[..., Release]) -> None:
-    values = {"pools": {"cpu": POOL}, "scheduler": {"podDisruptionBudget": {"enabled": True}}}
-    release = install(values)
-
+def test_p30_with_a_budget_the_scheduler_is_not_evicted(release: Release) -> None:
     def refused() -> bool:
         # Until the budget's controller has counted, the answer is another one.
         try:
@@ -119,3 +78,128 @@ def test_p30_with_a_budget_the_scheduler_is_not_evicted(install: Callable[..., R
         pytest.fail("the scheduler was evicted")
 
     wait_until(refused, "the eviction is refused", DEADLINE_S, release.situation)
+
+
+def test_kubectl_drain_waits_for_tasks_and_loses_nothing(
+    release: Release, client: Client, nodes: Cluster, doomed: str
+) -> None:
+    spread(release, client, {doomed, "spared"})
+    results = client.map(nap, [0.1] * 16, pure=False)
+    wait(results, timeout=DEADLINE_S)
+    (scattered,) = client.scatter([b"from outside"])
+    held = hold(client, 4)
+    leaving = {name for name in held.placed(release) if machine_of(release, name) == doomed}
+    drain = ("drain", doomed, "--ignore-daemonsets", "--delete-emptydir-data", "--timeout=60s")
+    with ThreadPoolExecutor(1) as beside:
+        drained = beside.submit(nodes.kubectl, *drain, deadline_s=80)
+        wait_until(
+            lambda: len(release.pods()) == 4 and leaving.isdisjoint(release.pods()),
+            "others have been asked for",
+            DEADLINE_S,
+            release.situation,
+        )
+        assert leaving <= set(release.all_pods()), "those that leave still have their tasks"
+        assert not drained.done()
+        held.tell()
+        drained.result()
+    assert client.gather(held.futures) == [0, 1, 2, 3]
+    assert held.begun() == [1] * 4, "nothing was started twice"
+    assert len(client.gather(results)) == 16
+    assert scattered.result() == b"from outside"
+    assert set(finished(client).values()) == {1}, "nothing was computed again"
+    assert {machine_of(release, name) for name in release.pods()} == {"spared"}
+    ask(client, "tide_adapt", minimum=0, maximum=MAXIMUM)
+    held.forget()
+    del results, scattered
+    release.settled(0)
+
+
+#: Run in the cluster's network, where Services can be reached without the API server.
+MEANWHILE = """
+import json, sys, time
+from distributed import Client, Security
+from releases import ask, hold, workers
+
+folder, address, away_s = sys.argv[1:]
+end_s = time.monotonic() + float(away_s)
+security = Security(
+    tls_ca_file=f"{folder}/ca.crt",
+    tls_client_cert=f"{folder}/tls.crt",
+    tls_client_key=f"{folder}/tls.key",
+    require_encryption=True,
+)
+with Client(f"tls://{address}", timeout=30, security=security) as client:
+    held = hold(client, 6)
+    held.publish()
+    held.tell(0)
+    first = held.futures[0].result(timeout=60)
+    words = ""
+    while time.monotonic() < end_s or "did not answer" not in words:
+        words = ask(client, "tide_explain", lines=0)
+        time.sleep(0.2)
+    told = {"topic": held.topic, "first": first, "words": words, "workers": sorted(workers(client))}
+print(json.dumps(told))
+"""
+
+
+def test_what_is_asked_for_while_the_api_server_is_away_comes_when_it_is_back(
+    release: Release, nodes: Cluster
+) -> None:
+    with release.client() as client:
+        ask(client, "tide_adapt", minimum=2, maximum=MAXIMUM)
+        wait_until(lambda: len(workers(client)) == 2, "two workers", DEADLINE_S, release.situation)
+        results = client.map(nap, [0.1] * 8, pure=False)
+        wait(results, timeout=DEADLINE_S)
+        # A port-forward ends with the API server, and its client with that: what is published stays.
+        client.publish_dataset(results, name="results")
+        before = sorted(workers(client))
+    service = release.objects("service")[0]["spec"]["clusterIP"]
+    paths = os.pathsep.join([str(Path(__file__).parents[1]), str(CHECKOUT)])
+    with nodes.apiserver_away():
+        command = [sys.executable, "-c", MEANWHILE, str(release.folder), f"{service}:8786", "30"]
+        told = json.loads(nodes.run_in(command, env=os.environ | {"PYTHONPATH": paths}).stdout)
+    assert told["first"] == 0, "the job went on"
+    assert "the platform did not answer, so nothing is known and nothing is done" in told["words"]
+    assert told["workers"] == before
+    release.close()
+    with release.client() as client:
+        held = Held.published(client, told["topic"])
+        wait_until(lambda: all(held.begun()), "the others have got workers", DEADLINE_S, release.situation)
+        assert set(before) < set(workers(client))
+        held.tell()
+        assert client.gather(held.futures) == list(range(6))
+        assert held.begun() == [1] * 6, "nothing was started twice"
+        assert len(client.gather(client.get_dataset("results"))) == 8
+        assert set(finished(client).values()) == {1}, "nothing was computed again"
+        for name in ("results", told["topic"]):
+            client.unpublish_dataset(name)
+        ask(client, "tide_adapt", minimum=0)
+        held.forget()
+        release.settled(0, "as ever")
+
+
+def test_a_node_without_power_is_no_capacity_and_its_work_goes_elsewhere(
+    release: Release, client: Client, nodes: Cluster, doomed: str
+) -> None:
+    """Nobody says that it is gone, as a cloud's controller would: its pods seem to run for minutes."""
+    spread(release, client, {doomed, "spared"})
+    ask(client, "tide_adapt", minimum=0, maximum=MAXIMUM)
+    held = hold(client, 4)
+    at = held.placed(release)
+    lost = {name for name in at if machine_of(release, name) == doomed}
+    nodes.node_down(doomed)
+
+    def unknown() -> set[str]:
+        units = ask(client, "tide_status")["units"]
+        return {unit["name"] for unit in units if unit["phase"] == "unknown"}
+
+    wait_until(lambda: unknown() == lost, "they are not counted on", DEADLINE_S, release.situation)
+    assert "(unknown): its node does not answer, or is not ready" in release.explain()
+    assert lost <= set(release.pods()), "though Kubernetes shows them as running"
+    again = held.placed(release)
+    assert {machine_of(release, name) for name in again} == {"spared"}
+    held.tell()
+    assert client.gather(held.futures) == [0, 1, 2, 3]
+    assert held.begun() == [2 if number in {at[name] for name in lost} else 1 for number in range(4)]
+    held.forget()
+    wait_until(lambda: set(release.all_pods()) == lost, "the others are done", DEADLINE_S, release.situation)

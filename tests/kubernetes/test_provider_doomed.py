@@ -1,10 +1,17 @@
-"""Pods on a node that is about to go: given up at the notice, and not replaced twice when evicted."""
+"""Pods on a node that is about to go: given up at the notice, and not replaced twice when evicted.
+
+And on one that has gone without a notice.
+"""
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import pytest
-from replicasets import MERGE, PoolSet, provided, shows
+from replicasets import MERGE, STRATEGIC, PoolSet, provided, shows, units
 from waiting import until
+
+from dask_tide.model import Phase
 
 pytestmark = pytest.mark.xdist_group("plane")
 
@@ -55,3 +62,34 @@ async def test_an_evicted_pod_whose_replacement_was_asked_for_is_not_replaced_ag
             assert stay <= set(pool.pods())
         finally:
             plane.api()("PATCH", f"/api/v1/nodes/{node}", {"spec": {"taints": None}}, MERGE)
+
+
+async def test_a_pod_on_its_way_to_a_node_that_does_not_answer_is_not_waited_for(plane, pool):
+    """Its kubelet has never said anything of it, so nobody can take that back: the node's taint tells."""
+    api, node = plane.api(), "silent"
+
+    def ready(status: str) -> dict:
+        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        condition = {"type": "Ready", "status": status, "lastHeartbeatTime": now, "lastTransitionTime": now}
+        return {"status": {"conditions": [condition]}}
+
+    api("POST", "/api/v1/nodes", {"metadata": {"name": node}} | ready("True"))
+    try:
+        pool.delete()
+        pool.spec = {"nodeName": node}
+        pool.create()
+        async with provided(plane, pool.namespace, nodes=True) as provider:
+            await provider.observe()
+            await provider.scale_up("cpu", 1)
+
+            async def shown(phase: Phase) -> list[str]:
+                return [unit.message for unit in units(await provider.observe(), phase).values()]
+
+            assert await until(lambda: shown(Phase.PENDING), "it is on its way") == [""]
+            api("PATCH", f"/api/v1/nodes/{node}/status", ready("Unknown"), STRATEGIC)
+            (words,) = await until(lambda: shown(Phase.UNKNOWN), "nothing is known of it")
+            assert words == "its node does not answer (node.kubernetes.io/unreachable)"
+            api("PATCH", f"/api/v1/nodes/{node}/status", ready("True"), STRATEGIC)
+            await until(lambda: shown(Phase.PENDING), "it is on its way again")
+    finally:
+        api("DELETE", f"/api/v1/nodes/{node}")

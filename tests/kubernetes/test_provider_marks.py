@@ -58,7 +58,7 @@ async def test_a_pod_is_protected_from_nothing_that_its_template_does_not_say(pl
         assert marks_on(pool, name).get(DO_NOT_DISRUPT) == template
 
 
-async def test_p30_on_a_node_that_is_about_to_go_nobody_is_kept_and_all_know_why(plane, pool):
+async def test_p31_on_a_node_that_is_about_to_go_nobody_is_kept_and_all_know_why(plane, pool):
     async with provided(plane, pool.namespace, nodes=True) as provider:
         await provider.observe()
         await provider.scale_up("cpu", 6)

@@ -96,7 +96,7 @@ async def test_a_pool_that_karpenter_may_disturb_is_never_protected_from_it():
     assert pods.wish(10, a=True) == {"a": SPOT}
 
 
-def test_p30_on_a_doomed_node_nobody_is_protected_from_eviction():
+def test_p31_on_a_doomed_node_nobody_is_protected_from_eviction():
     pods = Pods("a", "b")
     pods.marks.doomed = frozenset({"n1"})
     wanted = pods.wish(0, a=True, b=False)
@@ -104,7 +104,7 @@ def test_p30_on_a_doomed_node_nobody_is_protected_from_eviction():
     assert wanted["b"] == IDLE
 
 
-async def test_p30_those_on_a_doomed_node_come_first():
+async def test_p31_those_on_a_doomed_node_come_first():
     pods = Pods("a", "b", "c")
     pods.pods["c"] = replace(pods.pods["c"], unit=replace(pods.pods["c"].unit, machine="n2"))
     await pods.annotate("a", IDLE)
@@ -112,13 +112,13 @@ async def test_p30_those_on_a_doomed_node_come_first():
     assert list(pods.wish(0, a=True, b=True, c=True)) == ["c", "a"]
 
 
-def test_p30_one_that_has_not_registered_yet_is_not_protected_there_either():
+def test_p31_one_that_has_not_registered_yet_is_not_protected_there_either():
     pods = Pods("a")
     pods.marks.doomed = frozenset({"n1"})
     assert pods.wish(0) == {"a": IDLE}
 
 
-def test_p30_a_node_that_stays_after_all_protects_again():
+def test_p31_a_node_that_stays_after_all_protects_again():
     pods = Pods("a")
     pods.pods["a"] = replace(pods.pods["a"], annotations={DELETION_COST: "100", SAFE_TO_EVICT: "true"})
     pods.marks.doomed = frozenset({"n1"})

@@ -16,6 +16,7 @@ from dask_tide.providers.kubernetes.pods import DELETION_COST, Rank, read_pod
 pytest.importorskip("lightkube")
 SCHEDULED = {"type": "PodScheduled", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z"}
 READY = {"type": "Ready", "status": "True"}
+CONTAINERS_READY = {"type": "ContainersReady", "status": "True"}
 UNSCHEDULABLE = {
     "type": "PodScheduled",
     "status": "False",
@@ -85,6 +86,29 @@ CRASHING = {
 RESTARTED = {"phase": "Running", "containers": [container(RUNNING, terminated("Error", 1))]}
 AT_WORK = {"phase": "Running", "conditions": (SCHEDULED, READY), "containers": [container(RUNNING)]}
 STARTING = {"phase": "Running", "containers": [container(RUNNING)]}
+#: Its worker has parked or has not registered: the kubelet says so.
+UNREADY = AT_WORK | {
+    "conditions": (
+        SCHEDULED,
+        {"type": "Ready", "status": "False", "reason": "ContainersNotReady"},
+        {"type": "ContainersReady", "status": "False", "reason": "ContainersNotReady"},
+    )
+}
+#: Unready by a condition of somebody else's.
+GATED = AT_WORK | {
+    "conditions": (
+        {"type": "Ready", "status": "False", "reason": "ReadinessGatesNotReady"},
+        CONTAINERS_READY,
+    )
+}
+#: The power of its node was cut: nobody but the node lifecycle controller has changed it since.
+SILENT = AT_WORK | {"conditions": (SCHEDULED, {"type": "Ready", "status": "False"}, CONTAINERS_READY)}
+TAKEN = {
+    "type": "DisruptionTarget",
+    "status": "True",
+    "reason": "DeletionByTaintManager",
+    "message": "Taint manager: deleting due to NoExecute taint",
+}
 EVICTED = {
     "phase": "Failed",
     "reason": "Evicted",
@@ -123,6 +147,16 @@ PREEMPTED = AT_WORK | {
         (RESTARTED, Phase.STARTING, "Error, exit code 1"),
         (STARTING, Phase.STARTING, ""),
         (AT_WORK, Phase.STARTING, ""),
+        (AT_WORK | {"conditions": (READY, CONTAINERS_READY)}, Phase.STARTING, ""),
+        (UNREADY, Phase.STARTING, ""),
+        (GATED, Phase.STARTING, ""),
+        (SILENT, Phase.UNKNOWN, "its node does not answer, or is not ready"),
+        (
+            SILENT | {"conditions": (*SILENT["conditions"], TAKEN)},
+            Phase.UNKNOWN,
+            "its node does not answer, or is not ready; DeletionByTaintManager: Taint manager",
+        ),
+        (SILENT | {"deleted": True}, Phase.STOPPING, ""),
         (EVICTED, Phase.FAILED, "Evicted: The node was low on resource: memory."),
         (SHUT_DOWN, Phase.FAILED, "Terminated: Pod was terminated in response to imminent node shutdown."),
         (EXITED, Phase.FAILED, "Error, exit code 3"),
@@ -201,6 +235,15 @@ def test_what_a_vertical_pod_autoscaler_writes_on_a_pod(annotations, words):
 def test_taints_that_say_that_a_node_is_about_to_go(taints, doom):
     raw = {"metadata": {"name": "n1"}, "spec": {"taints": taints}}
     assert read_node(msgspec.json.decode(msgspec.json.encode(raw), type=Node)).doom == doom
+
+
+@pytest.mark.parametrize(
+    ("key", "silent"), [("node.kubernetes.io/unreachable", True), ("node.kubernetes.io/not-ready", False)]
+)
+def test_a_taint_that_says_that_a_node_does_not_answer(key, silent):
+    raw = {"metadata": {"name": "n1"}, "spec": {"taints": [{"key": "x"}, {"key": key}]}}
+    node = read_node(msgspec.json.decode(msgspec.json.encode(raw), type=Node))
+    assert node.silent == (key if silent else "")
 
 
 def test_a_pod_of_no_pool_is_nobodys():

@@ -106,6 +106,28 @@ def test_stale_ones_are_known_as_such():
     assert unit.message == "old"
 
 
+# -- nodes that do not answer -------------------------------------------------------------------------------
+
+
+def test_a_unit_on_a_node_that_does_not_answer_is_unknown_once_its_worker_is_gone():
+    ledger = Ledger(120.0)
+    update(ledger, 0.0, observed("a", "b"), ["a", "b"])
+    silent = observed("a", "b", phase=Phase.UNKNOWN, message="its node does not answer")
+    # The node's kubelet alone may have died.
+    assert update(ledger, 1.0, silent, ["a"]) == {"a": Phase.RUNNING, "b": Phase.UNKNOWN}
+    assert update(ledger, 2.0, observed("a", "b"), ["a", "b"]) == dict.fromkeys("ab", Phase.RUNNING)
+    assert update(ledger, 3.0, silent, ["a"])["b"] is Phase.UNKNOWN
+    assert update(ledger, 123.0, silent, ["a"]) == {"a": Phase.RUNNING, "b": Phase.EXPIRED}
+
+
+def test_others_come_at_once_for_those_on_a_node_that_does_not_answer():
+    parts = together(busy(2), (units(2, Phase.UNKNOWN, start=2), ()))
+    much = work(ready=2, processing=2, duration_s=600.0)
+    assert launched(decided(snapshot(pool(), **parts, work=[much]))) == {"cpu": 2}
+    # They may come back: the maximum holds for them, too.
+    assert not launched(decided(snapshot(pool(maximum=4), **parts, work=[much])))
+
+
 # -- frozen pools ------------------------------------------------------------------------------------------
 
 

@@ -20,7 +20,7 @@ class Phase(enum.Enum):
     GONE = "gone"  # the platform no longer shows it
     FAILED = "failed"  # it ended, or cannot start, without having been asked to stop
     EXPIRED = "expired"  # it was given its time to start and did not
-    UNKNOWN = "unknown"  # the platform did not answer when asked
+    UNKNOWN = "unknown"  # the platform did not answer when asked, or the unit's machine does not
 
 
 P = Phase

@@ -28,7 +28,8 @@ class ObservedUnit:
         Its name and the name of its pool.
     phase
         PENDING (no place yet), STARTING (it runs; the controller itself sees when its worker
-        registers), STOPPING, or FAILED.
+        registers), STOPPING, FAILED, or UNKNOWN (its machine does not answer: what has no worker is no
+        capacity).
     machine
         Where it runs; empty: nowhere yet, or unknown.
     message

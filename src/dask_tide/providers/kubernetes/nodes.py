@@ -20,6 +20,8 @@ _DOOM = (
     "aws-node-termination-handler/",
     "node.cloudprovider.kubernetes.io/shutdown",
 )
+#: By this one the node lifecycle controller says that it has not heard of a node for a while.
+_UNREACHABLE = "node.kubernetes.io/unreachable"
 _TYPE, _ZONE = "node.kubernetes.io/instance-type", "topology.kubernetes.io/zone"
 #: Labels that tell whether a machine is a spot one, by who sets them; kOps has no such label of its own.
 _MARKETS = ("karpenter.sh/capacity-type", "eks.amazonaws.com/capacityType", "node.kubernetes.io/lifecycle")
@@ -37,6 +39,8 @@ class NodeView:
     ----------
     doom
         The taint that says that it is about to be taken away; empty: it is not.
+    silent
+        The taint that says that it does not answer; empty: it does.
     kind
         ``TYPE/ZONE/MARKET``, such as ``m5.xlarge/eu-west-1a/spot``; of what is not known nothing.
     allocatable
@@ -44,6 +48,7 @@ class NodeView:
     """
 
     doom: str = ""
+    silent: str = ""
     kind: str = "//"
     allocatable: Quantities = field(default_factory=dict)
 
@@ -54,6 +59,7 @@ def read_node(node: Node) -> NodeView:
     market = next((labels[key] for key in _MARKETS if labels.get(key)), "")
     return NodeView(
         doom=next((taint.key for taint in taints if taint.key.startswith(_DOOM)), ""),
+        silent=next((taint.key for taint in taints if taint.key == _UNREACHABLE), ""),
         kind=f"{labels.get(_TYPE, '')}/{labels.get(_ZONE, '')}/{market.lower().replace('_', '-')}",
         allocatable=quantities((node.status or NodeStatus()).allocatable),
     )

@@ -55,6 +55,8 @@ _STUCK = frozenset(
         "RunContainerError",
     }
 )
+#: What is said of a pod that has no kubelet to speak for it.
+_SILENT = "its node does not answer, or is not ready"
 
 
 class Rank(enum.IntEnum):
@@ -197,7 +199,9 @@ def _phase(
             exit_ = _last_exit([container])
             return Phase.FAILED, _words(waiting.reason, waiting.message) + (f" ({exit_})" if exit_ else "")
     if status.phase == "Running":
-        return Phase.STARTING, disrupted or _last_exit(containers)
+        silent = _SILENT if _silent(conditions) else ""
+        words = "; ".join(filter(None, (silent, disrupted))) or _last_exit(containers)
+        return (Phase.UNKNOWN if silent else Phase.STARTING), words
     scheduled = conditions.get("PodScheduled")
     if scheduled is not None and scheduled.status == "False":
         return Phase.PENDING, _words(scheduled.reason, scheduled.message)
@@ -207,6 +211,18 @@ def _phase(
         if c.state.waiting is not None
     ]
     return Phase.PENDING, next(iter(waiting_words), "")
+
+
+def _silent(conditions: Mapping[str, Condition]) -> bool:
+    """Whether its node has not been heard of for a while, or says that it is not well.
+
+    Then the node lifecycle controller (its ``MarkPodsNotReady``) sets ``Ready`` to false and nothing else. A
+    kubelet that finds a pod unready gives a reason, such as ``ContainersNotReady``.
+    """
+    ready, containers = conditions.get("Ready"), conditions.get("ContainersReady")
+    if ready is None or containers is None:
+        return False
+    return ready.status == "False" and not ready.reason and containers.status == "True"
 
 
 def _last_exit(containers: list[ContainerStatus]) -> str:

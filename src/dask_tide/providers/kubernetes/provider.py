@@ -343,6 +343,9 @@ class KubernetesProvider:
         unit, words = pod.unit, self._words.get(pod.unit.name, "")
         if unit.name in self._parked and pod.active:
             return replace(unit, phase=Phase.STOPPING, message="parked for an earlier scheduler")
+        node = self._nodes.objects.get(unit.machine) if self._nodes is not None else None
+        if node is not None and node.silent and unit.phase in (Phase.PENDING, Phase.STARTING):
+            unit = replace(unit, phase=Phase.UNKNOWN, message=f"its node does not answer ({node.silent})")
         said = [unit.message]
         if words not in unit.message and words.startswith(EVICTED):
             said.insert(0, words)
