@@ -22,6 +22,8 @@ from rig import binaries
 
 _DEADLINE_S = 60.0
 RELEASE = ("dask", "dask")
+#: EKS's name of the cluster that Karpenter's pools are rendered for.
+CLUSTER_NAME = "example"
 
 
 class RenderError(Exception):
@@ -68,14 +70,14 @@ def kops_documents(tree: Tree, variant: str) -> list[dict[str, Any]]:
 
 
 def karpenter_documents(tree: Tree) -> list[dict[str, Any]]:
-    """The objects of ``deploy/aws/karpenter``, for a cluster called ``example``.
+    """The objects of ``deploy/aws/karpenter``, for a cluster called :data:`CLUSTER_NAME`.
 
     Raises
     ------
     RenderError
         If the chart has a mistake, or its values are not those of its schema.
     """
-    names = "clusterName=example,nodeRole=example-dask-machine"
+    names = f"clusterName={CLUSTER_NAME},nodeRole={CLUSTER_NAME}-dask-machine"
     return _helm("nodes", str(tree.path("karpenter")), "--set", names)
 
 

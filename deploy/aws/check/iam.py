@@ -1,0 +1,277 @@
+"""Least privilege: what policies allow, to whom and on what, and whether buckets are public.
+
+Policies are said by ``aws_iam_policy_document`` or, for kOps, as JSON; both become one kind of value,
+:class:`Statement`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from deploy.aws.check.hcl import Block, Module, plain, texts
+from deploy.aws.check.problems import Place, Problem
+from deploy.aws.check.tree import Tree
+
+_DOCUMENT = "aws_iam_policy_document"
+_ACTION = re.compile(r"[a-z0-9-]+:[A-Z][A-Za-z0-9]*")
+_READS = re.compile(r"[a-z0-9-]+:(Describe|List|Get)\w*")
+#: Reads that tell of no secret, and that know no resources: `*` is all that one can say.
+_NARROWEST = re.compile(
+    r"(ec2|autoscaling|eks|iam):(Describe|List)\w+"
+    r"|pricing:GetProducts|ec2:GetInstanceTypesFromInstanceRequirements"
+)
+#: EC2 asks for the right to launch on all that a machine is made with; its tags say whose it is.
+_LAUNCHES = {"ec2:RunInstances", "ec2:CreateFleet"}
+_INGREDIENTS = re.compile(
+    r":(image|snapshot|security-group|subnet|capacity-reservation|placement-group)/\*\"?$"
+)
+#: The two files that IAM reads without credentials, for IRSA.
+_PUBLIC = re.compile(r".+/(\.well-known/openid-configuration|openid/v1/jwks)")
+#: What narrows down a service that acts for others than us, too.
+_CONFINED = {
+    "pods.eks.amazonaws.com": (
+        "aws:RequestTag/eks-cluster-name",
+        "aws:RequestTag/kubernetes-namespace",
+        "aws:RequestTag/kubernetes-service-account",
+    ),
+    "events.amazonaws.com": ("aws:SourceArn",),
+}
+_TEST = re.compile(
+    r"(ForAllValues:|ForAnyValue:)?"
+    r"(String(Not)?(Equals|EqualsIgnoreCase|Like)|Arn(Not)?(Equals|Like)|Bool|Null|(Not)?IpAddress"
+    r"|(Numeric|Date)(Equals|NotEquals|(Less|Greater)Than(Equals)?))(IfExists)?"
+)
+#: AWS's own policies that allow far more than any pod or machine needs.
+_SWEEPING = re.compile(r"\w*(AdministratorAccess|PowerUserAccess|FullAccess)\w*")
+#: Resources whose argument `policy` is IAM's; others have policies of other kinds.
+_POLICIES = re.compile(r"aws_(iam_\w+|s3_bucket_policy|sqs_queue_policy|kms_key|ecr_repository_policy)")
+_BLOCKS = ("block_public_acls", "block_public_policy", "ignore_public_acls", "restrict_public_buckets")
+
+
+@dataclass(frozen=True)
+class Statement:
+    """One statement of a policy.
+
+    Attributes
+    ----------
+    key
+        Where it stands.
+    principals
+        Pairs of a kind and a name; none in the policy of a role.
+    conditions
+        Their tests by what they test.
+    excludes
+        The keys that say what it is *not* about.
+    """
+
+    place: Place
+    key: str
+    effect: str
+    actions: tuple[str, ...]
+    resources: tuple[str, ...]
+    principals: tuple[tuple[str, str], ...]
+    conditions: Mapping[str, str]
+    excludes: tuple[str, ...]
+
+    @property
+    def administers_key(self) -> bool:
+        """The account's own administrators, in the policy of a key: there `*` is the key."""
+        names = [name for kind, name in self.principals if kind == "AWS"]
+        own = bool(names) and all(re.fullmatch(r".*account_id\}:root", name) for name in names)
+        return self.actions == ("kms:*",) and own and len(names) == len(self.principals)
+
+
+def check(tree: Tree, modules: Mapping[Path, Module]) -> Iterator[Problem]:
+    """What OpenTofu's files allow beyond need."""
+    del tree
+    for module in modules.values():
+        for block in module.data.values():
+            if block.type == _DOCUMENT:
+                for statement in _statements(module, block):
+                    yield from _judge(statement)
+        for block in module.resources.values():
+            yield from _attached(block)
+        yield from _buckets(module)
+
+
+def check_kops(place: Place, cluster: Mapping[str, Any]) -> Iterator[Problem]:
+    """What a kOps cluster allows beyond what kOps itself does."""
+    spec = cluster["spec"]
+    for role, text in (spec.get("additionalPolicies") or {}).items():
+        yield from _json(place, f"spec.additionalPolicies.{role}", text)
+    for index, given in enumerate(spec.get("iam", {}).get("serviceAccountExternalPermissions") or []):
+        key = f"spec.iam.serviceAccountExternalPermissions[{index}].aws"
+        for arn in given["aws"].get("policyARNs") or []:
+            words = "the ARN of a policy that allows less"
+            holds = bool(re.fullmatch(r"arn:[a-z-]+:iam::.+", arn)) and not _SWEEPING.search(arn)
+            yield from place.expect(holds, f"{key}.policyARNs", arn, words)
+        if "inlinePolicy" in given["aws"]:
+            yield from _json(place, f"{key}.inlinePolicy", given["aws"]["inlinePolicy"])
+
+
+def _json(place: Place, key: str, text: str) -> Iterator[Problem]:
+    try:
+        said = json.loads(text)
+    except ValueError as error:
+        yield place.problem(key, text, f"JSON: {error}")
+        return
+    known = {"Sid", "Effect", "Action", "Resource", "Condition"}
+    for index, each in enumerate(said):
+        for name in each:
+            yield from place.expect_one_of(f"{key}[{index}]", name, sorted(known))
+        conditions = {
+            variable: test for test, tested in each.get("Condition", {}).items() for variable in tested
+        }
+        yield from _judge(
+            Statement(
+                place,
+                f"{key}[{index}]",
+                str(each.get("Effect")),
+                _tuple(each.get("Action")),
+                _tuple(each.get("Resource")),
+                (),
+                conditions,
+                tuple(name for name in each if name.startswith("Not")),
+            )
+        )
+
+
+def _tuple(value: Any) -> tuple[str, ...]:
+    return (value,) if isinstance(value, str) else tuple(str(item) for item in value or ())
+
+
+def _statements(module: Module, block: Block) -> Iterator[Statement]:
+    for index, said in enumerate(block.body.get("statement", [])):
+        body = plain(said)
+        yield Statement(
+            block.place,
+            f"statement {body.get('sid', index)}",
+            str(body.get("effect", "Allow")),
+            _tuple(body.get("actions")),
+            tuple(text for each in _tuple(body.get("resources")) for text in _resolved(module, each)),
+            tuple(
+                (str(principal["type"]), name)
+                for principal in body.get("principals", [])
+                for name in _tuple(principal["identifiers"])
+            ),
+            {str(tested["variable"]): str(tested["test"]) for tested in body.get("condition", [])},
+            tuple(name for name in body if name.startswith("not_")),
+        )
+
+
+def _resolved(module: Module, expression: str) -> list[str]:
+    """What a local stands for; anything else is returned as it is."""
+    found = re.fullmatch(r"\$\{local\.(\w+)\}", expression)
+    if not found:
+        return [expression]
+    return list(texts(module.values.get(found[1], [])))
+
+
+def _judge(statement: Statement) -> Iterator[Problem]:
+    place, key = statement.place, statement.key
+    yield from place.expect_one_of(f"{key}: effect", statement.effect, ["Allow", "Deny"])
+    for variable, test in statement.conditions.items():
+        words = "an operator of IAM's conditions, such as StringEquals"
+        yield from place.expect(bool(_TEST.fullmatch(test)), f"{key}: condition {variable}", test, words)
+    if statement.effect == "Deny":
+        return
+    for name in statement.excludes:
+        yield place.problem(f"{key}: {name}", name, "what is allowed, not what is not")
+    if statement.administers_key:
+        return
+    for action in statement.actions:
+        words = "one action of a service, such as ec2:RunInstances; no `*`"
+        yield from place.expect(bool(_ACTION.fullmatch(action)), f"{key}: actions", action, words)
+    yield from _principals(statement)
+    yield from _resources(statement)
+    if "iam:PassRole" in statement.actions:
+        yield from _passes(statement)
+
+
+def _principals(statement: Statement) -> Iterator[Problem]:
+    place, key = statement.place, statement.key
+    for kind, name in statement.principals:
+        if "*" in (kind, name):
+            words = "s3:GetObject: what everybody may"
+            yield from place.expect(
+                statement.actions == ("s3:GetObject",), f"{key}: actions", list(statement.actions), words
+            )
+            for resource in statement.resources:
+                words = "IRSA's /.well-known/openid-configuration or /openid/v1/jwks: everybody may read it"
+                holds = "*" not in resource and bool(_PUBLIC.fullmatch(resource))
+                yield from place.expect(holds, f"{key}: resources", resource, words)
+        elif kind == "Service":
+            words = "a service, such as ec2.amazonaws.com"
+            holds = bool(re.fullmatch(r"[a-z0-9.-]+\.amazonaws\.com", name))
+            yield from place.expect(holds, f"{key}: principals", name, words)
+        for variable in _CONFINED.get(name, ()):
+            words = f"{variable} among them: {name} acts for others, too"
+            yield from place.expect(
+                variable in statement.conditions, f"{key}: condition", sorted(statement.conditions), words
+            )
+
+
+def _resources(statement: Statement) -> Iterator[Problem]:
+    place, key = statement.place, f"{statement.key}: resources"
+    assumes = bool(statement.principals) and all(each.startswith("sts:") for each in statement.actions)
+    words = "at least one; none is whatever the policy is attached to"
+    yield from place.expect(bool(statement.resources) or assumes, key, list(statement.resources), words)
+    tagged = any(re.match(r"aws:(Resource|Request)Tag/", variable) for variable in statement.conditions)
+    for resource in statement.resources:
+        for action in statement.actions:
+            if resource == "*":
+                words = f"what {action} is for; `*` is for Describe and List, which know no resources"
+                yield from place.expect(bool(_NARROWEST.fullmatch(action)), key, resource, words)
+            elif "/*" in resource and not _READS.fullmatch(action):
+                launches = action in _LAUNCHES and bool(_INGREDIENTS.search(resource))
+                words = f"a condition on aws:ResourceTag or aws:RequestTag: {action} on all of them"
+                yield from place.expect(
+                    tagged or launches or bool(statement.principals), key, resource, words
+                )
+
+
+def _passes(statement: Statement) -> Iterator[Problem]:
+    place, key = statement.place, statement.key
+    for resource in statement.resources:
+        words = "one role's ARN: who may pass any role is as mighty as the mightiest"
+        named = re.fullmatch(r"\$\{aws_iam_role\.\w+\.arn\}|arn:.+:role/[^*]+", resource)
+        yield from place.expect(named is not None, f"{key}: resources", resource, words)
+    words = "iam:PassedToService among them, for iam:PassRole"
+    holds = "iam:PassedToService" in statement.conditions
+    yield from place.expect(holds, f"{key}: condition", sorted(statement.conditions), words)
+
+
+def _attached(block: Block) -> Iterator[Problem]:
+    """Policies that are no documents of ours."""
+    for name, value in block.body.items():
+        if name in ("policy", "assume_role_policy", "inline_policy") and _POLICIES.fullmatch(block.type):
+            words = f"a data.{_DOCUMENT}, which is checked, or a variable"
+            holds = bool(re.search(rf"\bdata\.{_DOCUMENT}\.|^\$\{{var\.\w+\}}$", str(value)))
+            yield from block.place.expect(holds, name, plain(value), words)
+        found = _SWEEPING.search(str(value)) if block.type.startswith("aws_iam_") else None
+        words = "a policy of AWS's that allows less"
+        yield from block.place.expect(found is None, name, found and found[0], words)
+
+
+def _buckets(module: Module) -> Iterator[Problem]:
+    closed = set()
+    for block in module.resources.values():
+        if block.type != "aws_s3_bucket_public_access_block":
+            continue
+        bucket = str(block.body.get("bucket"))
+        found = re.search(r"aws_s3_bucket\.(\w+)", bucket)
+        closed.add(found[1] if found else bucket)
+        for name in _BLOCKS:
+            if found and found[1] == "discovery" and not name.endswith("_acls"):
+                continue  # its policy, which is checked above, is public on purpose
+            value = block.body.get(name)
+            yield from block.place.expect(value is True, name, value, "true: no bucket is public")
+    for block in module.resources.values():
+        if block.type == "aws_s3_bucket":
+            words = "an aws_s3_bucket_public_access_block for it"
+            yield from block.place.expect(block.name.split(".")[1] in closed, "bucket", block.name, words)
