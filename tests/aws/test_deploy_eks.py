@@ -56,6 +56,7 @@ def test_what_we_ship_has_no_problem(tmp_path: Path, part: str) -> None:
         (CLASSES, "securityGroupSelectorTerms: [{tags: {karpenter.sh/discovery: {{ $.Values.clusterName | quote }}", 'securityGroupSelectorTerms: [{tags: {karpenter.sh/discovery: "other"', CLASSES, "spec.securityGroupSelectorTerms", "other", "karpenter.sh/discovery: example"),
         ("opentofu/eks-karpenter/main.tf", '"karpenter.sh/discovery"', '"karpenter.sh/discoverry"', "opentofu/eks-karpenter/main.tf", "aws_ec2_tag.subnet: key", "discoverry", "karpenter.sh/discovery"),
         ("opentofu/eks-karpenter/main.tf", "value       = var.cluster_name\n}", 'value       = "lab"\n}', "opentofu/eks-karpenter/main.tf", "aws_ec2_tag.subnet: value", "lab", "var.cluster_name"),
+        (CLASSES, "    dask-tide/cluster: {{", "    dask-tide/cluste: {{", CLASSES, "spec.tags.dask-tide/cluster", "None", "the budget sums it up"),
         (CLASSES, "associatePublicIPAddress: false", "associatePublicIPAddress: true", CLASSES, "spec.associatePublicIPAddress", "True", "false"),
         (CLASSES, "spec:\n", "specs:\n", CLASSES, "EC2NodeClass dask-scheduler: .", "specs", "no key specs"),
         (KARPENTER, "    # Either kind, as it comes: Karpenter takes spot first, and on demand when there is none.\n    spot: true\n", "", KARPENTER, "pools.cpu.spot", "False", "dask-workers has spot machines"),

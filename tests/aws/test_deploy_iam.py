@@ -1,4 +1,4 @@
-"""Each right that is more than needed is told, with file, key, value and what was expected."""
+"""Each right that is more than needed, or too little, is told, with file, key, value and what was expected."""
 
 from __future__ import annotations
 
@@ -58,6 +58,19 @@ OWN_INSTANCES = """    resources = ["${local.ec2}:*:instance/*", "${local.ec2}:*
         (ROLE, '"aws:RequestTag/kubernetes-service-account"', '"aws:RequestTag/kubernetes-pod-name"', "statement 0: condition", "kubernetes-pod-name", "aws:RequestTag/kubernetes-service-account"),
         (REGISTRY, ":root", ":user/me", "statement AccountAdministers: actions", "kms:*", "no `*`"),
         (REGISTRY, '["kms:*"]', '["*"]', "statement AccountAdministers: actions", "*", "no `*`"),
+        (RIGHTS, '"ec2:TerminateInstances", ', '"ec2:TerminateInstance", ', "statement EndOwnMachines: actions", "ec2:TerminateInstance", "if it is none of a misspelling"),
+        (RIGHTS, '    actions   = ["iam:PassRole"]\n', "", "statement PassMachinesRole: actions", "[]", "at least one"),
+        (RIGHTS, '"ec2:DescribeSpotPriceHistory",\n', "", "aws_iam_policy_document.karpenter: actions", "ec2:DescribeSubnets", "ec2:DescribeSpotPriceHistory: https://karpenter.sh"),
+        (RIGHTS, '      "${local.ec2}:*:subnet/*",\n', "", "aws_iam_policy_document.karpenter: resources", "security-group", "subnet/…, too, for ec2:CreateFleet"),
+        (RIGHTS, '"network-interface", ', '"network-interfac", ', "statement StartTagged: resources", "network-interfac/*", "an ARN of a kind"),
+        (RIGHTS, "partition}:ec2:", "partition}:ec:", "statement StartWith: resources", ":ec:", "an ARN of a kind"),
+        (RIGHTS, "ResourceTag/karpenter.sh/nodepool", "ResourceTag/karpenter.sh/nodepoo", "condition aws:ResourceTag/karpenter.sh/nodepoo", "nodepoo", "if it is none of a misspelling"),
+        (RIGHTS, 'values   = ["owned"]', 'values   = ["owne"]', "condition aws:ResourceTag/kubernetes.io/cluster", "owne", "owned"),
+        (RIGHTS, '"ec2:CreateAction"', '"ec2:CreateActio"', "condition ec2:CreateActio", "ec2:CreateActio", "if it is none of a misspelling"),
+        (RIGHTS, '["RunInstances", "CreateFleet", "Cr', '["RunInstance", "CreateFleet", "Cr', "condition ec2:CreateAction", "RunInstance", "an action of"),
+        (RIGHTS, '"karpenter.sh/nodeclaim", "Name"', '"karpenter.sh/nodeclam", "Name"', "condition aws:TagKeys", "karpenter.sh/nodeclam", "a tag of"),
+        (AUTOSCALER, '"autoscaling:SetDesiredCapacity", ', "", "aws_iam_policy_document.autoscaler: actions", "autoscaling:TerminateInstanceInAutoScalingGroup", "autoscaling:SetDesiredCapacity: https://github.com/kubernetes/autoscaler"),
+        (STATE, 'values   = ["false"]', 'values   = ["true"]', "statement OnlyTLS: condition aws:SecureTransport", "true", "false"),
         (MACHINES, '"AmazonEKSWorkerNodePolicy"', '"AdministratorAccess"', "aws_iam_role_policy_attachment.machine: for_each", "AdministratorAccess", "allows less"),
         (DISCOVERY, "/${var.cluster_name}/openid/v1/jwks", "/*", "statement IdentityProvidersRead: resources", "/*", "everybody may read it"),
         (DISCOVERY, '["s3:GetObject"]', '["s3:GetObject", "s3:PutObject"]', "statement IdentityProvidersRead: actions", "s3:PutObject", "s3:GetObject"),
@@ -68,7 +81,7 @@ OWN_INSTANCES = """    resources = ["${local.ec2}:*:instance/*", "${local.ec2}:*
         (STATE, '"aws_s3_bucket_public_access_block" "state" {\n  bucket                  = aws_s3_bucket.state.id', '"aws_s3_bucket_public_access_block" "state" {\n  bucket                  = "another"', "aws_s3_bucket.state: bucket", "aws_s3_bucket.state", "an aws_s3_bucket_public_access_block"),
     ],
 )  # fmt: skip
-def test_more_than_needed(
+def test_more_than_needed_or_less(
     tmp_path: Path, file: str, old: str, new: str, key: str, value: str, expected: str
 ) -> None:
     copy = Copy.make(tmp_path)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
+from deploy.aws.check.durations import seconds
 from deploy.aws.check.machines import SPOT, Group
-from deploy.aws.check.problems import Place, Problem
+from deploy.aws.check.pods import OPERATORS, Pods
+from deploy.aws.check.problems import Problem
 from deploy.aws.check.sizes import mebibytes
 
 #: Of the two minutes from a spot machine's notice to its end, what the notice itself may need to arrive.
@@ -17,123 +17,13 @@ NOTICE_S = 120
 NOTICE_DELAY_S = 15
 _HARD = ("NoSchedule", "NoExecute")
 _PROTECTION = "karpenter.sh/do-not-disrupt"
-_OPERATORS = ("In", "NotIn", "Exists", "DoesNotExist")
-
-
-@dataclass(frozen=True)
-class Pool:
-    """What the scheduler is told of a pool."""
-
-    spot: bool
-    maximum: int
-    price: float
-
-
-@dataclass(frozen=True)
-class Pods:
-    """Pods that are alike, of one release.
-
-    Attributes
-    ----------
-    key
-        Where the values file says what they are.
-    pool
-        Whose workers they are; None: nobody's.
-    """
-
-    place: Place
-    key: str
-    spec: Mapping[str, Any]
-    annotations: Mapping[str, str]
-    pool: Pool | None = None
-
-    @property
-    def count(self) -> int:
-        """How many there are at the most."""
-        return 1 if self.pool is None else self.pool.maximum
-
-    @property
-    def selector(self) -> dict[str, str]:
-        return dict(self.spec.get("nodeSelector") or {})
-
-    @property
-    def tolerations(self) -> list[dict[str, Any]]:
-        return list(self.spec.get("tolerations") or [])
-
-    @property
-    def terms(self) -> list[list[dict[str, Any]]]:
-        """What nodes must have: all of one of these."""
-        affinity = (self.spec.get("affinity") or {}).get("nodeAffinity") or {}
-        required = affinity.get("requiredDuringSchedulingIgnoredDuringExecution") or {}
-        terms = required.get("nodeSelectorTerms") or [{}]
-        return [list(term.get("matchExpressions") or []) for term in terms]
-
-    @property
-    def millicpu(self) -> int:
-        total = 0.0
-        for container in self.spec["containers"]:
-            text = str(container["resources"]["requests"]["cpu"])
-            total += float(text[:-1]) if text.endswith("m") else float(text) * 1000
-        return int(total)
-
-    @property
-    def memory_mib(self) -> int:
-        return sum(
-            mebibytes(str(container["resources"]["requests"]["memory"]))
-            for container in self.spec["containers"]
-        )
-
-    def selects(self, group: Group, market: str) -> bool:
-        """Whether a group's machines in a market have the labels of `nodeSelector`."""
-        return all(
-            _holds({"operator": "In", "values": [value]}, group.values(key, market))
-            for key, value in self.selector.items()
-        )
-
-    def markets(self, group: Group) -> tuple[str, ...]:
-        """Those of a group's markets in which they may be; none: they never come."""
-        return tuple(
-            market
-            for market in group.markets
-            if self.selects(group, market)
-            and any(
-                all(_holds(expression, group.values(expression["key"], market)) for expression in term)
-                for term in self.terms
-            )
-        )
-
-
-def _holds(expression: Mapping[str, Any], values: tuple[str, ...] | None) -> bool:
-    """Kubernetes' rule for a label that may have these values, for at least one of them."""
-    operator, wanted = str(expression["operator"]), list(expression.get("values") or [])
-    if values is None:
-        return operator != "DoesNotExist"
-    if operator == "In":
-        return any(value in wanted for value in values)
-    if operator == "NotIn":
-        return not values or any(value not in wanted for value in values)
-    return bool(values) == (operator != "DoesNotExist")
-
-
-def pods_of(file: str, documents: Sequence[Mapping[str, Any]]) -> list[Pods]:
-    """The pods that a release makes, but for placeholders."""
-    [config] = [document for document in documents if "tide.json" in (document.get("data") or {})]
-    pools = {
-        name: Pool(bool(told.get("spot")), int(told["maximum"]), float(told["price"]))
-        for name, told in json.loads(config["data"]["tide.json"])["tide"]["pools"].items()
-    }
-    made = []
-    for document in documents:
-        labels = document["metadata"].get("labels", {})
-        component = str(labels.get("app.kubernetes.io/component"))
-        if document["kind"] not in ("ReplicaSet", "Deployment") or component == "buffer":
-            continue
-        template = document["spec"]["template"]
-        name = labels.get("dask-tide/pool")
-        annotations = template["metadata"].get("annotations", {})
-        key = f"pools.{name}" if name else component
-        made.append(Pods(Place(file), key, template["spec"], annotations, pools.get(name)))
-    return made
+_RESOURCES = ("cpu", "memory", "ephemeral-storage")
+#: The part of a CPU that a thread has at the least; with more threads they wait for each other.
+_CPU_PER_THREAD = 0.75
+#: How many times as much as on spot a worker on demand may be said to cost.
+_DEAREST_RATIO = 10.0
+#: How long a machine may be said to boot.
+_LONGEST_BOOT_S = 1800.0
 
 
 def check(pods: Sequence[Pods], groups: Sequence[Group], values: Mapping[str, Any]) -> Iterator[Problem]:
@@ -148,8 +38,10 @@ def check(pods: Sequence[Pods], groups: Sequence[Group], values: Mapping[str, An
         for group in found:
             yield from _tolerates(some, group)
             yield from _fits(some, group)
+            yield from _limits(some, group)
             yield from _survives(some, group, values)
         yield from _needs(some, found)
+        yield from _amounts(some)
     selected = {group.name for found in where.values() for group in found}
     for group in groups:
         if group.taints:
@@ -171,9 +63,7 @@ def _finds(pods: Pods, groups: Sequence[Group]) -> Iterator[Problem]:
     """Whether there is a group for them at all."""
     for term in pods.terms:
         for expression in term:
-            yield from pods.place.expect_one_of(
-                f"{pods.key}.affinity", expression.get("operator"), _OPERATORS
-            )
+            yield from pods.place.expect_one_of(f"{pods.key}.affinity", expression.get("operator"), OPERATORS)
     found = [group for group in groups if any(pods.selects(group, market) for market in group.markets)]
     own = {key for group in groups for key in group.labels}
     known = "; ".join(f"{group.name} has {_words(group.labels)}" for group in groups)
@@ -216,6 +106,37 @@ def _fits(pods: Pods, group: Group) -> Iterator[Problem]:
             words = f"at most {free}: what a machine of {group.name} has left"
             yield Problem(pods.place.file, f"{pods.key}.resources", asked, words)
             return
+
+
+def _limits(pods: Pods, group: Group) -> Iterator[Problem]:
+    """Whether a pod may take more than its machine has."""
+    for container in pods.spec["containers"]:
+        limit = container["resources"].get("limits", {}).get("memory")
+        most = min((size.memory_mib for size in group.sizes), default=0)
+        holds = limit is None or mebibytes(str(limit)) <= most
+        words = f"at most {most}Mi, the memory of a machine of {group.name}"
+        yield from pods.place.expect(holds, f"{pods.key}.resources.limits.memory", limit, words)
+
+
+def _amounts(pods: Pods) -> Iterator[Problem]:
+    """What they ask for, by names that Kubernetes knows, and for each thread enough."""
+    for container in pods.spec["containers"]:
+        for kind, amounts in container["resources"].items():
+            for name in amounts:
+                holds = name in _RESOURCES or "/" in name
+                words = f"one of {', '.join(_RESOURCES)}, or a device's name"
+                yield from pods.place.expect(holds, f"{pods.key}.resources.{kind}", name, words)
+    if pods.pool is None:
+        return
+    threads = pods.pool.threads
+    most = int(pods.millicpu / 1000 / _CPU_PER_THREAD)
+    words = f"at most {most}, for the {pods.millicpu}m CPU that a worker asks for"
+    yield from pods.place.expect(threads <= most, f"{pods.key}.threads", threads, words)
+    boot = pods.pool.boot_time
+    boot_s = None if boot is None else seconds(boot)
+    words = f"a duration of at most {_LONGEST_BOOT_S / 60:g}m"
+    holds = boot is None or (boot_s is not None and boot_s <= _LONGEST_BOOT_S)
+    yield from pods.place.expect(holds, f"{pods.key}.bootTime", boot, words)
 
 
 def _survives(pods: Pods, group: Group, values: Mapping[str, Any]) -> Iterator[Problem]:
@@ -275,8 +196,10 @@ def _haven(pools: Sequence[Pods]) -> Iterator[Problem]:
     )
     dearest = max(pool.price for pool in spot.values())
     for key, pool in safe.items():
-        words = f"more than {dearest:g}, the price of workers on spot: the cheapest pool is used first"
-        yield from pools[0].place.expect(pool.price > dearest, f"{key}.price", pool.price, words)
+        words = f"more than {dearest:g}, the price of workers on spot, as the cheapest pool is used first, "
+        words += f"and at most {_DEAREST_RATIO:g} times that"
+        holds = dearest < pool.price <= dearest * _DEAREST_RATIO
+        yield from pools[0].place.expect(holds, f"{key}.price", pool.price, words)
 
 
 def _settings(pods: Sequence[Pods], values: Mapping[str, Any]) -> Iterator[Problem]:

@@ -28,6 +28,7 @@ from deploy.aws.check import (
 )
 from deploy.aws.check.hcl import Module, read
 from deploy.aws.check.machines import Group
+from deploy.aws.check.pods import pods_of
 from deploy.aws.check.problems import Place, Problem, Report
 from deploy.aws.check.rendering import RenderError
 from deploy.aws.check.sizes import Sizes
@@ -116,7 +117,7 @@ class Check:
         [cluster] = clusters
         place = Place(file, f"Cluster {(cluster.get('metadata') or {}).get('name')}")
         self._add(place, told, lambda: kops_cluster.check(place, cluster))
-        self._add(place, told, lambda: iam.check_kops(place, cluster))
+        self._add(place, told, lambda: iam.check_kops(self.tree, place, cluster))
         self._add(Place(file), told, lambda: kops_groups.check(file, cluster, groups, self.sizes))
         self._agree(
             "values-aws-kops.yaml", file, told, lambda: kops_groups.groups_of(file, groups, self.sizes)
@@ -194,7 +195,7 @@ class Check:
             return
 
         def check() -> Iterable[Problem]:
-            pods = agreement.pods_of(file, documents)
+            pods = pods_of(file, documents)
             note = agreement.first_machines(file, pods)
             if note not in self.report.notes:
                 self.report.notes.append(note)

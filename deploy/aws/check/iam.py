@@ -18,7 +18,7 @@ from deploy.aws.check.problems import Place, Problem
 from deploy.aws.check.tree import Tree
 
 _DOCUMENT = "aws_iam_policy_document"
-_ACTION = re.compile(r"[a-z0-9-]+:[A-Z][A-Za-z0-9]*")
+FILE = "schema/iam.json"
 _READS = re.compile(r"[a-z0-9-]+:(Describe|List|Get)\w*")
 #: Reads that tell of no secret, and that know no resources: `*` is all that one can say.
 _NARROWEST = re.compile(
@@ -50,6 +50,8 @@ _TEST = re.compile(
 _SWEEPING = re.compile(r"\w*(AdministratorAccess|PowerUserAccess|FullAccess)\w*")
 #: Resources whose argument `policy` is IAM's; others have policies of other kinds.
 _POLICIES = re.compile(r"aws_(iam_\w+|s3_bucket_policy|sqs_queue_policy|kms_key|ecr_repository_policy)")
+#: kOps's names of roles for policies of their own.
+_ROLES = ("master", "node", "bastion", "apiserver")
 _BLOCKS = ("block_public_acls", "block_public_policy", "ignore_public_acls", "restrict_public_buckets")
 
 
@@ -64,7 +66,7 @@ class Statement:
     principals
         Pairs of a kind and a name; none in the policy of a role.
     conditions
-        Their tests by what they test.
+        Their tests and values by what they test.
     excludes
         The keys that say what it is *not* about.
     """
@@ -75,7 +77,7 @@ class Statement:
     actions: tuple[str, ...]
     resources: tuple[str, ...]
     principals: tuple[tuple[str, str], ...]
-    conditions: Mapping[str, str]
+    conditions: Mapping[str, tuple[str, tuple[str, ...]]]
     excludes: tuple[str, ...]
 
     @property
@@ -88,22 +90,26 @@ class Statement:
 
 def check(tree: Tree, modules: Mapping[Path, Module]) -> Iterator[Problem]:
     """What OpenTofu's files allow beyond need."""
-    del tree
+    facts = Facts.read(tree)
     for module in modules.values():
         for block in module.data.values():
             if block.type == _DOCUMENT:
-                for statement in _statements(module, block):
-                    yield from _judge(statement)
+                statements = list(_statements(module, block))
+                for statement in statements:
+                    yield from _judge(statement, facts)
+                needed = facts.needed.get(f"{module.name}: {block.name.split('.')[1]}")
+                yield from _enough(block.place, statements, needed)
         for block in module.resources.values():
             yield from _attached(block)
         yield from _buckets(module)
 
 
-def check_kops(place: Place, cluster: Mapping[str, Any]) -> Iterator[Problem]:
+def check_kops(tree: Tree, place: Place, cluster: Mapping[str, Any]) -> Iterator[Problem]:
     """What a kOps cluster allows beyond what kOps itself does."""
-    spec = cluster["spec"]
+    spec, facts = cluster["spec"], Facts.read(tree)
     for role, text in (spec.get("additionalPolicies") or {}).items():
-        yield from _json(place, f"spec.additionalPolicies.{role}", text)
+        yield from place.expect_one_of("spec.additionalPolicies", role, _ROLES)
+        yield from _json(place, f"spec.additionalPolicies.{role}", text, facts)
     for index, given in enumerate(spec.get("iam", {}).get("serviceAccountExternalPermissions") or []):
         key = f"spec.iam.serviceAccountExternalPermissions[{index}].aws"
         for arn in given["aws"].get("policyARNs") or []:
@@ -111,10 +117,10 @@ def check_kops(place: Place, cluster: Mapping[str, Any]) -> Iterator[Problem]:
             holds = bool(re.fullmatch(r"arn:[a-z-]+:iam::.+", arn)) and not _SWEEPING.search(arn)
             yield from place.expect(holds, f"{key}.policyARNs", arn, words)
         if "inlinePolicy" in given["aws"]:
-            yield from _json(place, f"{key}.inlinePolicy", given["aws"]["inlinePolicy"])
+            yield from _json(place, f"{key}.inlinePolicy", given["aws"]["inlinePolicy"], facts)
 
 
-def _json(place: Place, key: str, text: str) -> Iterator[Problem]:
+def _json(place: Place, key: str, text: str, facts: Facts) -> Iterator[Problem]:
     try:
         said = json.loads(text)
     except ValueError as error:
@@ -125,20 +131,21 @@ def _json(place: Place, key: str, text: str) -> Iterator[Problem]:
         for name in each:
             yield from place.expect_one_of(f"{key}[{index}]", name, sorted(known))
         conditions = {
-            variable: test for test, tested in each.get("Condition", {}).items() for variable in tested
+            variable: (test, _tuple(values))
+            for test, tested in each.get("Condition", {}).items()
+            for variable, values in tested.items()
         }
-        yield from _judge(
-            Statement(
-                place,
-                f"{key}[{index}]",
-                str(each.get("Effect")),
-                _tuple(each.get("Action")),
-                _tuple(each.get("Resource")),
-                (),
-                conditions,
-                tuple(name for name in each if name.startswith("Not")),
-            )
+        statement = Statement(
+            place=place,
+            key=f"{key}[{index}]",
+            effect=str(each.get("Effect")),
+            actions=_tuple(each.get("Action")),
+            resources=_tuple(each.get("Resource")),
+            principals=(),
+            conditions=conditions,
+            excludes=tuple(name for name in each if name.startswith("Not")),
         )
+        yield from _judge(statement, facts)
 
 
 def _tuple(value: Any) -> tuple[str, ...]:
@@ -159,38 +166,131 @@ def _statements(module: Module, block: Block) -> Iterator[Statement]:
                 for principal in body.get("principals", [])
                 for name in _tuple(principal["identifiers"])
             ),
-            {str(tested["variable"]): str(tested["test"]) for tested in body.get("condition", [])},
+            {
+                _expanded(module, str(tested["variable"])): (str(tested["test"]), _tuple(tested["values"]))
+                for tested in body.get("condition", [])
+            },
             tuple(name for name in body if name.startswith("not_")),
         )
 
 
 def _resolved(module: Module, expression: str) -> list[str]:
-    """What a local stands for; anything else is returned as it is."""
+    """What an expression for resources stands for, with locals in their places; `for` over a list, too."""
     found = re.fullmatch(r"\$\{local\.(\w+)\}", expression)
+    if found and found[1] in module.values:
+        return [each for text in texts(module.values[found[1]]) for each in _resolved(module, plain(text))]
+    found = re.fullmatch(r'\$\{\[for (\w+) in \[(.*)\] : "(.*)"\]\}', expression)
     if not found:
-        return [expression]
-    return list(texts(module.values.get(found[1], [])))
+        return [_expanded(module, expression)]
+    kinds = re.findall(r'"([^"]*)"', found[2])
+    return [_expanded(module, found[3].replace(f"${{{found[1]}}}", kind)) for kind in kinds]
 
 
-def _judge(statement: Statement) -> Iterator[Problem]:
+def _expanded(module: Module, text: str) -> str:
+    """A text with what its locals say."""
+
+    def said(found: re.Match[str]) -> str:
+        value = plain(module.values.get(found[1]))
+        return value if isinstance(value, str) and not value.startswith("${") else found[0]
+
+    return re.sub(r"\$\{local\.(\w+)\}", said, text)
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What there is in IAM, as far as it is used, and what some policies cannot do without."""
+
+    actions: frozenset[str]
+    kinds: Mapping[str, list[str]]
+    conditions: frozenset[str]
+    tags: Mapping[str, str | None]
+    needed: Mapping[str, Mapping[str, Any]]
+
+    @classmethod
+    def read(cls, tree: Tree) -> Facts:
+        facts = json.loads(tree.text(FILE))
+        actions = frozenset(
+            f"{service}:{name}" for service, names in facts["actions"].items() for name in names
+        )
+        conditions = frozenset(facts["conditions"])
+        return cls(actions, facts["resources"], conditions, facts["tags"], facts["needed"])
+
+    def tag(self, name: str) -> str | None:
+        """A tag as the table has it: its last part may be the cluster's name."""
+        general = re.sub(r"/\$\{[^}]*\}$", "/…", name)
+        return general if general in self.tags else None
+
+
+def _kind(resource: str) -> tuple[str, str] | None:
+    """The service and the kind of a resource whose ARN is written out."""
+    parts = re.sub(r"\$\{[^}]*\}", "x", resource).split(":", 5)
+    if parts[0] != "arn":
+        return None
+    return (parts[2], re.split("[/:]", parts[5])[0]) if len(parts) == 6 else ("", "")  # noqa: PLR2004
+
+
+def _enough(place: Place, statements: list[Statement], needed: Mapping[str, Any] | None) -> Iterator[Problem]:
+    """Whether a policy allows what its owner cannot do without."""
+    if needed is None:
+        return
+    allowed: dict[str, set[str]] = {}
+    for statement in statements:
+        if statement.effect == "Allow":
+            kinds = {kind[1] for resource in statement.resources if (kind := _kind(resource))}
+            for action in statement.actions:
+                allowed.setdefault(action, set()).update(kinds)
+    for action in needed["actions"]:
+        words = f"{action}: {needed['source']}"
+        yield from place.expect(action in allowed, "actions", sorted(allowed), words)
+        missing = sorted({*needed["resources"].get(action, ())} - allowed.get(action, set()))
+        words = f"…:{', '.join(missing)}/…, too, for {action}"
+        yield from place.expect(not missing, "resources", sorted(allowed.get(action, ())), words)
+
+
+def _judge(statement: Statement, facts: Facts) -> Iterator[Problem]:
     place, key = statement.place, statement.key
     yield from place.expect_one_of(f"{key}: effect", statement.effect, ["Allow", "Deny"])
-    for variable, test in statement.conditions.items():
-        words = "an operator of IAM's conditions, such as StringEquals"
-        yield from place.expect(bool(_TEST.fullmatch(test)), f"{key}: condition {variable}", test, words)
+    yield from _conditions(statement, facts)
     if statement.effect == "Deny":
         return
     for name in statement.excludes:
         yield place.problem(f"{key}: {name}", name, "what is allowed, not what is not")
     if statement.administers_key:
         return
+    yield from place.expect(bool(statement.actions), f"{key}: actions", [], "at least one")
     for action in statement.actions:
-        words = "one action of a service, such as ec2:RunInstances; no `*`"
-        yield from place.expect(bool(_ACTION.fullmatch(action)), f"{key}: actions", action, words)
+        words = f"one action of {FILE}, no `*`; if it is none of a misspelling, add it"
+        yield from place.expect(action in facts.actions, f"{key}: actions", action, words)
+    for resource in statement.resources:
+        kind = _kind(resource)
+        holds = kind is None or kind[1] in facts.kinds.get(kind[0], ())
+        words = f"an ARN of a kind of {FILE}; if it is none of a misspelling, add it"
+        yield from place.expect(holds, f"{key}: resources", resource, words)
     yield from _principals(statement)
     yield from _resources(statement)
     if "iam:PassRole" in statement.actions:
         yield from _passes(statement)
+
+
+def _conditions(statement: Statement, facts: Facts) -> Iterator[Problem]:
+    place = statement.place
+    for variable, (test, values) in statement.conditions.items():
+        key = f"{statement.key}: condition {variable}"
+        words = "an operator of IAM's conditions, such as StringEquals"
+        yield from place.expect(bool(_TEST.fullmatch(test)), key, test, words)
+        tagged = re.fullmatch(r"aws:(?:Resource|Request)Tag/(.+)", variable)
+        tag = facts.tag(tagged[1]) if tagged else None
+        holds = variable in facts.conditions or tag is not None
+        words = f"one of {FILE}; if it is none of a misspelling, add it"
+        yield from place.expect(holds, key, variable, words)
+        value = facts.tags[tag] if tag else {"aws:SecureTransport": "false"}.get(variable)
+        words = f"{value}: that is what is there"
+        yield from place.expect(value is None or values == (value,), key, list(values), words)
+        for each in values:
+            if variable == "aws:TagKeys":
+                yield from place.expect(facts.tag(each) is not None, key, each, f"a tag of {FILE}")
+            elif variable == "ec2:CreateAction":
+                yield from place.expect(f"ec2:{each}" in facts.actions, key, each, f"an action of {FILE}")
 
 
 def _principals(statement: Statement) -> Iterator[Problem]:

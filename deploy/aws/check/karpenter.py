@@ -11,6 +11,7 @@ from typing import Any
 from deploy.aws.check import schemas
 from deploy.aws.check.durations import seconds
 from deploy.aws.check.hcl import Module, plain
+from deploy.aws.check.kops_cluster import TAG
 from deploy.aws.check.machines import CAPACITY, CPU, EFFECTS, FAMILY, ON_DEMAND, SPOT, ZONE, Group, Taint
 from deploy.aws.check.problems import Place, Problem
 from deploy.aws.check.rendering import CLUSTER_NAME
@@ -106,6 +107,9 @@ def _node_class(place: Place, spec: Document) -> Iterator[Problem]:
     options = spec.get("metadataOptions", {})
     key = "spec.metadataOptions"
     yield from place.expect_one_of(f"{key}.httpTokens", options.get("httpTokens"), ["required"])
+    tagged = spec.get("tags", {}).get(TAG)
+    words = f"{CLUSTER_NAME}, the cluster's name: the budget sums it up, and leftovers.sh looks for it"
+    yield from place.expect(tagged == CLUSTER_NAME, f"spec.tags.{TAG}", tagged, words)
     public = spec.get("associatePublicIPAddress")
     words = "false: machines are reached from within only"
     yield from place.expect(public is False, "spec.associatePublicIPAddress", public, words)

@@ -19,6 +19,9 @@ DNS_TYPES = ("None", "Public", "Private")
 ENFORCING = ("calico", "canal", "cilium", "kuberouter")
 #: Target groups of the API's load balancer, whose names kOps makes of these and the cluster's.
 _TARGET_GROUPS = ("tcp", "tls", "kops-controller")
+#: The tag of all that a cluster costs.
+TAG = "dask-tide/cluster"
+_LONGEST_BACKUP_D = 90
 #: How long cluster-autoscaler may wait with anything.
 LONGEST_S = 3600.0
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)+")
@@ -36,6 +39,15 @@ def check(place: Place, cluster: Mapping[str, Any]) -> Iterator[Problem]:
     channel = str(spec.get("channel"))
     holds = channel in CHANNELS or "://" in channel
     yield from place.expect(holds, "spec.channel", channel, f"one of {', '.join(CHANNELS)}, or a URL")
+    tagged = spec.get("cloudLabels", {}).get(TAG)
+    words = f"{cluster['metadata']['name']}: the budget sums it up, and leftovers.sh looks for it"
+    holds = tagged == cluster["metadata"]["name"]
+    yield from place.expect(holds, f"spec.cloudLabels.{TAG}", tagged, words)
+    for index, etcd in enumerate(spec.get("etcdClusters", [])):
+        days = etcd.get("manager", {}).get("backupRetentionDays")
+        words = f"a number from 1 to {_LONGEST_BACKUP_D}"
+        holds = isinstance(days, int) and 1 <= days <= _LONGEST_BACKUP_D
+        yield from place.expect(holds, f"spec.etcdClusters[{index}].manager.backupRetentionDays", days, words)
     kept = [etcd.get("name") for etcd in spec.get("etcdClusters", [])]
     yield from place.expect(sorted(kept) == ["events", "main"], "spec.etcdClusters", kept, "main and events")
     yield from _doors(place, spec)
