@@ -129,6 +129,10 @@ def check(tree: Tree, modules: Mapping[Path, Module]) -> Iterator[Problem]:
             yield from _values(block.place, block.type, "", block.body)
             if block.type == "aws_cloudwatch_event_rule":
                 yield from _pattern(block.place, str(block.body.get("event_pattern")))
+            elif block.type == "aws_eks_access_entry":
+                words = "EC2_LINUX: machines with the default, STANDARD, do not join"
+                kind = plain(block.body.get("type"))
+                yield from block.place.expect(kind == "EC2_LINUX", "type", kind, words)
             elif block.type == "aws_autoscaling_group_tag":
                 yield from _tag(block.place, plain(block.body.get("tag", [{}]))[0])
         for block in module.data.values():

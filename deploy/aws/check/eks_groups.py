@@ -16,6 +16,14 @@ EFFECTS = {"NO_SCHEDULE": "NoSchedule", "NO_EXECUTE": "NoExecute", "PREFER_NO_SC
 #: The label by which EKS itself says it of each node.
 _MARKET = "eks.amazonaws.com/capacityType"
 VALUES = "cluster-autoscaler-values.yaml"
+#: As `kops_cluster.SAID`.
+_SAID = (
+    "ignore-daemonsets-utilization",
+    "max-node-provision-time",
+    "scale-down-delay-after-add",
+    "scale-down-unneeded-time",
+    "scale-down-utilization-threshold",
+)
 #: Flags of cluster-autoscaler that we may set.
 _FLAGS = {
     "expander",
@@ -106,6 +114,9 @@ def check_autoscaler(values: Mapping[str, Any]) -> Iterator[Problem]:
     """The flags that decide whether idle workers' machines go."""
     place = Place(VALUES)
     flags = values.get("extraArgs", {})
+    for name in _SAID:
+        words = "said: its default is not for machines that come and go with the work"
+        yield from place.expect(name in flags, f"extraArgs.{name}", None, words)
     for name in flags:
         yield from place.expect_one_of(f"extraArgs.{name}", name, sorted(_FLAGS))
         if name.endswith(("-time", "-delay", "-after-add")):

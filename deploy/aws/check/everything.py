@@ -14,6 +14,7 @@ import yaml
 from deploy.aws.check import (
     agreement,
     arguments,
+    buckets,
     eks_groups,
     iam,
     inputs,
@@ -37,7 +38,8 @@ from rig.folders import RigError
 
 _KOPS_SCHEMAS = {"Cluster": "kops.k8s.io_clusters.yaml", "InstanceGroup": "kops.k8s.io_instancegroups.yaml"}
 #: What a check raises that meets a number where it expects a mapping, say.
-_SHAPELESS = (AttributeError, IndexError, KeyError, TypeError, ValueError)
+_SHAPELESS = (AttributeError, IndexError, KeyError, TypeError, ValueError, yaml.YAMLError)
+_READABLE = "a shape that the checks can read; is something missing, or of another type?"
 
 
 @dataclass
@@ -127,6 +129,7 @@ class Check:
         """The chart of Karpenter's pools on EKS, and the values of the project's chart for it."""
         try:
             documents = rendering.karpenter_documents(self.tree)
+            zoned = rendering.karpenter_documents(self.tree, ["eu-west-1a"])
         except RenderError as error:
             self.report.problems.append(rendering.failed("karpenter", error))
             return
@@ -138,9 +141,11 @@ class Check:
             self._left_out(f"Karpenter's objects against their schemas: {error}")
         before = len(self.report.problems)
         if definitions is not None:
-            self._add(Place("karpenter"), False, lambda: karpenter.check_schemas(documents, definitions))
+            both = [*documents, *zoned]
+            self._add(Place("karpenter"), False, lambda: karpenter.check_schemas(both, definitions))
         told = len(self.report.problems) > before
-        self._add(Place("karpenter"), told, lambda: karpenter.check(documents, self.sizes))
+        for variant in (documents, zoned):
+            self._add(Place("karpenter"), told, partial(karpenter.check, variant, self.sizes))
         module = self.module("eks-karpenter")
         self._add(Place("karpenter"), told, lambda: karpenter.check_discovery(documents, module))
         groups = lambda: karpenter.groups_of(documents, self.sizes)  # noqa: E731 - called where errors are told
@@ -149,7 +154,7 @@ class Check:
     def opentofu(self) -> None:
         """OpenTofu's files against the provider's schema, what they refer to, and what they allow."""
         checks: tuple[Callable[[Tree, Mapping[Path, Module]], Iterable[Problem]], ...]
-        checks = (provider.check, arguments.check, references.check, iam.check)
+        checks = (provider.check, arguments.check, references.check, iam.check, buckets.check)
         for check in checks:
             self._add(Place("opentofu"), False, partial(check, self.tree, self.modules))
         self._add(Place("opentofu/kops"), False, lambda: inputs.check(self.tree, self.module("kops")))
@@ -214,8 +219,7 @@ class Check:
                 self.report.problems.append(problem)
         except _SHAPELESS as error:
             if not told:
-                words = "a shape that the checks can read; is something missing, or of another type?"
-                self.report.problems.append(place.problem("shape", error, words))
+                self.report.problems.append(place.problem("shape", error, _READABLE))
             return False
         return True
 
@@ -250,5 +254,7 @@ def run(check: Check, parts: Collection[str] = tuple(PARTS)) -> Report:
             PARTS[name](check)
         except RigError as error:  # no Helm, without a network
             check._left_out(f"{name}: {error}")
+        except _SHAPELESS as error:
+            check.report.problems.append(Problem(name, "shape", repr(error), _READABLE))
     check.report.problems = list(dict.fromkeys(check.report.problems))
     return check.report

@@ -1,24 +1,19 @@
-"""Least privilege: what policies allow, to whom and on what, and whether buckets are public.
-
-Policies are said by ``aws_iam_policy_document`` or, for kOps, as JSON; both become one kind of value,
-:class:`Statement`.
-"""
+"""Least privilege: what policies allow, to whom and on what; and whether they allow what is needed."""
 
 from __future__ import annotations
 
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from deploy.aws.check.hcl import Block, Module, plain, texts
+from deploy.aws.check.policies import FILE, Facts, Statement, several, statements
 from deploy.aws.check.problems import Place, Problem
 from deploy.aws.check.tree import Tree
 
 _DOCUMENT = "aws_iam_policy_document"
-FILE = "schema/iam.json"
 _READS = re.compile(r"[a-z0-9-]+:(Describe|List|Get)\w*")
 #: Reads that tell of no secret, and that know no resources: `*` is all that one can say.
 _NARROWEST = re.compile(
@@ -52,40 +47,6 @@ _SWEEPING = re.compile(r"\w*(AdministratorAccess|PowerUserAccess|FullAccess)\w*"
 _POLICIES = re.compile(r"aws_(iam_\w+|s3_bucket_policy|sqs_queue_policy|kms_key|ecr_repository_policy)")
 #: kOps's names of roles for policies of their own.
 _ROLES = ("master", "node", "bastion", "apiserver")
-_BLOCKS = ("block_public_acls", "block_public_policy", "ignore_public_acls", "restrict_public_buckets")
-
-
-@dataclass(frozen=True)
-class Statement:
-    """One statement of a policy.
-
-    Attributes
-    ----------
-    key
-        Where it stands.
-    principals
-        Pairs of a kind and a name; none in the policy of a role.
-    conditions
-        Their tests and values by what they test.
-    excludes
-        The keys that say what it is *not* about.
-    """
-
-    place: Place
-    key: str
-    effect: str
-    actions: tuple[str, ...]
-    resources: tuple[str, ...]
-    principals: tuple[tuple[str, str], ...]
-    conditions: Mapping[str, tuple[str, tuple[str, ...]]]
-    excludes: tuple[str, ...]
-
-    @property
-    def administers_key(self) -> bool:
-        """The account's own administrators, in the policy of a key: there `*` is the key."""
-        names = [name for kind, name in self.principals if kind == "AWS"]
-        own = bool(names) and all(re.fullmatch(r".*account_id\}:root", name) for name in names)
-        return self.actions == ("kms:*",) and own and len(names) == len(self.principals)
 
 
 def check(tree: Tree, modules: Mapping[Path, Module]) -> Iterator[Problem]:
@@ -94,14 +55,13 @@ def check(tree: Tree, modules: Mapping[Path, Module]) -> Iterator[Problem]:
     for module in modules.values():
         for block in module.data.values():
             if block.type == _DOCUMENT:
-                statements = list(_statements(module, block))
-                for statement in statements:
+                said = list(statements(module, block))
+                for statement in said:
                     yield from _judge(statement, facts)
                 needed = facts.needed.get(f"{module.name}: {block.name.split('.')[1]}")
-                yield from _enough(block.place, statements, needed)
+                yield from _enough(block.place, said, needed)
         for block in module.resources.values():
-            yield from _attached(block)
-        yield from _buckets(module)
+            yield from _attached(block, facts)
 
 
 def check_kops(tree: Tree, place: Place, cluster: Mapping[str, Any]) -> Iterator[Problem]:
@@ -131,7 +91,7 @@ def _json(place: Place, key: str, text: str, facts: Facts) -> Iterator[Problem]:
         for name in each:
             yield from place.expect_one_of(f"{key}[{index}]", name, sorted(known))
         conditions = {
-            variable: (test, _tuple(values))
+            variable: (test, several(values))
             for test, tested in each.get("Condition", {}).items()
             for variable, values in tested.items()
         }
@@ -139,86 +99,13 @@ def _json(place: Place, key: str, text: str, facts: Facts) -> Iterator[Problem]:
             place=place,
             key=f"{key}[{index}]",
             effect=str(each.get("Effect")),
-            actions=_tuple(each.get("Action")),
-            resources=_tuple(each.get("Resource")),
+            actions=several(each.get("Action")),
+            resources=several(each.get("Resource")),
             principals=(),
             conditions=conditions,
             excludes=tuple(name for name in each if name.startswith("Not")),
         )
         yield from _judge(statement, facts)
-
-
-def _tuple(value: Any) -> tuple[str, ...]:
-    return (value,) if isinstance(value, str) else tuple(str(item) for item in value or ())
-
-
-def _statements(module: Module, block: Block) -> Iterator[Statement]:
-    for index, said in enumerate(block.body.get("statement", [])):
-        body = plain(said)
-        yield Statement(
-            block.place,
-            f"statement {body.get('sid', index)}",
-            str(body.get("effect", "Allow")),
-            _tuple(body.get("actions")),
-            tuple(text for each in _tuple(body.get("resources")) for text in _resolved(module, each)),
-            tuple(
-                (str(principal["type"]), name)
-                for principal in body.get("principals", [])
-                for name in _tuple(principal["identifiers"])
-            ),
-            {
-                _expanded(module, str(tested["variable"])): (str(tested["test"]), _tuple(tested["values"]))
-                for tested in body.get("condition", [])
-            },
-            tuple(name for name in body if name.startswith("not_")),
-        )
-
-
-def _resolved(module: Module, expression: str) -> list[str]:
-    """What an expression for resources stands for, with locals in their places; `for` over a list, too."""
-    found = re.fullmatch(r"\$\{local\.(\w+)\}", expression)
-    if found and found[1] in module.values:
-        return [each for text in texts(module.values[found[1]]) for each in _resolved(module, plain(text))]
-    found = re.fullmatch(r'\$\{\[for (\w+) in \[(.*)\] : "(.*)"\]\}', expression)
-    if not found:
-        return [_expanded(module, expression)]
-    kinds = re.findall(r'"([^"]*)"', found[2])
-    return [_expanded(module, found[3].replace(f"${{{found[1]}}}", kind)) for kind in kinds]
-
-
-def _expanded(module: Module, text: str) -> str:
-    """A text with what its locals say."""
-
-    def said(found: re.Match[str]) -> str:
-        value = plain(module.values.get(found[1]))
-        return value if isinstance(value, str) and not value.startswith("${") else found[0]
-
-    return re.sub(r"\$\{local\.(\w+)\}", said, text)
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What there is in IAM, as far as it is used, and what some policies cannot do without."""
-
-    actions: frozenset[str]
-    kinds: Mapping[str, list[str]]
-    conditions: frozenset[str]
-    tags: Mapping[str, str | None]
-    needed: Mapping[str, Mapping[str, Any]]
-
-    @classmethod
-    def read(cls, tree: Tree) -> Facts:
-        facts = json.loads(tree.text(FILE))
-        actions = frozenset(
-            f"{service}:{name}" for service, names in facts["actions"].items() for name in names
-        )
-        conditions = frozenset(facts["conditions"])
-        return cls(actions, facts["resources"], conditions, facts["tags"], facts["needed"])
-
-    def tag(self, name: str) -> str | None:
-        """A tag as the table has it: its last part may be the cluster's name."""
-        general = re.sub(r"/\$\{[^}]*\}$", "/…", name)
-        return general if general in self.tags else None
 
 
 def _kind(resource: str) -> tuple[str, str] | None:
@@ -229,12 +116,12 @@ def _kind(resource: str) -> tuple[str, str] | None:
     return (parts[2], re.split("[/:]", parts[5])[0]) if len(parts) == 6 else ("", "")  # noqa: PLR2004
 
 
-def _enough(place: Place, statements: list[Statement], needed: Mapping[str, Any] | None) -> Iterator[Problem]:
+def _enough(place: Place, given: list[Statement], needed: Mapping[str, Any] | None) -> Iterator[Problem]:
     """Whether a policy allows what its owner cannot do without."""
     if needed is None:
         return
     allowed: dict[str, set[str]] = {}
-    for statement in statements:
+    for statement in given:
         if statement.effect == "Allow":
             kinds = {kind[1] for resource in statement.resources if (kind := _kind(resource))}
             for action in statement.actions:
@@ -296,6 +183,7 @@ def _conditions(statement: Statement, facts: Facts) -> Iterator[Problem]:
 def _principals(statement: Statement) -> Iterator[Problem]:
     place, key = statement.place, statement.key
     for kind, name in statement.principals:
+        yield from place.expect_one_of(f"{key}: principals", kind, ("AWS", "Federated", "Service", "*"))
         if "*" in (kind, name):
             words = "s3:GetObject: what everybody may"
             yield from place.expect(
@@ -346,8 +234,21 @@ def _passes(statement: Statement) -> Iterator[Problem]:
     yield from place.expect(holds, f"{key}: condition", sorted(statement.conditions), words)
 
 
-def _attached(block: Block) -> Iterator[Problem]:
+def _attached(block: Block, facts: Facts) -> Iterator[Problem]:
     """Policies that are no documents of ours."""
+    if block.type == "aws_iam_role_policy_attachment":
+        said = {word for text in texts(block.body) for word in re.findall(r"\bAmazon\w+", text)}
+        for name in sorted(said):
+            words = f"one of AWS's policies in {FILE}; if it is none of a misspelling, add it"
+            yield from block.place.expect(name in facts.managed, "for_each", name, words)
+        for name, needed in facts.managed.items():
+            words = f"{name}, too, without which machines do not join or run the image"
+            yield from block.place.expect(
+                not said or name in said or not needed, "for_each", sorted(said), words
+            )
+        arn = str(plain(block.body.get("policy_arn")))
+        holds = bool(re.fullmatch(r"\$\{[^}]+\}|arn:[^:]+(:[^:]+\})?:iam::[^:/]+:policy/.+", arn))
+        yield from block.place.expect(holds, "policy_arn", arn, "a policy's ARN: arn:…:iam::aws:policy/…")
     for name, value in block.body.items():
         if name in ("policy", "assume_role_policy", "inline_policy") and _POLICIES.fullmatch(block.type):
             words = f"a data.{_DOCUMENT}, which is checked, or a variable"
@@ -356,22 +257,3 @@ def _attached(block: Block) -> Iterator[Problem]:
         found = _SWEEPING.search(str(value)) if block.type.startswith("aws_iam_") else None
         words = "a policy of AWS's that allows less"
         yield from block.place.expect(found is None, name, found and found[0], words)
-
-
-def _buckets(module: Module) -> Iterator[Problem]:
-    closed = set()
-    for block in module.resources.values():
-        if block.type != "aws_s3_bucket_public_access_block":
-            continue
-        bucket = str(block.body.get("bucket"))
-        found = re.search(r"aws_s3_bucket\.(\w+)", bucket)
-        closed.add(found[1] if found else bucket)
-        for name in _BLOCKS:
-            if found and found[1] == "discovery" and not name.endswith("_acls"):
-                continue  # its policy, which is checked above, is public on purpose
-            value = block.body.get(name)
-            yield from block.place.expect(value is True, name, value, "true: no bucket is public")
-    for block in module.resources.values():
-        if block.type == "aws_s3_bucket":
-            words = "an aws_s3_bucket_public_access_block for it"
-            yield from block.place.expect(block.name.split(".")[1] in closed, "bucket", block.name, words)

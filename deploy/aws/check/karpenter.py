@@ -9,14 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from deploy.aws.check import schemas
+from deploy.aws.check.arguments import is_amount
 from deploy.aws.check.durations import seconds
 from deploy.aws.check.hcl import Module, plain
 from deploy.aws.check.kops_cluster import TAG
+from deploy.aws.check.kops_groups import VOLUMES
 from deploy.aws.check.machines import CAPACITY, CPU, EFFECTS, FAMILY, ON_DEMAND, SPOT, ZONE, Group, Taint
 from deploy.aws.check.problems import Place, Problem
-from deploy.aws.check.rendering import CLUSTER_NAME
+from deploy.aws.check.rendering import CLUSTER_NAME, MACHINES_ROLE
+from deploy.aws.check.sizes import BIGGEST_GIB, SMALLEST_GIB, Sizes, mebibytes
 from deploy.aws.check.sizes import FILE as SIZES_FILE
-from deploy.aws.check.sizes import Sizes, mebibytes
 from deploy.aws.check.tree import CHECKOUT
 from rig import binaries
 
@@ -107,6 +109,10 @@ def _node_class(place: Place, spec: Document) -> Iterator[Problem]:
     options = spec.get("metadataOptions", {})
     key = "spec.metadataOptions"
     yield from place.expect_one_of(f"{key}.httpTokens", options.get("httpTokens"), ["required"])
+    role = spec.get("role")
+    words = "the machines' role, which opentofu/eks-karpenter makes"
+    yield from place.expect(role == MACHINES_ROLE, "spec.role", role, words)
+    yield from place.expect_one_of(f"{key}.httpEndpoint", options.get("httpEndpoint"), ["enabled"])
     tagged = spec.get("tags", {}).get(TAG)
     words = f"{CLUSTER_NAME}, the cluster's name: the budget sums it up, and leftovers.sh looks for it"
     yield from place.expect(tagged == CLUSTER_NAME, f"spec.tags.{TAG}", tagged, words)
@@ -120,9 +126,17 @@ def _node_class(place: Place, spec: Document) -> Iterator[Problem]:
     yield from place.expect(bool(mappings), "spec.blockDeviceMappings", mappings, "an encrypted volume")
     for index, mapping in enumerate(mappings):
         encrypted = mapping.get("ebs", {}).get("encrypted")
-        yield from place.expect(
-            encrypted is True, f"spec.blockDeviceMappings[{index}].ebs.encrypted", encrypted, "true"
-        )
+        key = f"spec.blockDeviceMappings[{index}].ebs"
+        yield from place.expect(encrypted is True, f"{key}.encrypted", encrypted, "true")
+        volume = mapping.get("ebs", {})
+        kept = volume.get("deleteOnTermination")
+        words = "true: nobody else deletes the volumes of machines that are gone"
+        yield from place.expect(kept is True, f"{key}.deleteOnTermination", kept, words)
+        yield from place.expect_one_of(f"{key}.volumeType", volume.get("volumeType"), VOLUMES)
+        size = volume.get("volumeSize")
+        holds = is_amount(size) and SMALLEST_GIB <= mebibytes(str(size)) / 1024 <= BIGGEST_GIB
+        words = f"an amount from {SMALLEST_GIB}Gi to {BIGGEST_GIB}Gi"
+        yield from place.expect(holds, f"{key}.volumeSize", size, words)
 
 
 def _pool(place: Place, spec: Document, classes: Collection[str], sizes: Sizes) -> Iterator[Problem]:
@@ -136,7 +150,7 @@ def _pool(place: Place, spec: Document, classes: Collection[str], sizes: Sizes) 
     limits = spec.get("limits")
     yield from place.expect(bool(limits), "spec.limits", limits, "limits: no pool without any")
     required = _required(template)
-    for key in (FAMILY, CPU, CAPACITY):
+    for key in (_ARCH, _OS, FAMILY, CPU, CAPACITY):
         yield from place.expect(
             key in required, "spec.template.spec.requirements", sorted(required), f"one of {key}"
         )
@@ -152,6 +166,9 @@ def _pool(place: Place, spec: Document, classes: Collection[str], sizes: Sizes) 
     if SPOT in required.get(CAPACITY, []):
         return
     # Whoever may not be on spot may not be moved, either.
+    packed = spec.get("disruption", {}).get("consolidationPolicy")
+    words = "WhenEmpty: nothing is moved for a better price"
+    yield from place.expect(packed == "WhenEmpty", "spec.disruption.consolidationPolicy", packed, words)
     expires = template.get("expireAfter")
     words = "Never: with a scheduler goes the work in hand"
     yield from place.expect(expires == "Never", "spec.template.spec.expireAfter", expires, words)

@@ -19,9 +19,18 @@ DNS_TYPES = ("None", "Public", "Private")
 ENFORCING = ("calico", "canal", "cilium", "kuberouter")
 #: Target groups of the API's load balancer, whose names kOps makes of these and the cluster's.
 _TARGET_GROUPS = ("tcp", "tls", "kops-controller")
+#: What cluster-autoscaler is told: its defaults keep machines for ten minutes, half full ones for ever.
+SAID = (
+    "ignoreDaemonSetsUtilization",
+    "maxNodeProvisionTime",
+    "scaleDownDelayAfterAdd",
+    "scaleDownUnneededTime",
+    "scaleDownUtilizationThreshold",
+)
 #: The tag of all that a cluster costs.
 TAG = "dask-tide/cluster"
 _LONGEST_BACKUP_D = 90
+LEAST_FULL = 0.8
 #: How long cluster-autoscaler may wait with anything.
 LONGEST_S = 3600.0
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)+")
@@ -153,8 +162,11 @@ def _identities(place: Place, spec: Mapping[str, Any]) -> Iterator[Problem]:
     managed = spec.get("certManager", {}).get("enabled") is True
     metrics = spec.get("metricsServer", {})
     yield from place.expect(metrics.get("enabled") is True, "spec.metricsServer.enabled", metrics, "true")
+    insecure = metrics.get("insecure")
+    words = "false, said: otherwise it believes whoever says that he is a kubelet"
+    yield from place.expect(insecure is False, "spec.metricsServer.insecure", insecure, words)
     words = "spec.certManager.enabled: true, which spec.metricsServer.insecure: false needs"
-    yield from place.expect(metrics.get("insecure") is True or managed, "spec.certManager", managed, words)
+    yield from place.expect(managed, "spec.certManager", managed, words)
     webhook = spec.get("podIdentityWebhook", {}).get("enabled")
     words = "true: without it pods do not get their roles"
     yield from place.expect(webhook is True, "spec.podIdentityWebhook.enabled", webhook, words)
@@ -178,6 +190,14 @@ def _autoscaler(place: Place, spec: Mapping[str, Any]) -> Iterator[Problem]:
     key = "spec.clusterAutoscaler.skipNodesWithLocalStorage"
     value = autoscaler.get("skipNodesWithLocalStorage")
     yield from place.expect(value is False, key, value, words)
+    for name in SAID:
+        words = "said: its default is not for machines that come and go with the work"
+        yield from place.expect(name in autoscaler, f"spec.clusterAutoscaler.{name}", None, words)
+    words = "false: it would start machines in several groups for what one has room for"
+    balance = autoscaler.get("balanceSimilarNodeGroups", False)
+    yield from place.expect(
+        balance is False, "spec.clusterAutoscaler.balanceSimilarNodeGroups", balance, words
+    )
     for name, value in autoscaler.items():
         if re.search(r"(Time|Delay|DelayAfterAdd)$", name):
             yield from delay(place, f"spec.clusterAutoscaler.{name}", value)
@@ -196,6 +216,8 @@ def threshold(place: Place, key: str, value: object) -> Iterator[Problem]:
     """How full a machine may be that is worth emptying."""
     holds = bool(re.fullmatch(r"0\.[0-9]+|1(\.0+)?", str(value)))
     yield from place.expect(holds, key, value, "a number from 0 to 1, as text")
+    words = f"at least {LEAST_FULL}: a machine with one idle worker is worth emptying, however big the worker"
+    yield from place.expect(not holds or float(str(value)) >= LEAST_FULL, key, value, words)
 
 
 def _interruptions(place: Place, spec: Mapping[str, Any]) -> Iterator[Problem]:
@@ -205,6 +227,9 @@ def _interruptions(place: Place, spec: Mapping[str, Any]) -> Iterator[Problem]:
         words = "none beside Karpenter, which handles interruptions itself"
         yield from place.expect(not handler.get("enabled"), key, handler, words)
         return
+    name = "enableRebalanceMonitoring"
+    words = "false: a recommendation is no notice, and would cordon machines that may live for hours"
+    yield from place.expect(handler.get(name) is False, f"{key}.{name}", handler.get(name), words)
     for name in ("enabled", "enableSQSTerminationDraining", "enableSpotInterruptionDraining"):
         words = "true: without it nobody drains a spot machine that is about to go"
         yield from place.expect(handler.get(name) is True, f"{key}.{name}", handler.get(name), words)

@@ -17,7 +17,7 @@ from deploy.aws.check.machines import (
     same_size,
 )
 from deploy.aws.check.problems import Place, Problem
-from deploy.aws.check.sizes import Sizes
+from deploy.aws.check.sizes import BIGGEST_GIB, SMALLEST_GIB, Sizes, mebibytes
 
 ROLES = ("ControlPlane", "Node", "Bastion", "APIServer")
 STRATEGIES = (
@@ -40,6 +40,9 @@ Document = Mapping[str, Any]
 def check(file: str, cluster: Document, groups: Sequence[Document], sizes: Sizes) -> Iterator[Problem]:
     """What is wrong with the objects InstanceGroup."""
     names = [group["metadata"]["name"] for group in groups]
+    images = sorted({str(group["spec"].get("image")) for group in groups})
+    words = "one image for all groups"
+    yield from Place(file, "InstanceGroups").expect(len(images) <= 1, "spec.image", images, words)
     yield from _system(Place(file, f"Cluster {cluster['metadata']['name']}"), cluster, groups)
     for group in groups:
         place = placed(file, group)
@@ -122,6 +125,10 @@ def _taints(place: Place, spec: Document) -> Iterator[Problem]:
 def _machine(place: Place, spec: Document) -> Iterator[Problem]:
     encrypted = spec.get("rootVolumeEncryption")
     yield from place.expect(encrypted is True, "spec.rootVolumeEncryption", encrypted, "true")
+    size_gib = spec.get("rootVolumeSize")
+    holds = isinstance(size_gib, int) and SMALLEST_GIB <= size_gib <= BIGGEST_GIB
+    words = f"a number of GiB from {SMALLEST_GIB} to {BIGGEST_GIB}"
+    yield from place.expect(holds, "spec.rootVolumeSize", size_gib, words)
     yield from place.expect_one_of("spec.rootVolumeType", spec.get("rootVolumeType"), VOLUMES)
     metadata = spec.get("instanceMetadata", {})
     tokens = metadata.get("httpTokens")
@@ -140,6 +147,8 @@ def _machine(place: Place, spec: Document) -> Iterator[Problem]:
 
 def _mixed(place: Place, spec: Document, sizes: Sizes) -> Iterator[Problem]:
     types = _types(spec)
+    kind = spec.get("machineType")
+    yield from place.expect(bool(kind), "spec.machineType", kind, "an instance type; kOps's default is small")
     problems, known = known_sizes(place, "spec.machineType", types, sizes)
     yield from problems
     yield from same_size(place, "spec.mixedInstancesPolicy.instances", types, known)
@@ -182,6 +191,10 @@ def _autoscaled(place: Place, spec: Document, cluster: Document) -> Iterator[Pro
     disk = spec.get("cloudLabels", {}).get(_DISK)
     words = "a size such as 48Gi: from nothing cluster-autoscaler does not know the disk"
     yield from place.expect(is_amount(disk), f"spec.cloudLabels.{_DISK}", disk, words)
+    room_mib = (spec.get("rootVolumeSize") or 0) * 1024
+    words = f"at most the root volume, {room_mib // 1024}Gi"
+    holds = not is_amount(disk) or mebibytes(str(disk)) <= room_mib
+    yield from place.expect(holds, f"spec.cloudLabels.{_DISK}", disk, words)
     suspended = spec.get("suspendProcesses", [])
     words = "AZRebalance in it: Auto Scaling would end busy machines to keep zones even"
     yield from place.expect("AZRebalance" in suspended, "spec.suspendProcesses", suspended, words)
