@@ -54,9 +54,18 @@ def missing(autoscaler: str = "karpenter") -> str:
     """What this machine lacks for a cloud beyond what nodes need; empty if nothing."""
     if importlib.util.find_spec("moto") is None:
         return "the simulated AWS needs moto: the dependency group `cloud`"
-    if autoscaler == "cluster-autoscaler" and not shutil.which(os.environ.get("CLUSTER_AUTOSCALER", "")):
+    if autoscaler == "cluster-autoscaler" and not given_autoscaler():
         return "cluster-autoscaler is in no package index: CLUSTER_AUTOSCALER must name its binary"
     return ""
+
+
+def given_autoscaler() -> str:
+    """The binary that ``CLUSTER_AUTOSCALER`` names, as an absolute path; empty: none.
+
+    It is started in another folder than this one.
+    """
+    found = shutil.which(os.environ.get("CLUSTER_AUTOSCALER", ""))
+    return str(Path(found).absolute()) if found else ""
 
 
 class Cloud(Cluster):
@@ -149,8 +158,7 @@ class Cloud(Cluster):
             return
         config = self.folder / "cloud.conf"
         config.write_text(cluster_autoscaler.cloud_config(account.URL, account.REGION))
-        binary = shutil.which(os.environ["CLUSTER_AUTOSCALER"])
-        command = [str(binary), *cluster_autoscaler.arguments(kubeconfig, config, account.CLUSTER)]
+        command = [given_autoscaler(), *cluster_autoscaler.arguments(kubeconfig, config, account.CLUSTER)]
         self.run("cluster-autoscaler", command, cluster_autoscaler.environment(account.REGION))
 
     def restart_autoscaler(self) -> None:

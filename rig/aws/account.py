@@ -18,7 +18,9 @@ ZONES = tuple(f"{REGION}{letter}" for letter in "abc")
 #: The Kubernetes cluster's name; discovery tags and the queue of interruptions carry it.
 CLUSTER = "tide"
 NODE_ROLE = "tide-node"
-SYSTEM_TYPE, WORKER_TYPE = "m5.large", "m5.xlarge"
+SYSTEM_TYPE = "m5.large"
+#: The Auto Scaling group's types: cluster-autoscaler plans with the first, and no other may be smaller.
+WORKER_TYPES = ("m5.xlarge", "r5.xlarge")
 #: The label of all nodes, and the taint of those for workers, which values files of the chart name.
 PURPOSE = "dask-tide/nodes"
 WORKERS_TAINT = f"{PURPOSE}=workers:NoSchedule"
@@ -82,8 +84,9 @@ def seed(url: str, blocks: Mapping[str, str]) -> str:
     ec2.create_tags(Resources=[*subnets, group], Tags=discovery)
     image = ec2.register_image(Name="al2023", Architecture="x86_64")["ImageId"]
     _seed_cluster(aws, subnets, group)
-    labels = {"system": f"{PURPOSE}=system", "workers": f"{PURPOSE}=workers"}
-    for name, kind, taints in (("system", SYSTEM_TYPE, ""), ("workers", WORKER_TYPE, WORKERS_TAINT)):
+    spot = {PURPOSE: "workers", "node.kubernetes.io/lifecycle": "spot"}
+    labels = {"system": f"{PURPOSE}=system", "workers": ",".join(f"{key}={spot[key]}" for key in spot)}
+    for name, kind, taints in (("system", SYSTEM_TYPE, ""), ("workers", WORKER_TYPES[0], WORKERS_TAINT)):
         data = {
             "ImageId": image,
             "InstanceType": kind,
@@ -98,8 +101,19 @@ def seed(url: str, blocks: Mapping[str, str]) -> str:
         MaxSize=50,
         DesiredCapacity=0,
         VPCZoneIdentifier=subnets[0],
-        LaunchTemplate={"LaunchTemplateName": "workers", "Version": "$Latest"},
-        Tags=cluster_autoscaler.tags(CLUSTER, {PURPOSE: "workers"}, [WORKERS_TAINT]),
+        # As kops/cluster.tmpl.yaml has it: spot, whichever of the types there is.
+        MixedInstancesPolicy={
+            "LaunchTemplate": {
+                "LaunchTemplateSpecification": {"LaunchTemplateName": "workers", "Version": "$Latest"},
+                "Overrides": [{"InstanceType": kind} for kind in WORKER_TYPES],
+            },
+            "InstancesDistribution": {
+                "OnDemandBaseCapacity": 0,
+                "OnDemandPercentageAboveBaseCapacity": 0,
+                "SpotAllocationStrategy": "price-capacity-optimized",
+            },
+        },
+        Tags=cluster_autoscaler.tags(CLUSTER, spot, [WORKERS_TAINT]),
     )
     return str(subnets[0])
 

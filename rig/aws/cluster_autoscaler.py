@@ -9,6 +9,22 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
+
+from rig.folders import CHECKOUT
+
+#: What the project ships for cluster-autoscaler's own chart.
+SHIPPED = CHECKOUT / "deploy" / "aws" / "cluster-autoscaler-values.yaml"
+#: What tests have otherwise. By default these are 10 min (provisioning 15); nobody waits as long here.
+TIMING = {
+    "scan-interval": "2s",
+    "scale-down-unneeded-time": "10s",
+    "scale-down-delay-after-add": "10s",
+    "scale-down-delay-after-delete": "0s",
+    "scale-down-unready-time": "30s",
+    "unremovable-node-recheck-timeout": "10s",
+    "max-node-provision-time": "2m",
+}
 GROUP = "dask-workers"
 _TAG = "k8s.io/cluster-autoscaler"
 
@@ -59,7 +75,9 @@ def cloud_config(url: str, region: str) -> str:
 
 
 def arguments(kubeconfig: Path, config: Path, cluster: str) -> list[str]:
-    """Its command line."""
+    """Its command line: the flags that the project ships, but for :data:`TIMING`."""
+    shipped = yaml.safe_load(SHIPPED.read_text(encoding="utf-8"))["extraArgs"]
+    said = {name: str(value).lower() if value in (True, False) else value for name, value in shipped.items()}
     return [
         f"--kubeconfig={kubeconfig}",
         "--cloud-provider=aws",
@@ -69,18 +87,7 @@ def arguments(kubeconfig: Path, config: Path, cluster: str) -> list[str]:
         "--namespace=kube-system",
         "--leader-elect=false",
         "--address=127.0.0.1:8085",
-        "--expander=least-waste",
-        # Workers have an emptyDir: by default that alone would keep their node.
-        "--skip-nodes-with-local-storage=false",
-        "--skip-nodes-with-system-pods=false",
-        # All of these are 10 min by default (provisioning 15); tests do not wait as long.
-        "--scan-interval=2s",
-        "--scale-down-unneeded-time=10s",
-        "--scale-down-delay-after-add=10s",
-        "--scale-down-delay-after-delete=0s",
-        "--scale-down-unready-time=30s",
-        "--unremovable-node-recheck-timeout=10s",
-        "--max-node-provision-time=2m",
+        *(f"--{name}={value}" for name, value in (said | TIMING).items()),
     ]
 
 

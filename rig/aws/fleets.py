@@ -11,13 +11,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from moto.autoscaling.models import autoscaling_backends
 from moto.core.exceptions import ServiceException
 from moto.core.responses import ActionResult
 from moto.ec2.models.instances import Instance, InstanceBackend
 from moto.ec2.responses import EC2Response
 from moto.ec2.utils import convert_tag_spec
 
-from rig.aws.account import REGION, price_per_hour
+from rig.aws.account import ACCOUNT, REGION, price_per_hour
 from rig.aws.faults import Faults
 
 OUT_OF_STOCK = "InsufficientInstanceCapacity"
@@ -134,6 +135,41 @@ def _create_fleet(response: Any, faults: Faults) -> ActionResult:
     return ActionResult(fleet)
 
 
+def _mixed_group(tags: dict[str, str]) -> dict[str, Any]:
+    """The policy of the Auto Scaling group of several types whose instances have these tags."""
+    groups = autoscaling_backends[ACCOUNT][REGION].autoscaling_groups
+    group = groups.get(tags.get("aws:autoscaling:groupName", ""))
+    policy: dict[str, Any] = (group and group.mixed_instances_policy) or {}
+    return policy
+
+
+def chosen(policy: dict[str, Any], zone: str, faults: Faults) -> dict[str, Any]:
+    """What a group of several types starts: the cheapest that there is, on spot where it says so.
+
+    moto takes the launch template's type, on demand.
+
+    Parameters
+    ----------
+    policy
+        The group's MixedInstancesPolicy.
+    zone
+        Where.
+    faults
+        What is out of stock.
+
+    Returns
+    -------
+    dict
+        Arguments of moto's ``run_instances``.
+    """
+    above = int(policy["InstancesDistribution"].get("OnDemandPercentageAboveBaseCapacity", 100))
+    market = "on-demand" if above else "spot"
+    kinds = [override["InstanceType"] for override in policy["LaunchTemplate"]["Overrides"]]
+    there = [kind for kind in kinds if not faults.out_of_stock(kind, zone, market)]
+    kind = min(there or kinds, key=lambda kind: price_per_hour(kind, zone, market))
+    return {"instance_type": kind, "lifecycle": "spot" if market == "spot" else None}
+
+
 def replace(owner: type, name: str, method: Callable[..., Any]) -> None:
     """Give one of moto's classes another method."""
     setattr(owner, name, method)
@@ -154,6 +190,8 @@ def mend(faults: Faults) -> None:
             options |= {"instance_type": told["InstanceType"], "is_instance_type_default": False}
         options["region_name"] = REGION  # else some get another region's names
         zone = self.get_subnet(options["subnet_id"]).availability_zone
+        if group := _mixed_group((options.get("tags") or {}).get("instance", {})):
+            options |= chosen(group, zone, faults)
         kind, market = options["instance_type"], options.get("lifecycle") or "on-demand"
         if faults.out_of_stock(kind, zone, market):
             raise OutOfStockError(kind, zone, market)

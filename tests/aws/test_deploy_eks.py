@@ -5,7 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from deployed import Copy, told
+from deployed import SCHEMAS, Copy, told
+
+from deploy.aws.check import karpenter
+from deploy.aws.check.everything import Check, run
+from rig.folders import RigError
 
 POOLS = "karpenter/templates/nodepools.yaml"
 CLASSES = "karpenter/templates/nodeclasses.yaml"
@@ -37,9 +41,38 @@ def test_what_we_ship_has_no_problem(tmp_path: Path, part: str) -> None:
         (POOLS, "- {key: karpenter.k8s.aws/instance-family, operator: In", "- {key: karpenter.k8s.aws/instance-famly, operator: In", POOLS, "spec.template.spec.requirements", "instance-famly", "karpenter.k8s.aws/instance-family"),
         (NODES, "capacityTypes: [spot, on-demand]", "capacityTypes: [spot, on-request]", "karpenter", "rendering", "capacityTypes", "Helm"),
         (POOLS, "labels: {dask-tide/role: worker}", "labels: {dask-tide/role: workers}", KARPENTER, "pools.cpu.nodeSelector", "worker", "dask-workers has dask-tide/role=workers"),
-        (NODES, "limits: {cpu: 80, memory: 320Gi}", "limits: {cpu: 40, memory: 320Gi}", KARPENTER, "pools.cpu.maximum", "40", "at most 20"),
+        (NODES, "limits: {cpu: 88, memory: 352Gi}", "limits: {cpu: 40, memory: 352Gi}", KARPENTER, "pools.cpu.maximum", "40", "at most 20"),
         (NODES, "families: [m5, m5a,", "families: [m5, m5x,", POOLS, "karpenter.k8s.aws/instance-family", "m5x", "a family of"),
         (NODES, "consolidateAfter: 3m", "consolidateAfter: 3 minutes", "karpenter", "rendering", "consolidateAfter", "Helm"),
+        (POOLS, 'budgets: [{nodes: "100%"}]', 'budgets: [{nodes: "0"}]', POOLS, "NodePool dask-workers: spec.disruption.budgets", "'0'", '"100%"'),
+        (POOLS, 'budgets: [{nodes: "100%"}]', 'budgets: [{nodes: "100%"}, {nodes: "0", reasons: [Empty]}]', POOLS, "spec.disruption.budgets", "Empty", '"100%"'),
+        (POOLS, "consolidateAfter: {{ .Values.worker.consolidateAfter }}", "consolidateAfter: Never", POOLS, "NodePool dask-workers: spec.disruption.consolidateAfter", "Never", "of at most 1h"),
+        (POOLS, "    consolidateAfter: 3m\n", "    consolidateAfter: 300h\n", POOLS, "NodePool dask-scheduler: spec.disruption.consolidateAfter", "300h", "of at most 1h"),
+        (NODES, "consolidateAfter: 3m", "consolidateAfter: Never", "karpenter", "rendering", "consolidateAfter", "Helm"),
+        (POOLS, "values: [amd64]", "values: [amd46]", POOLS, "requirement kubernetes.io/arch", "amd46", "amd64"),
+        (POOLS, "{key: kubernetes.io/arch,", "{key: kubernetes.io/arc,", POOLS, "spec.template.spec.requirements", "kubernetes.io/arc", "kubernetes.io/arch"),
+        (POOLS, "operator: In, values: [on-demand]", "operator: In, values: [spot]", KARPENTER, "scheduler.nodeSelector", "scheduler", "no spot machines"),
+        (CLASSES, "subnetSelectorTerms: [{tags: {karpenter.sh/discovery:", "subnetSelectorTerms: [{tags: {karpenter.sh/discoverry:", CLASSES, "spec.subnetSelectorTerms", "discoverry", "karpenter.sh/discovery: example"),
+        (CLASSES, "securityGroupSelectorTerms: [{tags: {karpenter.sh/discovery: {{ $.Values.clusterName | quote }}", 'securityGroupSelectorTerms: [{tags: {karpenter.sh/discovery: "other"', CLASSES, "spec.securityGroupSelectorTerms", "other", "karpenter.sh/discovery: example"),
+        ("opentofu/eks-karpenter/main.tf", '"karpenter.sh/discovery"', '"karpenter.sh/discoverry"', "opentofu/eks-karpenter/main.tf", "aws_ec2_tag.subnet: key", "discoverry", "karpenter.sh/discovery"),
+        ("opentofu/eks-karpenter/main.tf", "value       = var.cluster_name\n}", 'value       = "lab"\n}', "opentofu/eks-karpenter/main.tf", "aws_ec2_tag.subnet: value", "lab", "var.cluster_name"),
+        (CLASSES, "    dask-tide/cluster: {{", "    dask-tide/cluste: {{", CLASSES, "spec.tags.dask-tide/cluster", "None", "the budget sums it up"),
+        (CLASSES, "  role: {{ $.Values.nodeRole | quote }}\n", "", CLASSES, "spec.role", "None", "the machines' role"),
+        (CLASSES, "httpEndpoint: enabled", "httpEndpoint: disabled", CLASSES, "spec.metadataOptions.httpEndpoint", "disabled", "enabled"),
+        (CLASSES, "deleteOnTermination: true", "deleteOnTermination: false", CLASSES, "ebs.deleteOnTermination", "False", "nobody else deletes"),
+        (CLASSES, "        volumeType: gp3\n", "", CLASSES, "ebs.volumeType", "None", "one of gp2"),
+        (NODES, "volumeGiB: 48", "volumeGiB: 48000", CLASSES, "ebs.volumeSize", "48000Gi", "from 20Gi to 2048Gi"),
+        (POOLS, "- {key: kubernetes.io/arch, operator: In, values: [amd64]}\n", "", POOLS, "spec.template.spec.requirements", "", "one of kubernetes.io/arch"),
+        (POOLS, "{key: topology.kubernetes.io/zone,", "{key: topology.kubernetes.io/zon,", POOLS, "spec.template.spec.requirements", "topology.kubernetes.io/zon", "topology.kubernetes.io/zone"),
+        (POOLS, "    consolidationPolicy: WhenEmpty\n", "", POOLS, "NodePool dask-scheduler: spec.disruption.consolidationPolicy", "None", "WhenEmpty"),
+        (CLASSES, "associatePublicIPAddress: false", "associatePublicIPAddress: true", CLASSES, "spec.associatePublicIPAddress", "True", "false"),
+        (CLASSES, "spec:\n", "specs:\n", CLASSES, "EC2NodeClass dask-scheduler: .", "specs", "no key specs"),
+        (KARPENTER, "    # Either kind, as it comes: Karpenter takes spot first, and on demand when there is none.\n    spot: true\n", "", KARPENTER, "pools.cpu.spot", "False", "dask-workers has spot machines"),
+        (KARPENTER, "operator: In, values: [on-demand]", "operator: In, values: [on-deman]", KARPENTER, "pools.safe.affinity", "on-deman", "labels that dask-workers (spot, on-demand) can have"),
+        (KARPENTER, "key: karpenter.sh/capacity-type, operator: In", "key: karpenter.sh/capacity-typ, operator: In", KARPENTER, "pools.safe.affinity", "capacity-typ", "labels that dask-workers"),
+        (KARPENTER, "operator: In, values: [on-demand]", "operator: In, values: [spot]", KARPENTER, "pools.safe.spot", "False", "dask-workers has spot machines"),
+        (KARPENTER, "    maximum: 4\n", "    maximum: 5\n", KARPENTER, "pools.cpu.maximum + pools.safe.maximum", "40 + 5", "dask-workers has room for only 98%"),
+        (KARPENTER, "scheduler:\n", "scheduler:\n  spot: true\n", KARPENTER, "scheduler.spot", "True", "the work in hand"),
         (KARPENTER, "nodes: {read: true}", "nodes: {read: false}", KARPENTER, "nodes.read", "False", "until the power is cut"),
         (KARPENTER, "value: worker, effect: NoSchedule", "value: batch, effect: NoSchedule", KARPENTER, "pools.cpu.tolerations", "batch", "dask-tide/role=worker:NoSchedule"),
     ],
@@ -65,6 +98,23 @@ def test_karpenters_pools(
         (GROUPS, "subnet_ids           = [each.value]", "subnet_ids           = var.worker_subnet_ids", GROUPS, "subnet_ids", "worker_subnet_ids", "keep zones even"),
         (GROUPS, '"dask-tide/role" = "worker"', '"dask-tide/role" = "wrker"', MANAGED, "pools.cpu.nodeSelector", "worker", "workers has dask-tide/role=wrker"),
         (GROUPS, 'capacity_type        = "ON_DEMAND"', 'capacity_type        = "SPOT"', MANAGED, "scheduler.nodeSelector", "scheduler", "no spot machines"),
+        (GROUPS, "  launch_template {\n    id      = aws_launch_template.machine.id\n    version = aws_launch_template.machine.latest_version\n  }\n\n", "", GROUPS, "aws_eks_node_group.scheduler: launch_template", "None", "IMDSv1"),
+        (GROUPS, "    ignore_changes = [scaling_config[0].desired_size]\n", "", GROUPS, "aws_eks_node_group.scheduler: lifecycle.ignore_changes", "None", "machines that have work"),
+        (GROUPS, 'http_endpoint               = "enabled"', 'http_endpoint               = "enable"', GROUPS, "metadata_options.http_endpoint", "enable", "one of enabled"),
+        (AUTOSCALER, "scale-down-unneeded-time: 3m", "scale-down-unneeded-time: 3 minutes", AUTOSCALER, "extraArgs.scale-down-unneeded-time", "3 minutes", "a duration"),
+        (AUTOSCALER, "scale-down-unneeded-time: 3m", "scale-down-unneeded-time: 300h", AUTOSCALER, "extraArgs.scale-down-unneeded-time", "300h", "of at most 1h"),
+        (AUTOSCALER, "threshold: 0.95", "threshold: 95", AUTOSCALER, "extraArgs.scale-down-utilization-threshold", "95", "from 0 to 1"),
+        (AUTOSCALER, "ignore-daemonsets-utilization: true", "ignore-daemonsets-utilization: yess", AUTOSCALER, "extraArgs.ignore-daemonsets-utilization", "yess", "True, False"),
+        (AUTOSCALER, "  scale-down-unneeded-time: 3m\n", "", AUTOSCALER, "extraArgs.scale-down-unneeded-time", "None", "said"),
+        (AUTOSCALER, "threshold: 0.95", "threshold: 0.5", AUTOSCALER, "extraArgs.scale-down-utilization-threshold", "0.5", "at least 0.8"),
+        (AUTOSCALER, "extraArgs:\n", "", AUTOSCALER, "shape", "mapping values are not allowed", "a shape that the checks can read"),
+        (AUTOSCALER, "expander: least-waste", "expander: priority", AUTOSCALER, "extraArgs.expander", "priority", "expanderPriorities"),
+        (AUTOSCALER, "cloudProvider: aws", "cloudProvider: awss", AUTOSCALER, "cloudProvider", "awss", "aws"),
+        (AUTOSCALER, "extraArgs:\n", "extraArgs: none\nmore:\n", AUTOSCALER, "shape", "", "a shape that the checks can read"),
+        (MANAGED, "    spot: true\n", "", MANAGED, "pools.cpu.spot", "False", "workers has spot machines"),
+        (MANAGED, "    spot: true\n", "    spot: true\n    affinity: {nodeAffinity: {requiredDuringSchedulingIgnoredDuringExecution: {nodeSelectorTerms: [{matchExpressions: [{key: eks.amazonaws.com/capacityType, operator: In, values: [spot]}]}]}}}\n", MANAGED, "pools.cpu.affinity", "capacityType", "labels that workers (spot) can have"),
+        (MANAGED, "nodes: {read: true}", "nodes: {read: true}\nadmission: {enabled: false}", MANAGED, "admission.enabled", "False", "nobody else enforces"),
+        ("opentofu/eks-node-groups/variables.tf", "default     = 2\n", "default     = 1\n", MANAGED, "pools.safe.maximum", "4", "at most 2"),
         ("opentofu/eks-node-groups/variables.tf", "default     = 20", "default     = 10", MANAGED, "pools.cpu.maximum", "40", "at most 20"),
         ("opentofu/eks-node-groups/variables.tf", '"m5a.xlarge"', '"m5a.large"', GROUPS, "instance_types", "m5a.large", "types of one size"),
         (AUTOSCALER, "skip-nodes-with-local-storage: false", "skip-nodes-with-local-storage: true", AUTOSCALER, "skip-nodes-with-local-storage", "True", "emptyDir"),
@@ -77,5 +127,22 @@ def test_managed_node_groups(
 ) -> None:
     copy = Copy.make(tmp_path)
     copy.replace(file, old, new)
-    problems = copy.problems("node-groups")
+    problems = [*copy.problems("node-groups"), *copy.problems("opentofu")]
     assert told(problems, where, key, value, expected), "\n".join(map(str, problems))
+
+
+def test_without_a_network_karpenters_schemas_are_left_out_and_in_ci_that_is_a_problem(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none() -> Path:
+        raise RigError("no module proxy")
+
+    monkeypatch.setattr(karpenter, "definitions", none)
+    copy = Copy.make(tmp_path)
+    copy.replace(CLASSES, "httpTokens: required", "httpTokens: optional")
+    for ci in ("", "true"):
+        monkeypatch.setenv("CI", ci)
+        report = run(Check(copy.tree, SCHEMAS), ["karpenter"])
+        assert told(report.problems, CLASSES, "httpTokens", "optional", "required"), "the rest is checked"
+        assert told(report.problems, "check", "CI", "no module proxy", "nothing left out") == bool(ci)
+        assert any("no module proxy" in words for words in report.left_out) == (not ci)

@@ -24,7 +24,7 @@ needs_schemas = pytest.mark.skipif(not SCHEMAS.exists(), reason=f"kOps's schemas
 def test_what_we_ship_has_no_problem() -> None:
     report = run(Check(Tree(), SCHEMAS), ["kops"])
     assert report.problems == []
-    assert any("may boot a machine for each of pools.cpu" in note for note in report.notes)
+    assert any("may boot a machine for each of pools.cpu, pools.safe" in note for note in report.notes)
 
 
 def test_without_kops_schemas_it_says_what_is_left_out(tmp_path: Path) -> None:
@@ -60,13 +60,17 @@ def test_all_that_can_be_said_has_no_problem(tmp_path: Path) -> None:
         assert [
             statement["Effect"] for statement in json.loads(cluster["spec"]["additionalPolicies"]["master"])
         ] == ["Allow"]
-        assert [group["spec"]["image"][:12] for group in groups] == ["099720109477"] * 6
+        assert [group["spec"]["image"][:12] for group in groups] == ["099720109477"] * 7
 
 
 @needs_schemas
 @pytest.mark.parametrize(
     ("old", "new", "key", "value", "expected"),
     [
+        ("  image: {{ . }}", "  imge: {{ . }}", "spec", "imge", "no key imge"),
+        ("  dnsZone: {{ . }}", "  dnsZon: {{ . }}", "spec", "dnsZon", "no key dnsZon"),
+        ("policyARNs:", "policyArn:", "serviceAccountExternalPermissions[0].aws", "policyArn", "no key policyArn"),
+        ("\nspec:\n  cloudProvider", "\nspecs:\n  cloudProvider", "Cluster dask-adaptive.k8s.local", "specs", "no key specs"),
         ("enableSQSTerminationDraining: true", "enableSqsTerminationDraining: true", "spec.nodeTerminationHandler", "enableSqs", "no key enableSqsTerminationDraining"),
         ("onDemandAboveBase: 0", "onDemandAboveBasis: 0", "spec.mixedInstancesPolicy", "onDemandAboveBasis", "no key"),
         ("rootVolumeSize: 48", 'rootVolumeSize: "48"', "spec.rootVolumeSize", "'48'", "the type integer"),
@@ -122,6 +126,43 @@ def test_what_the_schema_does_not_know(
         (TEMPLATE, "networkCIDR: {{ .networkPrefix }}.0.0/16", "networkCIDR: 10.0.0.0/16", "spec.subnets[0].cidr", "10.32.0.0/19", "within 10.0.0.0/16"),
         (TEMPLATE, "rootVolumeType: gp3", "rootVolumeType: gp33", "spec.rootVolumeType", "gp33", "gp3"),
         (TEMPLATE, "    enableRebalanceDraining: false\n", "    enableRebalanceDraining: true\n", "enableRebalanceDraining", "True", "no notice"),
+        (TEMPLATE, "minSize: 0\n  autoscale: true\n  # Both", "minSize: 0\n  autoscale: false\n  # Both", "InstanceGroup dask-workers: spec.autoscale", "False", "nobody else would start"),
+        (TEMPLATE, "minSize: 0\n  autoscale: true\n  {{- end }}\n  maxSize: 1", "minSize: 0\n  autoscale: false\n  {{- end }}\n  maxSize: 1", "InstanceGroup dask-scheduler: spec.autoscale", "False", "nobody else would start"),
+        (TEMPLATE, "  name: dask-workers-on-demand\n", "  name: dask-workers\n", "InstanceGroup dask-workers: metadata.name", "dask-workers", "names that differ"),
+        (TEMPLATE, "    legacy: false\n", "    legacy: true\n", "spec.iam.legacy", "True", "false"),
+        (TEMPLATE, "    rbac: {}\n", "    alwaysAllow: {}\n", "spec.authorization", "alwaysAllow", "rbac"),
+        (TEMPLATE, "    anonymousAuth: false\n", "    anonymousAuth: true\n", "spec.kubelet.anonymousAuth", "True", "false"),
+        (TEMPLATE, "  kubelet:\n    anonymousAuth: false\n", "", "spec.kubelet.anonymousAuth", "None", "false, said"),
+        (TEMPLATE, "  kubelet:\n", "  kubeAPIServer:\n    anonymousAuth: true\n  kubelet:\n", "spec.kubeAPIServer.anonymousAuth", "True", "false"),
+        (TEMPLATE, "  podIdentityWebhook:\n    enabled: true\n", "  podIdentityWebhook:\n    enabled: false\n", "spec.podIdentityWebhook.enabled", "False", "pods do not get their roles"),
+        (TEMPLATE, "expander: least-waste", "expander: priority", "spec.clusterAutoscaler.expander", "priority", "customPriorityExpanderConfig"),
+        (TEMPLATE, "{{ div (mul .workerVolumeGiB 3) 4 }}Gi", "{{ div (mul .workerVolumeGiB 3) 4 }}x", "InstanceGroup dask-workers: spec.cloudLabels", "48x", "a size such as 48Gi"),
+        (TEMPLATE, "{{ div (mul .workerVolumeGiB 3) 4 }}Gi", "x{{ div (mul .workerVolumeGiB 3) 4 }}Gi", "InstanceGroup dask-workers: spec.cloudLabels", "x48Gi", "a size such as 48Gi"),
+        (TEMPLATE, "maxUnavailable: 1, maxSurge: 0", "maxUnavailable: 0, maxSurge: 0", "InstanceGroup dask-scheduler: spec.rollingUpdate", "'maxUnavailable': 0", "one of them more than 0"),
+        (TEMPLATE, "nonMasqueradeCIDR: 100.64.0.0/10", "nonMasqueradeCIDR: 10.32.128.0/17", "spec.nonMasqueradeCIDR", "10.32.128.0/17", "apart from spec.networkCIDR"),
+        (INPUTS, "kubernetesVersion: 1.35.4", "kubernetesVersion: latest", "spec.kubernetesVersion", "latest", "a version, such as 1.35.4"),
+        (TEMPLATE, "channel: stable", "channel: stabel", "spec.channel", "stabel", "one of stable"),
+        (TEMPLATE, 'range list "main" "events"', 'range list "main" "event"', "spec.etcdClusters", "event", "main and events"),
+        (TEMPLATE, "scaleDownUnneededTime: 3m0s", "scaleDownUnneededTime: 300h", "scaleDownUnneededTime", "300h", "of at most 1h"),
+        (TEMPLATE, "    taintNode: true\n", "    taintNode: false\n", "spec.nodeTerminationHandler.taintNode", "False", "the scheduler learns of it"),
+        (TEMPLATE, "    taintNode: true\n", "", "spec.nodeTerminationHandler.taintNode", "None", "true"),
+        (TEMPLATE, "    node.kubernetes.io/lifecycle: spot\n", "    node.kubernetes.io/lifecycle: spott\n", "InstanceGroup dask-workers: spec.nodeLabels.node.kubernetes.io/lifecycle", "spott", "prices go by it"),
+        (TEMPLATE, "nodeLabels: {dask-tide/role: worker-on-demand}", "nodeLabels: {dask-tide/role: worker-on-demand, node.kubernetes.io/lifecycle: spot}", "InstanceGroup dask-workers-on-demand: spec.nodeLabels", "spot", "its machines are on demand"),
+        (TEMPLATE, "    {{- if not $karpenter }}\n    # Nobody", "    {{- if $karpenter }}\n    # Nobody", "InstanceGroup dask-workers: spec.nodeLabels", "spot", "none: with Karpenter"),
+        (TEMPLATE, "suspendProcesses: [AZRebalance]", "suspendProcesses: [AZRebalance, Launch]", "spec.suspendProcesses", "Launch", "one of AZRebalance"),
+        (TEMPLATE, "    dask-tide/cluster: {{", "    dask-tide/cluste: {{", "spec.cloudLabels.dask-tide/cluster", "None", "the budget sums it up"),
+        (TEMPLATE, "backupRetentionDays: 7", "backupRetentionDays: 7000", "manager.backupRetentionDays", "7000", "a number from 1 to 90"),
+        (TEMPLATE, "enableRebalanceMonitoring: false", "enableRebalanceMonitoring: true", "enableRebalanceMonitoring", "True", "would cordon"),
+        (TEMPLATE, "insecure: false", "insecure: true", "spec.metricsServer.insecure", "True", "false, said"),
+        (TEMPLATE, "    scaleDownUnneededTime: 3m0s\n", "", "spec.clusterAutoscaler.scaleDownUnneededTime", "None", "said"),
+        (TEMPLATE, 'scaleDownUtilizationThreshold: "0.95"', 'scaleDownUtilizationThreshold: "0.5"', "scaleDownUtilizationThreshold", "0.5", "at least 0.8"),
+        (TEMPLATE, "balanceSimilarNodeGroups: false", "balanceSimilarNodeGroups: true", "balanceSimilarNodeGroups", "True", "in several groups"),
+        (TEMPLATE, "  machineType: {{ .systemType }}\n", "", "InstanceGroup system: spec.machineType", "None", "an instance type"),
+        (TEMPLATE, "  {{- with .image }}\n  image: {{ . }}\n", "  {{- with .image }}\n", "InstanceGroups: spec.image", "None", "one image for all groups"),
+        (TEMPLATE, "  rootVolumeSize: 48\n", "", "spec.rootVolumeSize", "None", "a number of GiB from 20"),
+        (TEMPLATE, "  rootVolumeSize: 48\n", "  rootVolumeSize: 48000\n", "spec.rootVolumeSize", "48000", "a number of GiB from 20"),
+        (TEMPLATE, "ephemeral-storage: 32Gi", "ephemeral-storage: 320Gi", "InstanceGroup dask-scheduler: spec.cloudLabels", "320Gi", "at most the root volume, 48Gi"),
+        (INPUTS, "systemCount: 1", "systemCount: 0", "groups", "[]", "always has a machine"),
         (INPUTS, 'dnsZone: ""', "dnsZone: example.org", "spec.dnsZone", "example.org", "a zone that dask-adaptive.k8s.local ends with"),
         (INPUTS, "controlPlaneZones: [eu-west-1a]", "controlPlaneZones: [eu-west-1a, eu-west-1b]", "etcdMembers", "eu-west-1b", "an odd number"),
         (INPUTS, "adminCidrs: [203.0.113.0/24]", "adminCidrs: [0.0.0.0/0]", "spec.kubernetesApiAccess", "0.0.0.0/0", "not the whole internet"),
@@ -146,7 +187,7 @@ def test_what_the_schema_cannot_say(
     ("file", "old", "new", "where", "key", "value", "expected"),
     [
         (VALUES, "nodeSelector: {dask-tide/role: worker}", "nodeSelector: {dask-tide/role: wrker}", VALUES, "pools.cpu.nodeSelector", "wrker", "dask-workers has dask-tide/role=worker"),
-        (TEMPLATE, "nodeLabels: {dask-tide/role: worker}", "nodeLabels: {dask-tide/roll: worker}", TEMPLATE, "InstanceGroup dask-workers: labels", "dask-tide/roll", "pools.cpu selects dask-tide/role=worker"),
+        (TEMPLATE, "    dask-tide/role: worker\n", "    dask-tide/roll: worker\n", TEMPLATE, "InstanceGroup dask-workers: labels", "dask-tide/roll", "pools.cpu selects dask-tide/role=worker"),
         (VALUES, "    tolerations: [{key: dask-tide/role, operator: Equal, value: worker, effect: NoSchedule}]\n", "", VALUES, "pools.cpu.tolerations", "[]", "dask-tide/role=worker:NoSchedule"),
         (VALUES, "value: worker, effect: NoSchedule", "value: worker, effect: NoExecute", VALUES, "pools.cpu.tolerations", "NoExecute", "dask-tide/role=worker:NoSchedule"),
         (VALUES, "value: scheduler, effect: NoSchedule}]", "value: scheduler, effect: NoSchedule}, {key: gpu, operator: Exists}]", VALUES, "scheduler.tolerations[1]", "gpu", "a taint of the group"),
@@ -159,6 +200,26 @@ def test_what_the_schema_cannot_say(
         (VALUES, "nodes: {read: true}", "nodes: {read: false}", VALUES, "nodes.read", "False", "until the power is cut"),
         (VALUES, "podDisruptionBudget: {enabled: true}", "podDisruptionBudget: {enabled: false}", VALUES, "scheduler.podDisruptionBudget.enabled", "False", "would end the work in hand"),
         (VALUES, "  nodeSelector: {dask-tide/role: scheduler}\n  tolerations: [{key: dask-tide/role, operator: Equal, value: scheduler,", "  nodeSelector: {dask-tide/role: worker}\n  tolerations: [{key: dask-tide/role, operator: Equal, value: worker,", VALUES, "scheduler.nodeSelector", "worker", "no spot machines"),
+        (VALUES, "    spot: true\n", "", VALUES, "pools.cpu.spot", "False", "dask-workers has spot machines"),
+        (VALUES, "scheduler:\n", "scheduler:\n  spot: true\n", VALUES, "scheduler.spot", "True", "the work in hand"),
+        (VALUES, "nodes: {read: true}", "nodes: {read: true}\nadmission: {enabled: false}", VALUES, "admission.enabled", "False", "nobody else enforces the maximum"),
+        (VALUES, "operator: NotIn, values: [spot]", "operator: In, values: [on-deman]", VALUES, "pools.safe.affinity", "on-deman", "labels that dask-workers-on-demand"),
+        (VALUES, "operator: NotIn", "operator: NotInn", VALUES, "pools.safe.affinity", "NotInn", "one of In"),
+        (VALUES, "operator: NotIn, values: [spot]", "operator: NotIn, values: [spott]", VALUES, "pools.safe.spot", "False", "dask-workers-on-demand has spot machines"),
+        (VALUES, "nodes: {read: true}", "nodes: {read: true}\nnotebook: {enabled: true, spot: true}", VALUES, "notebook.spot", "True", "what its user has not saved"),
+        (VALUES, "nodes: {read: true}", "nodes: {read: true}\nnotebook: {enabled: true, nodeSelector: {dask-tide/role: worker}, tolerations: [{operator: Exists}]}", VALUES, "notebook.nodeSelector", "worker", "no spot machines"),
+        (VALUES, "nodes: {read: true}", "nodes: {read: true}\nbuffer: {pools: {cpu: {units: 60}}}", VALUES, "buffer.pools.cpu", "60", "at most 40"),
+        (VALUES, "nodes: {read: true}", 'nodes: {read: true}\nbuffer: {pools: {cpu: {schedule: [{at: "0 8 * * 1-5", units: 60}]}}}', VALUES, "buffer.pools.cpu", "60", "at most 40"),
+        (VALUES, "  safe:\n", "  more: {<<: *worker, maximum: 10}\n  safe:\n", VALUES, "pools.cpu.maximum + pools.more.maximum", "40 + 10", "dask-workers has room for only 80%"),
+        (VALUES, "    spot: false\n", "    spot: true\n", VALUES, "pools", "pools.cpu, pools.safe", "another one on demand, too"),
+        (VALUES, "    maximum: 4 ", "    maximum: 0 ", VALUES, "pools", "pools.cpu", "another one on demand, too"),
+        (VALUES, "    price: 3\n", "", VALUES, "pools.safe.price", "1", "the cheapest pool is used first"),
+        (INPUTS, "workerOnDemandMaximum: 2", "workerOnDemandMaximum: 1", VALUES, "pools.safe.maximum", "4", "at most 2"),
+        (VALUES, "threads: 2", "threads: 2007", VALUES, "pools.cpu.threads", "2007", "at most 2, for the 1700m CPU"),
+        (VALUES, "bootTime: 150s", "bootTime: 150m", VALUES, "pools.cpu.bootTime", "150m", "of at most 30m"),
+        (VALUES, "requests: {cpu: 500m, memory: 2Gi}", "requests: {cp: 500m, memory: 2Gi}", VALUES, "scheduler.resources.requests", "cp", "one of cpu, memory"),
+        (VALUES, "limits: {memory: 4Gi}", "limits: {memory: 4007Gi}", VALUES, "scheduler.resources.limits.memory", "4007Gi", "the memory of a machine of dask-scheduler"),
+        (VALUES, "    price: 3\n", "    price: 300\n", VALUES, "pools.safe.price", "300", "at most 10 times"),
         (VALUES, "threads: 2", "thread: 2", VALUES, "rendering", "thread", "Helm"),
     ],
 )  # fmt: skip
@@ -169,3 +230,55 @@ def test_the_charts_pods_and_the_groups_are_for_each_other(
     copy.replace(file, old, new)
     problems = copy.problems("kops")
     assert told(problems, where, key, value, expected), "\n".join(map(str, problems))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "key", "value", "expected"),
+    [
+        ('"Action": ["kms:Decrypt", "kms:GenerateDataKey"]', '"Action": ["*"]', "spec.additionalPolicies.master[0]: actions", "*", "no `*`"),
+        ('"Action": ["kms:Decrypt", "kms:GenerateDataKey"]', '"Action": "kms:*"', "spec.additionalPolicies.master[0]: actions", "kms:*", "no `*`"),
+        ('"Resource": ["{{ . }}"]', '"Resource": "*"', "spec.additionalPolicies.master[0]: resources", "*", "what kms:Decrypt is for"),
+        ("    master: |", "    maste: |", "spec.additionalPolicies", "maste", "one of master"),
+        ('"StringEquals"', '"StringEqual"', "condition kms:ViaService", "StringEqual", "an operator of IAM's"),
+        ('"Effect": "Allow",', '"Effect": "Allow"', "spec.additionalPolicies.master", "Allow", "JSON"),
+        ('"Action":', '"NotAction":', "spec.additionalPolicies.master[0]", "NotAction", "what is allowed, not what is not"),
+        ("policyARNs: {{ toJson .policyArns }}", "policyARNs: [arn:aws:iam::aws:policy/AdministratorAccess]", "policyARNs", "AdministratorAccess", "allows less"),
+    ],
+)  # fmt: skip
+def test_what_a_cluster_allows(
+    tmp_path: Path, old: str, new: str, key: str, value: str, expected: str
+) -> None:
+    copy = Copy.make(tmp_path)
+    copy.replace(TEMPLATE, old, new)
+    problems = copy.problems("kops")
+    assert told(problems, TEMPLATE, key, value, expected), "\n".join(map(str, problems))
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "key"),
+    [
+        (INPUTS, "\nzones: [eu-west-1a]", "\nzones: []", "Cluster dask-adaptive.k8s.local: spec.subnets"),
+        (TEMPLATE, "\nspec:\n  role: Node", "\nspecs:\n  role: Node", "InstanceGroup system: ."),
+        (TEMPLATE, "kind: Cluster\n", "kind: Clusters\n", "kind"),
+        (
+            TEMPLATE,
+            "metadata:\n  name: system\n  labels",
+            "meta:\n  name: system\n  labels",
+            "InstanceGroup None",
+        ),
+    ],
+)
+def test_what_has_another_shape_is_told_and_not_raised(
+    tmp_path: Path, file: str, old: str, new: str, key: str
+) -> None:
+    copy = Copy.make(tmp_path)
+    copy.replace(file, old, new)
+    problems = copy.problems("kops")
+    assert told(problems, TEMPLATE, key, "", ""), "\n".join(map(str, problems))
+
+
+def test_another_shape_is_told_without_schemas_too(tmp_path: Path) -> None:
+    copy = Copy.make(tmp_path)
+    copy.replace(TEMPLATE, "\nspec:\n  role: Node", "\nspecs:\n  role: Node")
+    problems = run(Check(copy.tree, tmp_path), ["kops"]).problems
+    assert told(problems, TEMPLATE, "shape", "spec", "a shape that the checks can read")

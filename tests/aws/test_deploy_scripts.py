@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import subprocess
 import sys
@@ -9,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from deploy.aws.check.everything import Check
+from deploy.aws.check.everything import run as run_check
 from deploy.aws.check.tree import CHECKOUT, Tree
 
 FOLDER = Tree().folder
@@ -89,6 +92,23 @@ def test_a_refused_login_pushes_nothing(tmp_path: Path) -> None:
     done = run("push-image.sh", REPOSITORY, "1", "/images/tide.tar", programs=programs, folder=tmp_path)
     assert done.returncode != 0
     assert not any("copy" in call for call in calls(tmp_path))
+
+
+def test_the_check_finds_checkov_beside_it_then_in_path_and_else_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = importlib.import_module("deploy.aws.check.__main__")
+    monkeypatch.setattr(command, "CHECKOUT", tmp_path)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    monkeypatch.delenv("CI", raising=False)
+    assert command._checkov() is None
+    report = run_check(Check(Tree(), tmp_path, None), ["security"])
+    assert [words.split(":")[0] for words in report.left_out] == ["security rules of OpenTofu's files"]
+    for folder in (tmp_path / "bin", tmp_path / ".venv-checkov" / "bin"):
+        folder.mkdir(parents=True)
+        (folder / "checkov").write_text("#!/bin/sh\n")
+        (folder / "checkov").chmod(0o755)
+        assert command._checkov() == folder / "checkov"
 
 
 @pytest.mark.parametrize(

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import sys
 from pathlib import Path
 
 from deploy.aws.check.everything import PARTS, Check, run
 from deploy.aws.check.tree import CHECKOUT, Tree
+
+
+def _checkov() -> Path | None:
+    own = CHECKOUT / ".venv-checkov" / "bin" / "checkov"
+    found = own if own.exists() else shutil.which("checkov")
+    return Path(found) if found else None
 
 
 def main() -> int:
@@ -21,7 +28,10 @@ def main() -> int:
         "--schemas", type=Path, default=Path(schemas), help="folder of kOps's schemas (AWS_SCHEMAS)"
     )
     parser.add_argument(
-        "--checkov", type=Path, help="the program checkov; without it there are no security rules"
+        "--checkov",
+        type=Path,
+        default=_checkov(),
+        help="the program checkov, for security rules; by default .venv-checkov's, else that in PATH",
     )
     parser.add_argument("--render", type=Path, metavar="FOLDER", help="also write the rendered files there")
     parser.add_argument(

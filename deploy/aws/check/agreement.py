@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
-from deploy.aws.check.machines import Group
-from deploy.aws.check.problems import Place, Problem
+from deploy.aws.check.durations import seconds
+from deploy.aws.check.machines import SPOT, Group
+from deploy.aws.check.pods import OPERATORS, Pods
+from deploy.aws.check.problems import Problem
 from deploy.aws.check.sizes import mebibytes
 
 #: Of the two minutes from a spot machine's notice to its end, what the notice itself may need to arrive.
@@ -15,104 +17,69 @@ NOTICE_S = 120
 NOTICE_DELAY_S = 15
 _HARD = ("NoSchedule", "NoExecute")
 _PROTECTION = "karpenter.sh/do-not-disrupt"
-
-
-@dataclass(frozen=True)
-class Pods:
-    """Pods that are alike, of one release.
-
-    Attributes
-    ----------
-    key
-        Where the values file says what they are.
-    count
-        At the most.
-    """
-
-    place: Place
-    key: str
-    count: int
-    spec: Mapping[str, Any]
-    annotations: Mapping[str, str]
-
-    @property
-    def is_worker(self) -> bool:
-        return self.key != "scheduler"
-
-    @property
-    def selector(self) -> dict[str, str]:
-        return dict(self.spec.get("nodeSelector", {}))
-
-    @property
-    def tolerations(self) -> list[dict[str, Any]]:
-        return list(self.spec.get("tolerations", []))
-
-    @property
-    def millicpu(self) -> int:
-        total = 0.0
-        for container in self.spec["containers"]:
-            text = str(container["resources"]["requests"]["cpu"])
-            total += float(text[:-1]) if text.endswith("m") else float(text) * 1000
-        return int(total)
-
-    @property
-    def memory_mib(self) -> int:
-        return sum(
-            mebibytes(str(container["resources"]["requests"]["memory"]))
-            for container in self.spec["containers"]
-        )
-
-
-def pods_of(
-    file: str, documents: Sequence[Mapping[str, Any]], values: Mapping[str, Any], defaults: Mapping[str, Any]
-) -> list[Pods]:
-    """The pods that a release makes."""
-    made = []
-    for document in documents:
-        labels = document["metadata"].get("labels", {})
-        if document["kind"] not in ("ReplicaSet", "Deployment"):
-            continue
-        template = document["spec"]["template"]
-        pool = labels.get("dask-tide/pool")
-        key = f"pools.{pool}" if pool else str(labels.get("app.kubernetes.io/component"))
-        given = values.get("pools", {}).get(pool) or {}
-        count = int(given.get("maximum", defaults["poolDefaults"]["maximum"])) if pool else 1
-        annotations = template["metadata"].get("annotations", {})
-        made.append(Pods(Place(file), key, count, template["spec"], annotations))
-    return made
+_RESOURCES = ("cpu", "memory", "ephemeral-storage")
+#: The part of a CPU that a thread has at the least; with more threads they wait for each other.
+_CPU_PER_THREAD = 0.75
+#: How many times as much as on spot a worker on demand may be said to cost.
+_DEAREST_RATIO = 10.0
+#: How long a machine may be said to boot.
+_LONGEST_BOOT_S = 1800.0
 
 
 def check(pods: Sequence[Pods], groups: Sequence[Group], values: Mapping[str, Any]) -> Iterator[Problem]:
     """What keeps the pods of a values file from running where they should, or what makes it cost more."""
-    wanted: dict[str, list[Pods]] = {}
+    where: dict[str, list[Group]] = {}
     for some in pods:
-        found = [group for group in groups if some.selector.items() <= group.labels.items()]
-        own = {key: value for group in groups for key, value in group.labels.items()}
-        known = "; ".join(f"{group.name} has {_words(group.labels)}" for group in groups)
-        key = f"{some.key}.nodeSelector"
-        holds = bool(found) and bool(some.selector.keys() & own.keys())
-        yield from some.place.expect(holds, key, some.selector, f"labels of a group: {known}")
+        if not some.selector and some.key == "notebook":
+            continue  # wherever there is room; the taints keep it off these groups
+        yield from _finds(some, groups)
+        found = [group for group in groups if some.markets(group)]
+        where[some.key] = found
         for group in found:
-            wanted.setdefault(group.name, []).append(some)
             yield from _tolerates(some, group)
             yield from _fits(some, group)
+            yield from _limits(some, group)
             yield from _survives(some, group, values)
         yield from _needs(some, found)
+        yield from _amounts(some)
+    selected = {group.name for found in where.values() for group in found}
     for group in groups:
         if group.taints:
-            selected = "; ".join(f"{some.key} selects {_words(some.selector)}" for some in pods)
-            words = f"labels that pods of {pods[0].place.file} select: {selected}"
-            yield from group.place.expect(group.name in wanted, "labels", group.labels, words)
-        elif group.name in wanted:
+            words = "; ".join(f"{some.key} selects {_words(some.selector)}" for some in pods)
+            words = f"labels that pods of {pods[0].place.file} select: {words}"
+            yield from group.place.expect(group.name in selected, "labels", group.labels, words)
+        elif group.name in selected:
             yield group.place.problem("taints", [], "one: other pods would come, and their machines never go")
-    yield from _room(wanted, groups)
-    busy = values.get("scheduler", {}).get("podDisruptionBudget", {}).get("enabled")
-    words = "true: an update of the scheduler's machine would end the work in hand"
-    yield from pods[0].place.expect(busy is True, "scheduler.podDisruptionBudget.enabled", busy, words)
+    yield from _room([some for some in pods if where.get(some.key)], where)
+    yield from _haven([some for some in pods if some.pool is not None])
+    yield from _settings(pods, values)
 
 
 def _words(labels: Mapping[str, str]) -> str:
     return ", ".join(f"{key}={value}" for key, value in labels.items()) or "no labels"
+
+
+def _finds(pods: Pods, groups: Sequence[Group]) -> Iterator[Problem]:
+    """Whether there is a group for them at all."""
+    for term in pods.terms:
+        for expression in term:
+            yield from pods.place.expect_one_of(f"{pods.key}.affinity", expression.get("operator"), OPERATORS)
+    found = [group for group in groups if any(pods.selects(group, market) for market in group.markets)]
+    own = {key for group in groups for key in group.labels}
+    known = "; ".join(f"{group.name} has {_words(group.labels)}" for group in groups)
+    key = f"{pods.key}.nodeSelector"
+    holds = bool(found) and bool(pods.selector.keys() & own)
+    yield from pods.place.expect(holds, key, pods.selector, f"labels of a group: {known}")
+    if not found or any(pods.markets(group) for group in found):
+        return
+    if pods.pool is None and all(group.spot for group in found):
+        names = ", ".join(group.name for group in found)
+        yield pods.place.problem(key, pods.selector, f"no spot machines: {names} has some")
+    else:
+        names = ", ".join(f"{group.name} ({', '.join(group.markets)})" for group in found)
+        yield pods.place.problem(
+            f"{pods.key}.affinity", pods.spec.get("affinity"), f"labels that {names} can have"
+        )
 
 
 def _tolerates(pods: Pods, group: Group) -> Iterator[Problem]:
@@ -141,14 +108,47 @@ def _fits(pods: Pods, group: Group) -> Iterator[Problem]:
             return
 
 
-def _survives(pods: Pods, group: Group, values: Mapping[str, Any]) -> Iterator[Problem]:
-    if not group.spot:
+def _limits(pods: Pods, group: Group) -> Iterator[Problem]:
+    """Whether a pod may take more than its machine has."""
+    for container in pods.spec["containers"]:
+        limit = container["resources"].get("limits", {}).get("memory")
+        most = min((size.memory_mib for size in group.sizes), default=0)
+        holds = limit is None or mebibytes(str(limit)) <= most
+        words = f"at most {most}Mi, the memory of a machine of {group.name}"
+        yield from pods.place.expect(holds, f"{pods.key}.resources.limits.memory", limit, words)
+
+
+def _amounts(pods: Pods) -> Iterator[Problem]:
+    """What they ask for, by names that Kubernetes knows, and for each thread enough."""
+    for container in pods.spec["containers"]:
+        for kind, amounts in container["resources"].items():
+            for name in amounts:
+                holds = name in _RESOURCES or "/" in name
+                words = f"one of {', '.join(_RESOURCES)}, or a device's name"
+                yield from pods.place.expect(holds, f"{pods.key}.resources.{kind}", name, words)
+    if pods.pool is None:
         return
-    if not pods.is_worker:
+    threads = pods.pool.threads
+    most = int(pods.millicpu / 1000 / _CPU_PER_THREAD)
+    words = f"at most {most}, for the {pods.millicpu}m CPU that a worker asks for"
+    yield from pods.place.expect(threads <= most, f"{pods.key}.threads", threads, words)
+    boot = pods.pool.boot_time
+    boot_s = None if boot is None else seconds(boot)
+    words = f"a duration of at most {_LONGEST_BOOT_S / 60:g}m"
+    holds = boot is None or (boot_s is not None and boot_s <= _LONGEST_BOOT_S)
+    yield from pods.place.expect(holds, f"{pods.key}.bootTime", boot, words)
+
+
+def _survives(pods: Pods, group: Group, values: Mapping[str, Any]) -> Iterator[Problem]:
+    if SPOT not in pods.markets(group):
+        return
+    if pods.pool is None:
         yield pods.place.problem(
             f"{pods.key}.nodeSelector", pods.selector, f"no spot machines: {group.name} has some"
         )
         return
+    words = f"true: {group.name} has spot machines, on which results are not to stay"
+    yield from pods.place.expect(pods.pool.spot, f"{pods.key}.spot", pods.pool.spot, words)
     grace_s = pods.spec.get("terminationGracePeriodSeconds", 30)
     most_s = NOTICE_S - NOTICE_DELAY_S
     words = f"at most {most_s}: a spot machine of {group.name} goes {NOTICE_S} s after its notice"
@@ -163,18 +163,67 @@ def _survives(pods: Pods, group: Group, values: Mapping[str, Any]) -> Iterator[P
     yield from pods.place.expect(holds, "nodes.read", reads, words)
 
 
-def _room(wanted: Mapping[str, Sequence[Pods]], groups: Sequence[Group]) -> Iterator[Problem]:
-    for group in groups:
-        for some in wanted.get(group.name, []):
-            sharing = [other for other in groups if some in wanted.get(other.name, [])]
-            room = sum(other.room(some.millicpu, some.memory_mib) for other in sharing)
-            words = (
-                f"at most {room}: what the groups {', '.join(other.name for other in sharing)} have room for"
-            )
-            yield from some.place.expect(some.count <= room, f"{some.key}.maximum", some.count, words)
+def _room(pods: Sequence[Pods], where: Mapping[str, Sequence[Group]]) -> Iterator[Problem]:
+    """Each alone, then those together that share groups."""
+    together: dict[str, list[tuple[Pods, Fraction]]] = {}
+    for some in pods:
+        groups = where[some.key]
+        names = ", ".join(group.name for group in groups)
+        room = sum(group.room(some.millicpu, some.memory_mib) for group in groups)
+        words = f"at most {room}: what the groups {names} have room for"
+        yield from some.place.expect(some.count <= room, f"{some.key}.maximum", some.count, words)
+        if some.count <= room:
+            together.setdefault(names, []).append((some, Fraction(some.count, max(room, 1))))
+    for names, several in together.items():
+        filled = sum(part for _, part in several)
+        keys = " + ".join(f"{some.key}.maximum" for some, _ in several)
+        counts = " + ".join(str(some.count) for some, _ in several)
+        words = f"less, as {names} has room for only {float(1 / filled):.0%} of them" if filled else ""
+        yield from pods[0].place.expect(filled <= 1, keys, counts, words)
+
+
+def _haven(pools: Sequence[Pods]) -> Iterator[Problem]:
+    """Whether results have a place that is not taken away, and one that is not taken first."""
+    spot = {some.key: some.pool for some in pools if some.pool is not None and some.pool.spot}
+    safe = {some.key: some.pool for some in pools if some.pool is not None and not some.pool.spot}
+    if not spot:
+        return
+    yield from pools[0].place.expect(
+        any(pool.maximum for pool in safe.values()),
+        "pools",
+        ", ".join(spot),
+        "another one on demand, too: results must not stay on spot machines, and these may be out of stock",
+    )
+    dearest = max(pool.price for pool in spot.values())
+    for key, pool in safe.items():
+        words = f"more than {dearest:g}, the price of workers on spot, as the cheapest pool is used first, "
+        words += f"and at most {_DEAREST_RATIO:g} times that"
+        holds = dearest < pool.price <= dearest * _DEAREST_RATIO
+        yield from pools[0].place.expect(holds, f"{key}.price", pool.price, words)
+
+
+def _settings(pods: Sequence[Pods], values: Mapping[str, Any]) -> Iterator[Problem]:
+    """What the values say of the whole release."""
+    place = pods[0].place
+    for component, lost in (("scheduler", "the work in hand"), ("notebook", "what its user has not saved")):
+        spot = values.get(component, {}).get("spot", False)
+        words = f"false: with a spot machine goes {lost}"
+        yield from place.expect(spot is False, f"{component}.spot", spot, words)
+    busy = values.get("scheduler", {}).get("podDisruptionBudget", {}).get("enabled")
+    words = "true: an update of the scheduler's machine would end the work in hand"
+    yield from place.expect(busy is True, "scheduler.podDisruptionBudget.enabled", busy, words)
+    guarded = values.get("admission", {}).get("enabled", True)
+    words = "true: nobody else enforces the maximum, and idle workers are not marked for node autoscalers"
+    yield from place.expect(guarded is True, "admission.enabled", guarded, words)
+    maxima = {some.key: some.count for some in pods}
+    for name, buffer in (values.get("buffer", {}).get("pools") or {}).items():
+        units = max([buffer.get("units") or 0, *(entry["units"] for entry in buffer.get("schedule") or [])])
+        most = maxima.get(f"pools.{name}", 0)
+        words = f"at most {most}, pools.{name}.maximum: each place of a placeholder is paid for"
+        yield from place.expect(units <= most, f"buffer.pools.{name}", units, words)
 
 
 def first_machines(file: str, pods: Sequence[Pods]) -> str:
     """What an installation costs before anybody computes: the chart's ReplicaSets have no `replicas`."""
-    pools = ", ".join(some.key for some in pods if some.is_worker)
+    pools = ", ".join(some.key for some in pods if some.pool is not None)
     return f"{file}: its first installation may boot a machine for each of {pools}; idle, it goes again"

@@ -6,14 +6,24 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from deploy.aws.check.hcl import Block, Module, plain
-from deploy.aws.check.kops_cluster import EXPANDERS
-from deploy.aws.check.machines import Group, Taint, known_sizes, same_size
+from deploy.aws.check.kops_cluster import EXPANDERS, delay, threshold
+from deploy.aws.check.machines import ON_DEMAND, SPOT, Group, Taint, known_sizes, same_size
 from deploy.aws.check.problems import Place, Problem
 from deploy.aws.check.sizes import Sizes
 
 #: EKS's words for a taint's effects.
 EFFECTS = {"NO_SCHEDULE": "NoSchedule", "NO_EXECUTE": "NoExecute", "PREFER_NO_SCHEDULE": "PreferNoSchedule"}
+#: The label by which EKS itself says it of each node.
+_MARKET = "eks.amazonaws.com/capacityType"
 VALUES = "cluster-autoscaler-values.yaml"
+#: As `kops_cluster.SAID`.
+_SAID = (
+    "ignore-daemonsets-utilization",
+    "max-node-provision-time",
+    "scale-down-delay-after-add",
+    "scale-down-unneeded-time",
+    "scale-down-utilization-threshold",
+)
 #: Flags of cluster-autoscaler that we may set.
 _FLAGS = {
     "expander",
@@ -46,6 +56,13 @@ def _group(module: Module, block: Block, sizes: Sizes) -> Iterator[Problem]:
     least, most, now = (module.default(scaling.get(f"{name}_size")) for name in ("min", "max", "desired"))
     holds = all(isinstance(number, int) for number in (least, most, now)) and 0 <= least <= now <= most
     yield from place.expect(holds, "scaling_config", plain(scaling), "min_size ≤ desired_size ≤ max_size")
+    template = str(body.get("launch_template", [{}])[0].get("id"))
+    words = "an aws_launch_template of this module, else there is IMDSv1, and volumes are not encrypted"
+    holds = "aws_launch_template." in template
+    yield from place.expect(holds, "launch_template.id", template, words)
+    ignored = body.get("lifecycle", [{}])[0].get("ignore_changes")
+    words = "scaling_config[0].desired_size among them: `tofu apply` would end machines that have work"
+    yield from place.expect("desired_size" in str(ignored), "lifecycle.ignore_changes", ignored, words)
     forced = body.get("force_update_version")
     words = "false, said: an update would end what a disruption budget protects"
     yield from place.expect(forced is False, "force_update_version", forced, words)
@@ -84,10 +101,12 @@ def groups_of(module: Module, sizes: Sizes) -> list[Group]:
         types = module.default(block.body.get("instance_types", []))
         known = known_sizes(block.place, "", types, sizes)[1]
         most = module.default(block.body["scaling_config"][0]["max_size"])
-        spot = body.get("capacity_type") == "SPOT"
+        markets = (SPOT if body.get("capacity_type") == "SPOT" else ON_DEMAND,)
+        choices = {_MARKET: (str(body.get("capacity_type")),)}
         name = block.name.split(".")[1]
         maxima = (int(most),) * len(known)
-        made.append(Group(block.place, name, dict(body.get("labels", {})), taints, known, maxima, spot))
+        labels = dict(body.get("labels", {}))
+        made.append(Group(block.place, name, labels, taints, known, maxima, markets, choices))
     return made
 
 
@@ -95,9 +114,23 @@ def check_autoscaler(values: Mapping[str, Any]) -> Iterator[Problem]:
     """The flags that decide whether idle workers' machines go."""
     place = Place(VALUES)
     flags = values.get("extraArgs", {})
+    for name in _SAID:
+        words = "said: its default is not for machines that come and go with the work"
+        yield from place.expect(name in flags, f"extraArgs.{name}", None, words)
     for name in flags:
         yield from place.expect_one_of(f"extraArgs.{name}", name, sorted(_FLAGS))
-    yield from place.expect_one_of("extraArgs.expander", flags.get("expander"), EXPANDERS)
+        if name.endswith(("-time", "-delay", "-after-add")):
+            yield from delay(place, f"extraArgs.{name}", flags[name])
+        elif name.startswith(("skip-", "ignore-")):
+            yield from place.expect_one_of(f"extraArgs.{name}", flags[name], [True, False])
+    key = "scale-down-utilization-threshold"
+    yield from threshold(place, f"extraArgs.{key}", flags.get(key, 0.5))
+    expander = flags.get("expander")
+    yield from place.expect_one_of("extraArgs.expander", expander, EXPANDERS)
+    words = "expanderPriorities, which `priority` needs"
+    holds = expander != "priority" or "expanderPriorities" in values
+    yield from place.expect(holds, "extraArgs.expander", expander, words)
+    yield from place.expect_one_of("cloudProvider", values.get("cloudProvider"), ["aws"])
     key = "skip-nodes-with-local-storage"
     words = "false: workers spill to an emptyDir, and would keep their machine when idle"
     yield from place.expect(flags.get(key) is False, f"extraArgs.{key}", flags.get(key), words)

@@ -51,6 +51,7 @@ class Module:
     outputs: dict[str, Block] = field(default_factory=dict)
     modules: dict[str, Block] = field(default_factory=dict)
     locals: dict[str, Place] = field(default_factory=dict)
+    values: dict[str, Any] = field(default_factory=dict)
     settings: list[Block] = field(default_factory=list)
     providers: list[Block] = field(default_factory=list)
     #: Every attribute's expression and where it stands.
@@ -119,8 +120,8 @@ def _add(module: Module, file: str, kind: str, block: dict[str, Any]) -> None:
         for name, value in block.items():
             if name != _BLOCK:
                 place = Place(file, f"local.{name}")
-                module.locals[name] = place
-                module.expressions += [(place, "value", text) for text in _texts(value)]
+                module.locals[name], module.values[name] = place, value
+                module.expressions += [(place, "value", text) for text in texts(value)]
         return
     labels, body = [], block
     while _BLOCK not in body:
@@ -141,19 +142,20 @@ def _add(module: Module, file: str, kind: str, block: dict[str, Any]) -> None:
         made = Block(place, name, {key: value for key, value in made.body.items() if key != "data"})
     else:
         module.settings.append(made)
-    module.expressions += [(place, key, text) for key, value in made.body.items() for text in _texts(value)]
+    module.expressions += [(place, key, text) for key, value in made.body.items() for text in texts(value)]
 
 
-def _texts(value: Any) -> Iterator[str]:
+def texts(value: Any) -> Iterator[str]:
+    """All expressions in a value."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, list):
         for item in value:
-            yield from _texts(item)
+            yield from texts(item)
     elif isinstance(value, dict):
         for key, item in value.items():
-            yield from _texts(key)
-            yield from _texts(item)
+            yield from texts(key)
+            yield from texts(item)
 
 
 def code(text: str) -> str:

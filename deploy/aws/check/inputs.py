@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from deploy.aws.check.hcl import Module
 from deploy.aws.check.problems import Place, Problem
-from deploy.aws.check.tree import KOPS_VARIANTS, Tree
+from deploy.aws.check.tree import Tree
 
 TEMPLATE = "kops/cluster.tmpl.yaml"
 DEFAULTS = "kops/defaults.yaml"
@@ -30,7 +30,7 @@ def check(tree: Tree, foundation: Module) -> Iterator[Problem]:
     for name in sorted(defaults - used):
         yield Place(DEFAULTS).problem(name, name, f"an input that {TEMPLATE} uses")
     for file in sorted(
-        {file for variant in KOPS_VARIANTS for file in tree.kops_inputs(variant)} - {DEFAULTS}
+        {file for variant in tree.kops_variants() for file in tree.kops_inputs(variant)} - {DEFAULTS}
     ):
         for name in tree.yaml(file) or {}:
             yield from Place(file).expect_one_of(name, name, sorted(defaults))

@@ -4,18 +4,31 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from deploy.aws.check import schemas
-from deploy.aws.check.machines import CAPACITY, CPU, EFFECTS, FAMILY, Group, Taint
+from deploy.aws.check.arguments import is_amount
+from deploy.aws.check.durations import seconds
+from deploy.aws.check.hcl import Module, plain
+from deploy.aws.check.kops_cluster import TAG
+from deploy.aws.check.kops_groups import VOLUMES
+from deploy.aws.check.machines import CAPACITY, CPU, EFFECTS, FAMILY, ON_DEMAND, SPOT, ZONE, Group, Taint
 from deploy.aws.check.problems import Place, Problem
+from deploy.aws.check.rendering import CLUSTER_NAME, MACHINES_ROLE
+from deploy.aws.check.sizes import BIGGEST_GIB, SMALLEST_GIB, Sizes, mebibytes
 from deploy.aws.check.sizes import FILE as SIZES_FILE
-from deploy.aws.check.sizes import Sizes, mebibytes
 from deploy.aws.check.tree import CHECKOUT
 from rig import binaries
 
+_DISCOVERY = "karpenter.sh/discovery"
+#: Labels that a pool may name, and of some of them the values that there are.
+_ARCH, _OS = "kubernetes.io/arch", "kubernetes.io/os"
+_VALUES = {_ARCH: ("amd64",), _OS: ("linux",), CAPACITY: (SPOT, ON_DEMAND)}
+_LABELS = {*_VALUES, FAMILY, CPU, ZONE}
+#: How long an empty machine may stay.
+_WARMEST_S = 3600.0
 MODULE = "github.com/aws/karpenter-provider-aws"
 _CRDS = {"NodePool": "karpenter.sh_nodepools.yaml", "EC2NodeClass": "karpenter.k8s.aws_ec2nodeclasses.yaml"}
 _FILES = {
@@ -41,28 +54,71 @@ def definitions() -> Path:
     return Path(json.loads(said)["Dir"]) / "pkg" / "apis" / "crds"
 
 
-def check(documents: Sequence[dict[str, Any]], crds: Path, sizes: Sizes) -> Iterator[Problem]:
-    """What is wrong with the rendered objects."""
-    classes = {
-        document["metadata"]["name"]: document for document in documents if document["kind"] == "EC2NodeClass"
-    }
+def check_schemas(documents: Sequence[dict[str, Any]], crds: Path) -> Iterator[Problem]:
+    """The rendered objects against their CustomResourceDefinitions, in this folder."""
     for document in documents:
-        kind = document["kind"]
-        place = Place(_FILES.get(kind, "karpenter"), f"{kind} {document['metadata']['name']}")
-        if kind not in _CRDS:
-            yield from place.expect_one_of("kind", kind, sorted(_CRDS))
-            continue
-        yield from schemas.check(place, document, schemas.read(crds / _CRDS[kind]))
+        kind = document.get("kind", "")
+        if kind in _CRDS:
+            yield from schemas.check(_placed(document), document, schemas.read(crds / _CRDS[kind]))
+
+
+def check(documents: Sequence[dict[str, Any]], sizes: Sizes) -> Iterator[Problem]:
+    """What is wrong with the rendered objects by what their schemas cannot say."""
+    named = [(document.get("kind"), document["metadata"]["name"]) for document in documents]
+    classes = {name for kind, name in named if kind == "EC2NodeClass"}
+    for document in documents:
+        kind, place = document.get("kind"), _placed(document)
+        yield from place.expect_one_of("kind", kind, sorted(_CRDS))
+        holds = named.count((kind, document["metadata"]["name"])) == 1
+        yield from place.expect(holds, "metadata.name", document["metadata"]["name"], "names that differ")
         if kind == "NodePool":
             yield from _pool(place, document["spec"], classes, sizes)
-        else:
+        elif kind == "EC2NodeClass":
             yield from _node_class(place, document["spec"])
+
+
+def _placed(document: Document) -> Place:
+    kind = str(document.get("kind"))
+    return Place(_FILES.get(kind, "karpenter"), f"{kind} {(document.get('metadata') or {}).get('name')}")
+
+
+def check_discovery(documents: Sequence[Document], module: Module) -> Iterator[Problem]:
+    """Whether what node classes look for is what OpenTofu has tagged."""
+    tags = {
+        name: (str(plain(block.body.get("key"))), str(plain(block.body.get("value"))))
+        for name, block in module.resources.items()
+        if block.type == "aws_ec2_tag"
+    }
+    written = {key for key, _ in tags.values()}
+    for name, (key, value) in tags.items():
+        place = module.resources[name].place
+        yield from place.expect_one_of("key", key, [_DISCOVERY])
+        yield from place.expect_one_of("value", value, ["${var.cluster_name}"])
+    for document in documents:
+        if document.get("kind") != "EC2NodeClass":
+            continue
+        for selector in ("subnetSelectorTerms", "securityGroupSelectorTerms"):
+            terms = document["spec"].get(selector)
+            found = [term.get("tags") or {} for term in terms or []]
+            words = f"tags: {{{_DISCOVERY}: {CLUSTER_NAME}}}, which opentofu/eks-karpenter writes"
+            holds = bool(written) and found == [{_DISCOVERY: CLUSTER_NAME}]
+            yield from _placed(document).expect(holds, f"spec.{selector}", terms, words)
 
 
 def _node_class(place: Place, spec: Document) -> Iterator[Problem]:
     options = spec.get("metadataOptions", {})
     key = "spec.metadataOptions"
     yield from place.expect_one_of(f"{key}.httpTokens", options.get("httpTokens"), ["required"])
+    role = spec.get("role")
+    words = "the machines' role, which opentofu/eks-karpenter makes"
+    yield from place.expect(role == MACHINES_ROLE, "spec.role", role, words)
+    yield from place.expect_one_of(f"{key}.httpEndpoint", options.get("httpEndpoint"), ["enabled"])
+    tagged = spec.get("tags", {}).get(TAG)
+    words = f"{CLUSTER_NAME}, the cluster's name: the budget sums it up, and leftovers.sh looks for it"
+    yield from place.expect(tagged == CLUSTER_NAME, f"spec.tags.{TAG}", tagged, words)
+    public = spec.get("associatePublicIPAddress")
+    words = "false: machines are reached from within only"
+    yield from place.expect(public is False, "spec.associatePublicIPAddress", public, words)
     hops = options.get("httpPutResponseHopLimit")
     words = "1, said: with more, pods get the machine's credentials"
     yield from place.expect(hops == 1, f"{key}.httpPutResponseHopLimit", hops, words)
@@ -70,12 +126,20 @@ def _node_class(place: Place, spec: Document) -> Iterator[Problem]:
     yield from place.expect(bool(mappings), "spec.blockDeviceMappings", mappings, "an encrypted volume")
     for index, mapping in enumerate(mappings):
         encrypted = mapping.get("ebs", {}).get("encrypted")
-        yield from place.expect(
-            encrypted is True, f"spec.blockDeviceMappings[{index}].ebs.encrypted", encrypted, "true"
-        )
+        key = f"spec.blockDeviceMappings[{index}].ebs"
+        yield from place.expect(encrypted is True, f"{key}.encrypted", encrypted, "true")
+        volume = mapping.get("ebs", {})
+        kept = volume.get("deleteOnTermination")
+        words = "true: nobody else deletes the volumes of machines that are gone"
+        yield from place.expect(kept is True, f"{key}.deleteOnTermination", kept, words)
+        yield from place.expect_one_of(f"{key}.volumeType", volume.get("volumeType"), VOLUMES)
+        size = volume.get("volumeSize")
+        holds = is_amount(size) and SMALLEST_GIB <= mebibytes(str(size)) / 1024 <= BIGGEST_GIB
+        words = f"an amount from {SMALLEST_GIB}Gi to {BIGGEST_GIB}Gi"
+        yield from place.expect(holds, f"{key}.volumeSize", size, words)
 
 
-def _pool(place: Place, spec: Document, classes: Mapping[str, Document], sizes: Sizes) -> Iterator[Problem]:
+def _pool(place: Place, spec: Document, classes: Collection[str], sizes: Sizes) -> Iterator[Problem]:
     template = spec["template"]["spec"]
     name = template.get("nodeClassRef", {}).get("name")
     yield from place.expect_one_of("spec.template.spec.nodeClassRef.name", name, sorted(classes))
@@ -86,24 +150,45 @@ def _pool(place: Place, spec: Document, classes: Mapping[str, Document], sizes: 
     limits = spec.get("limits")
     yield from place.expect(bool(limits), "spec.limits", limits, "limits: no pool without any")
     required = _required(template)
-    for key in (FAMILY, CPU, CAPACITY):
+    for key in (_ARCH, _OS, FAMILY, CPU, CAPACITY):
         yield from place.expect(
             key in required, "spec.template.spec.requirements", sorted(required), f"one of {key}"
         )
     for family in required.get(FAMILY, []):
         words = f"a family of {SIZES_FILE}; add it"
         yield from place.expect(family in sizes.memory_gib_per_cpu, f"requirement {FAMILY}", family, words)
-    for capacity in required.get(CAPACITY, []):
-        yield from place.expect_one_of(f"requirement {CAPACITY}", capacity, ["spot", "on-demand"])
-    if "spot" in required.get(CAPACITY, []):
+    for key, values in required.items():
+        yield from place.expect_one_of("spec.template.spec.requirements", key, sorted(_LABELS))
+        for value in values:
+            if key in _VALUES:
+                yield from place.expect_one_of(f"requirement {key}", value, _VALUES[key])
+    yield from _disruption(place, spec.get("disruption", {}))
+    if SPOT in required.get(CAPACITY, []):
         return
     # Whoever may not be on spot may not be moved, either.
+    packed = spec.get("disruption", {}).get("consolidationPolicy")
+    words = "WhenEmpty: nothing is moved for a better price"
+    yield from place.expect(packed == "WhenEmpty", "spec.disruption.consolidationPolicy", packed, words)
     expires = template.get("expireAfter")
     words = "Never: with a scheduler goes the work in hand"
     yield from place.expect(expires == "Never", "spec.template.spec.expireAfter", expires, words)
     grace = template.get("terminationGracePeriod")
     words = "none: it would end a busy scheduler in spite of its annotation"
     yield from place.expect(grace is None, "spec.template.spec.terminationGracePeriod", grace, words)
+
+
+def _disruption(place: Place, disruption: Document) -> Iterator[Problem]:
+    """Whether empty machines go, and all of them at once."""
+    key = "spec.disruption.consolidateAfter"
+    after = disruption.get("consolidateAfter")
+    after_s = seconds(str(after))
+    words = f"a duration of at most {_WARMEST_S / 3600:g}h: an empty machine is paid for"
+    yield from place.expect(after_s is not None and after_s <= _WARMEST_S, key, after, words)
+    budgets = disruption.get("budgets", [{"nodes": "10%"}])
+    for_all = [budget for budget in budgets if not budget.get("reasons") or "Empty" in budget["reasons"]]
+    words = 'only "100%" for reasons that hold for empty machines: they go at once, not a part at a time'
+    holds = bool(for_all) and all(str(budget.get("nodes")) == "100%" for budget in for_all)
+    yield from place.expect(holds, "spec.disruption.budgets", budgets, words)
 
 
 def _required(template: Document) -> dict[str, list[str]]:
@@ -138,8 +223,8 @@ def groups_of(documents: Sequence[Document], sizes: Sizes) -> list[Group]:
         )
         name = document["metadata"]["name"]
         labels = dict(spec["template"].get("metadata", {}).get("labels", {}))
-        spot = "spot" in required.get(CAPACITY, ["spot"])
-        made.append(
-            Group(Place(_FILES["NodePool"], f"NodePool {name}"), name, labels, taints, known, maxima, spot)
-        )
+        markets = tuple(required.get(CAPACITY, [SPOT, ON_DEMAND]))
+        choices = {key: tuple(values) for key, values in required.items()} | {CAPACITY: markets}
+        place = Place(_FILES["NodePool"], f"NodePool {name}")
+        made.append(Group(place, name, labels, taints, known, maxima, markets, choices))
     return made

@@ -8,16 +8,31 @@ from collections.abc import Iterator, Mapping
 from itertools import combinations
 from typing import Any
 
+from deploy.aws.check.durations import seconds
 from deploy.aws.check.problems import Place, Problem
 
 EXPANDERS = ("least-waste", "random", "most-pods", "priority")
 SUBNET_TYPES = ("Private", "Public", "Utility", "DualStack")
+CHANNELS = ("stable", "alpha", "none")
 DNS_TYPES = ("None", "Public", "Private")
 #: Networks that enforce NetworkPolicies. amazonvpc does not unless told to; flannel and kubenet never.
 ENFORCING = ("calico", "canal", "cilium", "kuberouter")
 #: Target groups of the API's load balancer, whose names kOps makes of these and the cluster's.
 _TARGET_GROUPS = ("tcp", "tls", "kops-controller")
-_DURATION = re.compile(r"([0-9]+(\.[0-9]+)?(ms|s|m|h))+")
+#: What cluster-autoscaler is told: its defaults keep machines for ten minutes, half full ones for ever.
+SAID = (
+    "ignoreDaemonSetsUtilization",
+    "maxNodeProvisionTime",
+    "scaleDownDelayAfterAdd",
+    "scaleDownUnneededTime",
+    "scaleDownUtilizationThreshold",
+)
+#: The tag of all that a cluster costs.
+TAG = "dask-tide/cluster"
+_LONGEST_BACKUP_D = 90
+LEAST_FULL = 0.8
+#: How long cluster-autoscaler may wait with anything.
+LONGEST_S = 3600.0
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)+")
 
 
@@ -26,6 +41,24 @@ def check(place: Place, cluster: Mapping[str, Any]) -> Iterator[Problem]:
     spec = cluster["spec"]
     yield from _name(place, cluster["metadata"]["name"])
     yield from place.expect_one_of("spec.cloudProvider", spec.get("cloudProvider"), ["aws"])
+    version = str(spec.get("kubernetesVersion"))
+    words = "a version, such as 1.35.4: what `latest` is changes under a cluster"
+    holds = bool(re.fullmatch(r"1\.[0-9]+\.[0-9]+", version))
+    yield from place.expect(holds, "spec.kubernetesVersion", version, words)
+    channel = str(spec.get("channel"))
+    holds = channel in CHANNELS or "://" in channel
+    yield from place.expect(holds, "spec.channel", channel, f"one of {', '.join(CHANNELS)}, or a URL")
+    tagged = spec.get("cloudLabels", {}).get(TAG)
+    words = f"{cluster['metadata']['name']}: the budget sums it up, and leftovers.sh looks for it"
+    holds = tagged == cluster["metadata"]["name"]
+    yield from place.expect(holds, f"spec.cloudLabels.{TAG}", tagged, words)
+    for index, etcd in enumerate(spec.get("etcdClusters", [])):
+        days = etcd.get("manager", {}).get("backupRetentionDays")
+        words = f"a number from 1 to {_LONGEST_BACKUP_D}"
+        holds = isinstance(days, int) and 1 <= days <= _LONGEST_BACKUP_D
+        yield from place.expect(holds, f"spec.etcdClusters[{index}].manager.backupRetentionDays", days, words)
+    kept = [etcd.get("name") for etcd in spec.get("etcdClusters", [])]
+    yield from place.expect(sorted(kept) == ["events", "main"], "spec.etcdClusters", kept, "main and events")
     yield from _doors(place, spec)
     yield from _network(place, spec)
     yield from _identities(place, spec)
@@ -47,6 +80,13 @@ def _doors(place: Place, spec: Mapping[str, Any]) -> Iterator[Problem]:
         for cidr in spec.get(door, ["0.0.0.0/0"]):
             words = "addresses of yours, not the whole internet (it is kOps's default, too)"
             yield from place.expect(not str(cidr).endswith("/0"), f"spec.{door}", cidr, words)
+    authorization = list(spec.get("authorization") or {})
+    words = "rbac alone: otherwise everybody may do everything"
+    yield from place.expect(authorization == ["rbac"], "spec.authorization", authorization, words)
+    for component, said in (("kubelet", True), ("kubeAPIServer", False)):
+        anonymous = spec.get(component, {}).get("anonymousAuth", None if said else False)
+        words = f"false{', said' if said else ''}: it would answer whoever asks"
+        yield from place.expect(anonymous is False, f"spec.{component}.anonymousAuth", anonymous, words)
     balancer = spec.get("api", {}).get("loadBalancer", {})
     dns = spec.get("topology", {}).get("dns", {}).get("type")
     yield from place.expect_one_of("spec.topology.dns.type", dns, DNS_TYPES)
@@ -68,6 +108,10 @@ def _network(place: Place, spec: Mapping[str, Any]) -> Iterator[Problem]:
     yield from place.expect(
         whole is not None, "spec.networkCIDR", spec.get("networkCIDR"), "a block of addresses"
     )
+    pods = _block(spec.get("nonMasqueradeCIDR"))
+    holds = pods is not None and not (whole is not None and pods.overlaps(whole))
+    words = f"a block of addresses, for pods and Services, apart from spec.networkCIDR, {whole}"
+    yield from place.expect(holds, "spec.nonMasqueradeCIDR", spec.get("nonMasqueradeCIDR"), words)
     blocks: list[tuple[str, Any]] = []
     subnets = spec.get("subnets", [])
     for index, subnet in enumerate(subnets):
@@ -118,11 +162,19 @@ def _identities(place: Place, spec: Mapping[str, Any]) -> Iterator[Problem]:
     managed = spec.get("certManager", {}).get("enabled") is True
     metrics = spec.get("metricsServer", {})
     yield from place.expect(metrics.get("enabled") is True, "spec.metricsServer.enabled", metrics, "true")
+    insecure = metrics.get("insecure")
+    words = "false, said: otherwise it believes whoever says that he is a kubelet"
+    yield from place.expect(insecure is False, "spec.metricsServer.insecure", insecure, words)
     words = "spec.certManager.enabled: true, which spec.metricsServer.insecure: false needs"
-    yield from place.expect(metrics.get("insecure") is True or managed, "spec.certManager", managed, words)
-    webhook = spec.get("podIdentityWebhook", {}).get("enabled") is True
+    yield from place.expect(managed, "spec.certManager", managed, words)
+    webhook = spec.get("podIdentityWebhook", {}).get("enabled")
+    words = "true: without it pods do not get their roles"
+    yield from place.expect(webhook is True, "spec.podIdentityWebhook.enabled", webhook, words)
     words = "spec.certManager.enabled: true, which spec.podIdentityWebhook needs"
-    yield from place.expect(not webhook or managed, "spec.certManager", managed, words)
+    yield from place.expect(managed, "spec.certManager", managed, words)
+    legacy = iam.get("legacy", False)
+    words = "false: with it machines may read all of the state store"
+    yield from place.expect(legacy is False, "spec.iam.legacy", legacy, words)
 
 
 def _autoscaler(place: Place, spec: Mapping[str, Any]) -> Iterator[Problem]:
@@ -138,16 +190,34 @@ def _autoscaler(place: Place, spec: Mapping[str, Any]) -> Iterator[Problem]:
     key = "spec.clusterAutoscaler.skipNodesWithLocalStorage"
     value = autoscaler.get("skipNodesWithLocalStorage")
     yield from place.expect(value is False, key, value, words)
+    for name in SAID:
+        words = "said: its default is not for machines that come and go with the work"
+        yield from place.expect(name in autoscaler, f"spec.clusterAutoscaler.{name}", None, words)
+    words = "false: it would start machines in several groups for what one has room for"
+    balance = autoscaler.get("balanceSimilarNodeGroups", False)
+    yield from place.expect(
+        balance is False, "spec.clusterAutoscaler.balanceSimilarNodeGroups", balance, words
+    )
     for name, value in autoscaler.items():
         if re.search(r"(Time|Delay|DelayAfterAdd)$", name):
-            holds = bool(_DURATION.fullmatch(str(value)))
-            yield from place.expect(
-                holds, f"spec.clusterAutoscaler.{name}", value, "a duration, such as 3m0s"
-            )
-    threshold = autoscaler.get("scaleDownUtilizationThreshold", "0.5")
-    holds = bool(re.fullmatch(r"0\.[0-9]+|1(\.0+)?", str(threshold)))
-    key = "spec.clusterAutoscaler.scaleDownUtilizationThreshold"
-    yield from place.expect(holds, key, threshold, "a number from 0 to 1, as text")
+            yield from delay(place, f"spec.clusterAutoscaler.{name}", value)
+    value = autoscaler.get("scaleDownUtilizationThreshold", "0.5")
+    yield from threshold(place, "spec.clusterAutoscaler.scaleDownUtilizationThreshold", value)
+
+
+def delay(place: Place, key: str, value: object) -> Iterator[Problem]:
+    """How long cluster-autoscaler waits with something."""
+    lasts_s = seconds(str(value))
+    words = f"a duration, such as 3m0s, of at most {LONGEST_S / 3600:g}h: machines are paid for meanwhile"
+    yield from place.expect(lasts_s is not None and lasts_s <= LONGEST_S, key, value, words)
+
+
+def threshold(place: Place, key: str, value: object) -> Iterator[Problem]:
+    """How full a machine may be that is worth emptying."""
+    holds = bool(re.fullmatch(r"0\.[0-9]+|1(\.0+)?", str(value)))
+    yield from place.expect(holds, key, value, "a number from 0 to 1, as text")
+    words = f"at least {LEAST_FULL}: a machine with one idle worker is worth emptying, however big the worker"
+    yield from place.expect(not holds or float(str(value)) >= LEAST_FULL, key, value, words)
 
 
 def _interruptions(place: Place, spec: Mapping[str, Any]) -> Iterator[Problem]:
@@ -157,9 +227,15 @@ def _interruptions(place: Place, spec: Mapping[str, Any]) -> Iterator[Problem]:
         words = "none beside Karpenter, which handles interruptions itself"
         yield from place.expect(not handler.get("enabled"), key, handler, words)
         return
+    name = "enableRebalanceMonitoring"
+    words = "false: a recommendation is no notice, and would cordon machines that may live for hours"
+    yield from place.expect(handler.get(name) is False, f"{key}.{name}", handler.get(name), words)
     for name in ("enabled", "enableSQSTerminationDraining", "enableSpotInterruptionDraining"):
         words = "true: without it nobody drains a spot machine that is about to go"
         yield from place.expect(handler.get(name) is True, f"{key}.{name}", handler.get(name), words)
+    words = "true: by that taint the scheduler learns of it, and stops protecting the machine's workers"
+    value = handler.get("taintNode")
+    yield from place.expect(value is True, f"{key}.taintNode", value, words)
     words = "false: a recommendation is no notice, and would drain workers that may live for hours"
     value = handler.get("enableRebalanceDraining")
     yield from place.expect(value is False, f"{key}.enableRebalanceDraining", value, words)

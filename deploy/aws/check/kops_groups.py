@@ -5,9 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from deploy.aws.check.machines import EFFECTS, Group, known_sizes, parse_taint, same_size
+from deploy.aws.check.arguments import is_amount
+from deploy.aws.check.machines import (
+    CAPACITY,
+    EFFECTS,
+    ON_DEMAND,
+    SPOT,
+    Group,
+    known_sizes,
+    parse_taint,
+    same_size,
+)
 from deploy.aws.check.problems import Place, Problem
-from deploy.aws.check.sizes import Sizes
+from deploy.aws.check.sizes import BIGGEST_GIB, SMALLEST_GIB, Sizes, mebibytes
 
 ROLES = ("ControlPlane", "Node", "Bastion", "APIServer")
 STRATEGIES = (
@@ -17,8 +27,11 @@ STRATEGIES = (
     "capacity-optimized-prioritized",
     "price-capacity-optimized",
 )
+#: Of Auto Scaling's, those without which cluster-autoscaler still can work.
+PROCESSES = ("AZRebalance", "AlarmNotification", "InstanceRefresh", "ReplaceUnhealthy", "ScheduledActions")
 VOLUMES = ("gp2", "gp3", "io1", "io2", "standard")
 _ALL_PERCENT = 100
+_LIFECYCLE = "node.kubernetes.io/lifecycle"
 _DISK = "k8s.io/cluster-autoscaler/node-template/resources/ephemeral-storage"
 
 Document = Mapping[str, Any]
@@ -26,8 +39,15 @@ Document = Mapping[str, Any]
 
 def check(file: str, cluster: Document, groups: Sequence[Document], sizes: Sizes) -> Iterator[Problem]:
     """What is wrong with the objects InstanceGroup."""
+    names = [group["metadata"]["name"] for group in groups]
+    images = sorted({str(group["spec"].get("image")) for group in groups})
+    words = "one image for all groups"
+    yield from Place(file, "InstanceGroups").expect(len(images) <= 1, "spec.image", images, words)
+    yield from _system(Place(file, f"Cluster {cluster['metadata']['name']}"), cluster, groups)
     for group in groups:
         place = placed(file, group)
+        name = group["metadata"]["name"]
+        yield from place.expect(names.count(name) == 1, "metadata.name", name, "names that differ")
         owner = group["metadata"].get("labels", {}).get("kops.k8s.io/cluster")
         yield from place.expect_one_of(
             "metadata.labels.kops.k8s.io/cluster", owner, [cluster["metadata"]["name"]]
@@ -41,6 +61,26 @@ def check(file: str, cluster: Document, groups: Sequence[Document], sizes: Sizes
         if group["spec"].get("role") == "Node":
             yield from _autoscaled(place, group["spec"], cluster)
     yield from _etcd(Place(file, f"Cluster {cluster['metadata']['name']}"), cluster, groups)
+
+
+def _system(place: Place, cluster: Document, groups: Sequence[Document]) -> Iterator[Problem]:
+    """What the cluster as a whole needs of its groups."""
+    always = [
+        group["metadata"]["name"]
+        for group in groups
+        if group["spec"].get("role") == "Node"
+        and not group["spec"].get("taints")
+        and (group["spec"].get("minSize") or 0) > 0
+    ]
+    words = "a group without taints that always has a machine, for DNS, cert-manager and the autoscaler"
+    yield from place.expect(bool(always), "groups", always, words)
+    autoscaler = cluster["spec"].get("clusterAutoscaler", {})
+    configured = "customPriorityExpanderConfig" in autoscaler or any(
+        "autoscalePriority" in group["spec"] for group in groups
+    )
+    words = "spec.clusterAutoscaler.customPriorityExpanderConfig, or spec.autoscalePriority of groups"
+    holds = autoscaler.get("expander") != "priority" or configured
+    yield from place.expect(holds, "spec.clusterAutoscaler.expander", autoscaler.get("expander"), words)
 
 
 def placed(file: str, group: Document) -> Place:
@@ -85,6 +125,10 @@ def _taints(place: Place, spec: Document) -> Iterator[Problem]:
 def _machine(place: Place, spec: Document) -> Iterator[Problem]:
     encrypted = spec.get("rootVolumeEncryption")
     yield from place.expect(encrypted is True, "spec.rootVolumeEncryption", encrypted, "true")
+    size_gib = spec.get("rootVolumeSize")
+    holds = isinstance(size_gib, int) and SMALLEST_GIB <= size_gib <= BIGGEST_GIB
+    words = f"a number of GiB from {SMALLEST_GIB} to {BIGGEST_GIB}"
+    yield from place.expect(holds, "spec.rootVolumeSize", size_gib, words)
     yield from place.expect_one_of("spec.rootVolumeType", spec.get("rootVolumeType"), VOLUMES)
     metadata = spec.get("instanceMetadata", {})
     tokens = metadata.get("httpTokens")
@@ -92,13 +136,19 @@ def _machine(place: Place, spec: Document) -> Iterator[Problem]:
     hops = metadata.get("httpPutResponseHopLimit")
     words = "1, said: with more, pods get the machine's credentials"
     yield from place.expect(hops == 1, "spec.instanceMetadata.httpPutResponseHopLimit", hops, words)
-    drains = spec.get("rollingUpdate", {}).get("drainAndTerminate")
+    update = spec.get("rollingUpdate", {})
+    none = [name for name in ("maxUnavailable", "maxSurge") if str(update.get(name, 1)) in ("0", "0%")]
+    words = "one of them more than 0: else no machine is ever updated"
+    yield from place.expect(len(none) < 2, "spec.rollingUpdate.maxUnavailable", update, words)  # noqa: PLR2004
+    drains = update.get("drainAndTerminate")
     words = "true: an update drains a machine before it ends it"
     yield from place.expect(drains is not False, "spec.rollingUpdate.drainAndTerminate", drains, words)
 
 
 def _mixed(place: Place, spec: Document, sizes: Sizes) -> Iterator[Problem]:
     types = _types(spec)
+    kind = spec.get("machineType")
+    yield from place.expect(bool(kind), "spec.machineType", kind, "an instance type; kOps's default is small")
     problems, known = known_sizes(place, "spec.machineType", types, sizes)
     yield from problems
     yield from same_size(place, "spec.mixedInstancesPolicy.instances", types, known)
@@ -119,17 +169,37 @@ def _mixed(place: Place, spec: Document, sizes: Sizes) -> Iterator[Problem]:
 
 
 def _autoscaled(place: Place, spec: Document, cluster: Document) -> Iterator[Problem]:
-    if spec.get("manager") == "Karpenter" or spec.get("autoscale") is False:
+    labelled = spec.get("nodeLabels", {}).get(_LIFECYCLE)
+    key = f"spec.nodeLabels.{_LIFECYCLE}"
+    if spec.get("manager") == "Karpenter":
+        words = "none: with Karpenter the group may have machines of both markets"
+        yield from place.expect(labelled is None, key, labelled, words)
         return
+    if SPOT in _markets(spec)[0]:
+        words = "spot: prices go by it, and nobody else says so of this group's nodes"
+        yield from place.expect(labelled == SPOT, key, labelled, words)
+    else:
+        yield from place.expect(labelled != SPOT, key, labelled, "not spot: its machines are on demand")
+    scaled = spec.get("autoscale", True)
+    if spec.get("minSize") == spec.get("maxSize") and scaled is False:
+        return
+    words = "true: nobody else would start the machines from spec.minSize to spec.maxSize"
+    yield from place.expect(scaled is True, "spec.autoscale", scaled, words)
     words = "false, or an autoscaler for it: cluster-autoscaler is not enabled"
     enabled = cluster["spec"].get("clusterAutoscaler", {}).get("enabled") is True
     yield from place.expect(enabled, "spec.autoscale", spec.get("autoscale"), words)
     disk = spec.get("cloudLabels", {}).get(_DISK)
     words = "a size such as 48Gi: from nothing cluster-autoscaler does not know the disk"
-    yield from place.expect(disk is not None, f"spec.cloudLabels.{_DISK}", disk, words)
+    yield from place.expect(is_amount(disk), f"spec.cloudLabels.{_DISK}", disk, words)
+    room_mib = (spec.get("rootVolumeSize") or 0) * 1024
+    words = f"at most the root volume, {room_mib // 1024}Gi"
+    holds = not is_amount(disk) or mebibytes(str(disk)) <= room_mib
+    yield from place.expect(holds, f"spec.cloudLabels.{_DISK}", disk, words)
     suspended = spec.get("suspendProcesses", [])
     words = "AZRebalance in it: Auto Scaling would end busy machines to keep zones even"
     yield from place.expect("AZRebalance" in suspended, "spec.suspendProcesses", suspended, words)
+    for process in suspended:
+        yield from place.expect_one_of("spec.suspendProcesses", process, PROCESSES)
     rebalance = spec.get("capacityRebalance")
     words = "not true: Auto Scaling would replace machines behind the autoscaler's back"
     yield from place.expect(rebalance is not True, "spec.capacityRebalance", rebalance, words)
@@ -162,10 +232,19 @@ def groups_of(file: str, groups: Sequence[Document], sizes: Sizes) -> list[Group
             continue
         taints = tuple(taint for text in spec.get("taints", []) if (taint := parse_taint(str(text))))
         known = known_sizes(placed(file, group), "", _types(spec), sizes)[1]
-        policy = spec.get("mixedInstancesPolicy", {})
-        spot = policy.get("onDemandAboveBase", _ALL_PERCENT) < _ALL_PERCENT or "maxPrice" in spec
         maxima = (int(spec.get("maxSize") or 0),) * len(known)
         name = group["metadata"]["name"]
         labels = dict(spec.get("nodeLabels", {}))
-        made.append(Group(placed(file, group), name, labels, taints, known, maxima, spot))
+        made.append(
+            Group(placed(file, group), name, labels, taints, known, maxima, *_markets(spec)),
+        )
     return made
+
+
+def _markets(spec: Document) -> tuple[tuple[str, ...], dict[str, tuple[str, ...]]]:
+    """Which kinds of machines a group has, and the labels that say so without its doing."""
+    if spec.get("manager") == "Karpenter":
+        # kOps's NodePools take whichever is cheaper.
+        return (SPOT, ON_DEMAND), {CAPACITY: (SPOT, ON_DEMAND)}
+    above = spec.get("mixedInstancesPolicy", {}).get("onDemandAboveBase", _ALL_PERCENT)
+    return (SPOT if above < _ALL_PERCENT or "maxPrice" in spec else ON_DEMAND,), {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from deploy.aws.check.problems import Place, Problem
@@ -16,7 +16,18 @@ EFFECTS = ("NoSchedule", "PreferNoSchedule", "NoExecute")
 FAMILY = "karpenter.k8s.aws/instance-family"
 CPU = "karpenter.k8s.aws/instance-cpu"
 TYPE = "node.kubernetes.io/instance-type"
+ZONE = "topology.kubernetes.io/zone"
 CAPACITY = "karpenter.sh/capacity-type"
+SPOT, ON_DEMAND = "spot", "on-demand"
+#: What the cloud says of each node, whose group need not say it.
+_OF_THE_CLOUD = {
+    TYPE,
+    "kubernetes.io/arch",
+    "kubernetes.io/hostname",
+    "kubernetes.io/os",
+    "topology.kubernetes.io/region",
+    ZONE,
+}
 
 
 @dataclass(frozen=True)
@@ -51,8 +62,10 @@ class Group:
         Of the types it may take.
     maxima
         Machines at the most, for each of `sizes`.
-    spot
-        Whether its machines may be taken away on two minutes' notice.
+    markets
+        :data:`SPOT`, whose machines may be taken away on two minutes' notice, :data:`ON_DEMAND`, or both.
+    choices
+        Labels besides `labels`, each with the values that it may have.
     """
 
     place: Place
@@ -61,7 +74,20 @@ class Group:
     taints: tuple[Taint, ...]
     sizes: tuple[Size, ...]
     maxima: tuple[int, ...]
-    spot: bool
+    markets: tuple[str, ...]
+    choices: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    @property
+    def spot(self) -> bool:
+        return SPOT in self.markets
+
+    def values(self, label: str, market: str) -> tuple[str, ...] | None:
+        """What a label of its machines in a market may be; none: it has no such label; None: who knows."""
+        if label == CAPACITY and CAPACITY in self.choices:
+            return (market,)
+        if label in self.labels:
+            return (self.labels[label],)
+        return self.choices.get(label, None if label in _OF_THE_CLOUD else ())
 
     def room(self, millicpu: int, memory_mib: int) -> int:
         """How many pods that ask for this much fit at the least, whatever types it gets."""

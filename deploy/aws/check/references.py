@@ -19,9 +19,14 @@ _REFERENCE = re.compile(
     rf"\.({_NAME})(?:\[[^\]]*\])?(?:\.({_NAME}))?(?:\[[^\]]*\])?(?:\.({_NAME}))?"
 )
 
+_CALL = re.compile(r"(?<![\w.])([a-z]\w*)\(")
+#: Of functions that configurations such as ours use.
+_TABLE = "schema/opentofu.json"
+
 
 def check(tree: Tree, modules: Mapping[Path, Module]) -> Iterator[Problem]:
     """Undefined references, and variables and locals that nothing uses."""
+    functions = set(json.loads(tree.text(_TABLE))["functions"])
     attributes = {
         name: {*facts["attributes"], *facts["arguments"]}
         for name, facts in json.loads(tree.text(FILE))["types"].items()
@@ -29,6 +34,9 @@ def check(tree: Tree, modules: Mapping[Path, Module]) -> Iterator[Problem]:
     for module in modules.values():
         used: set[str] = set()
         for place, key, text in module.expressions:
+            for name in _CALL.findall(code(text)):
+                words = f"a function of OpenTofu's in {_TABLE}; if it is none of a misspelling, add it"
+                yield from place.expect(name in functions or key == "type", key, f"{name}(…)", words)
             for found in _REFERENCE.finditer(code(text)):
                 used.add(f"{found[1]}.{found[2]}")
                 yield from _resolve(place, key, found, module, modules, attributes)
@@ -62,7 +70,9 @@ def _resolve(
             )
     elif root == "data":
         yield from _object(place, key, "data", f"{first}.{second}", third, set(module.data), attributes)
-    elif root != "each":
+    elif root == "each":
+        yield from place.expect_one_of(key, f"each.{first}", ["each.key", "each.value"])
+    else:
         yield from _object(
             place, key, "resource", f"{root}.{first}", second, set(module.resources), attributes
         )

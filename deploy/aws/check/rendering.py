@@ -22,6 +22,9 @@ from rig import binaries
 
 _DEADLINE_S = 60.0
 RELEASE = ("dask", "dask")
+#: EKS's name of the cluster that Karpenter's pools are rendered for.
+CLUSTER_NAME = "example"
+MACHINES_ROLE = f"{CLUSTER_NAME}-dask-machine"
 
 
 class RenderError(Exception):
@@ -42,7 +45,10 @@ def _helm(*arguments: str, values: str = "") -> list[dict[str, Any]]:
         )
     if done.returncode != 0:
         raise RenderError(done.stderr.strip())
-    return [document for document in yaml.safe_load_all(done.stdout) if document]
+    try:
+        return [document for document in yaml.safe_load_all(done.stdout) if document]
+    except yaml.YAMLError as error:
+        raise RenderError(f"what comes out is no YAML: {error}") from error
 
 
 def _values(tree: Tree, files: Sequence[str]) -> list[str]:
@@ -67,16 +73,18 @@ def kops_documents(tree: Tree, variant: str) -> list[dict[str, Any]]:
         return _helm("kops", folder, *_values(tree, tree.kops_inputs(variant)))
 
 
-def karpenter_documents(tree: Tree) -> list[dict[str, Any]]:
-    """The objects of ``deploy/aws/karpenter``, for a cluster called ``example``.
+def karpenter_documents(tree: Tree, zones: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """The objects of ``deploy/aws/karpenter``, for a cluster called :data:`CLUSTER_NAME`.
 
     Raises
     ------
     RenderError
         If the chart has a mistake, or its values are not those of its schema.
     """
-    names = "clusterName=example,nodeRole=example-dask-machine"
-    return _helm("nodes", str(tree.path("karpenter")), "--set", names)
+    said = [f"clusterName={CLUSTER_NAME}", f"nodeRole={MACHINES_ROLE}"]
+    if zones:
+        said += [f"{pool}.zones={{{','.join(zones)}}}" for pool in ("worker", "scheduler")]
+    return _helm("nodes", str(tree.path("karpenter")), "--set", ",".join(said))
 
 
 def release_documents(tree: Tree, values: str) -> list[dict[str, Any]]:

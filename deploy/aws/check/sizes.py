@@ -16,6 +16,8 @@ DAEMONS_MIB = 400
 #: The part of its memory that a virtual machine does not see: Karpenter's own assumption,
 #: VM_MEMORY_OVERHEAD_PERCENT.
 INVISIBLE_RATIO = 0.075
+#: Of root volumes: the system and the image, and what one can pay for.
+SMALLEST_GIB, BIGGEST_GIB = 20, 2048
 #: Pods on a machine, which the kubelet's reservation depends on: that of a 4-CPU machine with EKS's network.
 _PODS = 58
 _EVICTION_MIB = 100

@@ -14,7 +14,10 @@ CHECKOUT = Path(__file__).resolve().parents[3]
 KOPS_VARIANTS = {
     "cluster-autoscaler": ("kops/defaults.yaml",),
     "karpenter": ("kops/defaults.yaml", "kops/karpenter.yaml"),
+    "every input": ("kops/defaults.yaml", "kops/every-input.yaml"),
 }
+#: Has inputs of its own, which do not go together with somebody's.
+_EVERY = "every input"
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,10 @@ class Tree:
     folder: Path = CHECKOUT / "deploy" / "aws"
     chart: Path = CHECKOUT / "charts" / "dask-tide"
     inputs: tuple[Path, ...] = ()
+
+    def kops_variants(self) -> list[str]:
+        """The variants of the kOps cluster that are looked at."""
+        return [variant for variant in KOPS_VARIANTS if variant != _EVERY or not self.inputs]
 
     def kops_inputs(self, variant: str) -> list[str]:
         """Files whose values fill in the template, the last one first to be heeded."""

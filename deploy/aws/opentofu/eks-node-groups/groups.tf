@@ -1,4 +1,4 @@
-# The scheduler's machine, on demand, and the workers', spot. Labels and taints are those of ../../values-eks-node-groups.yaml.
+# The scheduler's machine, on demand, and the workers': spot, and a few on demand for results. Labels and taints are those of ../../values-eks-node-groups.yaml.
 
 data "aws_iam_policy_document" "machine_trust" {
   statement {
@@ -139,11 +139,53 @@ resource "aws_eks_node_group" "workers" {
   depends_on = [aws_iam_role_policy_attachment.machine]
 }
 
+# Where results stay, and what works on when there are no spot machines; in the scheduler's zone.
+resource "aws_eks_node_group" "workers_on_demand" {
+  cluster_name         = var.cluster_name
+  node_group_name      = "dask-workers-on-demand"
+  node_role_arn        = aws_iam_role.machine.arn
+  subnet_ids           = [var.scheduler_subnet_id]
+  capacity_type        = "ON_DEMAND"
+  instance_types       = var.worker_types
+  labels               = { "dask-tide/role" = "worker-on-demand" }
+  force_update_version = false
+
+  taint {
+    key    = "dask-tide/role"
+    value  = "worker-on-demand"
+    effect = "NO_SCHEDULE"
+  }
+
+  launch_template {
+    id      = aws_launch_template.machine.id
+    version = aws_launch_template.machine.latest_version
+  }
+
+  scaling_config {
+    min_size     = 0
+    max_size     = var.worker_on_demand_maximum
+    desired_size = 0
+  }
+
+  update_config {
+    max_unavailable = 1
+  }
+
+  lifecycle {
+    ignore_changes = [scaling_config[0].desired_size]
+  }
+
+  depends_on = [aws_iam_role_policy_attachment.machine]
+}
+
 # From nothing cluster-autoscaler knows a machine by its tags. EKS tells it labels and taints by DescribeNodegroup, but not
 # how much disk there is.
 resource "aws_autoscaling_group_tag" "disk" {
   for_each = merge(
-    { scheduler = aws_eks_node_group.scheduler },
+    {
+      scheduler         = aws_eks_node_group.scheduler
+      workers-on-demand = aws_eks_node_group.workers_on_demand
+    },
     { for subnet, group in aws_eks_node_group.workers : "workers-${subnet}" => group },
   )
 

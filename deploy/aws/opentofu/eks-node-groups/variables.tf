@@ -50,6 +50,17 @@ variable "worker_maximum" {
   }
 }
 
+variable "worker_on_demand_maximum" {
+  description = "Workers' machines on demand, where results stay and what works on when there is no spot."
+  type        = number
+  default     = 2
+
+  validation {
+    condition     = var.worker_on_demand_maximum >= 1 && var.worker_on_demand_maximum <= 450
+    error_message = "From 1 to 450, which EKS allows in a node group."
+  }
+}
+
 variable "worker_types" {
   description = "Instance types of one size: cluster-autoscaler plans with the first."
   type        = list(string)

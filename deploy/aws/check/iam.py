@@ -1,0 +1,259 @@
+"""Least privilege: what policies allow, to whom and on what; and whether they allow what is needed."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from deploy.aws.check.hcl import Block, Module, plain, texts
+from deploy.aws.check.policies import FILE, Facts, Statement, several, statements
+from deploy.aws.check.problems import Place, Problem
+from deploy.aws.check.tree import Tree
+
+_DOCUMENT = "aws_iam_policy_document"
+_READS = re.compile(r"[a-z0-9-]+:(Describe|List|Get)\w*")
+#: Reads that tell of no secret, and that know no resources: `*` is all that one can say.
+_NARROWEST = re.compile(
+    r"(ec2|autoscaling|eks|iam):(Describe|List)\w+"
+    r"|pricing:GetProducts|ec2:GetInstanceTypesFromInstanceRequirements"
+)
+#: EC2 asks for the right to launch on all that a machine is made with; its tags say whose it is.
+_LAUNCHES = {"ec2:RunInstances", "ec2:CreateFleet"}
+_INGREDIENTS = re.compile(
+    r":(image|snapshot|security-group|subnet|capacity-reservation|placement-group)/\*\"?$"
+)
+#: The two files that IAM reads without credentials, for IRSA.
+_PUBLIC = re.compile(r".+/(\.well-known/openid-configuration|openid/v1/jwks)")
+#: What narrows down a service that acts for others than us, too.
+_CONFINED = {
+    "pods.eks.amazonaws.com": (
+        "aws:RequestTag/eks-cluster-name",
+        "aws:RequestTag/kubernetes-namespace",
+        "aws:RequestTag/kubernetes-service-account",
+    ),
+    "events.amazonaws.com": ("aws:SourceArn",),
+}
+_TEST = re.compile(
+    r"(ForAllValues:|ForAnyValue:)?"
+    r"(String(Not)?(Equals|EqualsIgnoreCase|Like)|Arn(Not)?(Equals|Like)|Bool|Null|(Not)?IpAddress"
+    r"|(Numeric|Date)(Equals|NotEquals|(Less|Greater)Than(Equals)?))(IfExists)?"
+)
+#: AWS's own policies that allow far more than any pod or machine needs.
+_SWEEPING = re.compile(r"\w*(AdministratorAccess|PowerUserAccess|FullAccess)\w*")
+#: Resources whose argument `policy` is IAM's; others have policies of other kinds.
+_POLICIES = re.compile(r"aws_(iam_\w+|s3_bucket_policy|sqs_queue_policy|kms_key|ecr_repository_policy)")
+#: kOps's names of roles for policies of their own.
+_ROLES = ("master", "node", "bastion", "apiserver")
+
+
+def check(tree: Tree, modules: Mapping[Path, Module]) -> Iterator[Problem]:
+    """What OpenTofu's files allow beyond need."""
+    facts = Facts.read(tree)
+    for module in modules.values():
+        for block in module.data.values():
+            if block.type == _DOCUMENT:
+                said = list(statements(module, block))
+                for statement in said:
+                    yield from _judge(statement, facts)
+                needed = facts.needed.get(f"{module.name}: {block.name.split('.')[1]}")
+                yield from _enough(block.place, said, needed)
+        for block in module.resources.values():
+            yield from _attached(block, facts)
+
+
+def check_kops(tree: Tree, place: Place, cluster: Mapping[str, Any]) -> Iterator[Problem]:
+    """What a kOps cluster allows beyond what kOps itself does."""
+    spec, facts = cluster["spec"], Facts.read(tree)
+    for role, text in (spec.get("additionalPolicies") or {}).items():
+        yield from place.expect_one_of("spec.additionalPolicies", role, _ROLES)
+        yield from _json(place, f"spec.additionalPolicies.{role}", text, facts)
+    for index, given in enumerate(spec.get("iam", {}).get("serviceAccountExternalPermissions") or []):
+        key = f"spec.iam.serviceAccountExternalPermissions[{index}].aws"
+        for arn in given["aws"].get("policyARNs") or []:
+            words = "the ARN of a policy that allows less"
+            holds = bool(re.fullmatch(r"arn:[a-z-]+:iam::.+", arn)) and not _SWEEPING.search(arn)
+            yield from place.expect(holds, f"{key}.policyARNs", arn, words)
+        if "inlinePolicy" in given["aws"]:
+            yield from _json(place, f"{key}.inlinePolicy", given["aws"]["inlinePolicy"], facts)
+
+
+def _json(place: Place, key: str, text: str, facts: Facts) -> Iterator[Problem]:
+    try:
+        said = json.loads(text)
+    except ValueError as error:
+        yield place.problem(key, text, f"JSON: {error}")
+        return
+    known = {"Sid", "Effect", "Action", "Resource", "Condition"}
+    for index, each in enumerate(said):
+        for name in each:
+            yield from place.expect_one_of(f"{key}[{index}]", name, sorted(known))
+        conditions = {
+            variable: (test, several(values))
+            for test, tested in each.get("Condition", {}).items()
+            for variable, values in tested.items()
+        }
+        statement = Statement(
+            place=place,
+            key=f"{key}[{index}]",
+            effect=str(each.get("Effect")),
+            actions=several(each.get("Action")),
+            resources=several(each.get("Resource")),
+            principals=(),
+            conditions=conditions,
+            excludes=tuple(name for name in each if name.startswith("Not")),
+        )
+        yield from _judge(statement, facts)
+
+
+def _kind(resource: str) -> tuple[str, str] | None:
+    """The service and the kind of a resource whose ARN is written out."""
+    parts = re.sub(r"\$\{[^}]*\}", "x", resource).split(":", 5)
+    if parts[0] != "arn":
+        return None
+    return (parts[2], re.split("[/:]", parts[5])[0]) if len(parts) == 6 else ("", "")  # noqa: PLR2004
+
+
+def _enough(place: Place, given: list[Statement], needed: Mapping[str, Any] | None) -> Iterator[Problem]:
+    """Whether a policy allows what its owner cannot do without."""
+    if needed is None:
+        return
+    allowed: dict[str, set[str]] = {}
+    for statement in given:
+        if statement.effect == "Allow":
+            kinds = {kind[1] for resource in statement.resources if (kind := _kind(resource))}
+            for action in statement.actions:
+                allowed.setdefault(action, set()).update(kinds)
+    for action in needed["actions"]:
+        words = f"{action}: {needed['source']}"
+        yield from place.expect(action in allowed, "actions", sorted(allowed), words)
+        missing = sorted({*needed["resources"].get(action, ())} - allowed.get(action, set()))
+        words = f"…:{', '.join(missing)}/…, too, for {action}"
+        yield from place.expect(not missing, "resources", sorted(allowed.get(action, ())), words)
+
+
+def _judge(statement: Statement, facts: Facts) -> Iterator[Problem]:
+    place, key = statement.place, statement.key
+    yield from place.expect_one_of(f"{key}: effect", statement.effect, ["Allow", "Deny"])
+    yield from _conditions(statement, facts)
+    if statement.effect == "Deny":
+        return
+    for name in statement.excludes:
+        yield place.problem(f"{key}: {name}", name, "what is allowed, not what is not")
+    if statement.administers_key:
+        return
+    yield from place.expect(bool(statement.actions), f"{key}: actions", [], "at least one")
+    for action in statement.actions:
+        words = f"one action of {FILE}, no `*`; if it is none of a misspelling, add it"
+        yield from place.expect(action in facts.actions, f"{key}: actions", action, words)
+    for resource in statement.resources:
+        kind = _kind(resource)
+        holds = kind is None or kind[1] in facts.kinds.get(kind[0], ())
+        words = f"an ARN of a kind of {FILE}; if it is none of a misspelling, add it"
+        yield from place.expect(holds, f"{key}: resources", resource, words)
+    yield from _principals(statement)
+    yield from _resources(statement)
+    if "iam:PassRole" in statement.actions:
+        yield from _passes(statement)
+
+
+def _conditions(statement: Statement, facts: Facts) -> Iterator[Problem]:
+    place = statement.place
+    for variable, (test, values) in statement.conditions.items():
+        key = f"{statement.key}: condition {variable}"
+        words = "an operator of IAM's conditions, such as StringEquals"
+        yield from place.expect(bool(_TEST.fullmatch(test)), key, test, words)
+        tagged = re.fullmatch(r"aws:(?:Resource|Request)Tag/(.+)", variable)
+        tag = facts.tag(tagged[1]) if tagged else None
+        holds = variable in facts.conditions or tag is not None
+        words = f"one of {FILE}; if it is none of a misspelling, add it"
+        yield from place.expect(holds, key, variable, words)
+        value = facts.tags[tag] if tag else {"aws:SecureTransport": "false"}.get(variable)
+        words = f"{value}: that is what is there"
+        yield from place.expect(value is None or values == (value,), key, list(values), words)
+        for each in values:
+            if variable == "aws:TagKeys":
+                yield from place.expect(facts.tag(each) is not None, key, each, f"a tag of {FILE}")
+            elif variable == "ec2:CreateAction":
+                yield from place.expect(f"ec2:{each}" in facts.actions, key, each, f"an action of {FILE}")
+
+
+def _principals(statement: Statement) -> Iterator[Problem]:
+    place, key = statement.place, statement.key
+    for kind, name in statement.principals:
+        yield from place.expect_one_of(f"{key}: principals", kind, ("AWS", "Federated", "Service", "*"))
+        if "*" in (kind, name):
+            words = "s3:GetObject: what everybody may"
+            yield from place.expect(
+                statement.actions == ("s3:GetObject",), f"{key}: actions", list(statement.actions), words
+            )
+            for resource in statement.resources:
+                words = "IRSA's /.well-known/openid-configuration or /openid/v1/jwks: everybody may read it"
+                holds = "*" not in resource and bool(_PUBLIC.fullmatch(resource))
+                yield from place.expect(holds, f"{key}: resources", resource, words)
+        elif kind == "Service":
+            words = "a service, such as ec2.amazonaws.com"
+            holds = bool(re.fullmatch(r"[a-z0-9.-]+\.amazonaws\.com", name))
+            yield from place.expect(holds, f"{key}: principals", name, words)
+        for variable in _CONFINED.get(name, ()):
+            words = f"{variable} among them: {name} acts for others, too"
+            yield from place.expect(
+                variable in statement.conditions, f"{key}: condition", sorted(statement.conditions), words
+            )
+
+
+def _resources(statement: Statement) -> Iterator[Problem]:
+    place, key = statement.place, f"{statement.key}: resources"
+    assumes = bool(statement.principals) and all(each.startswith("sts:") for each in statement.actions)
+    words = "at least one; none is whatever the policy is attached to"
+    yield from place.expect(bool(statement.resources) or assumes, key, list(statement.resources), words)
+    tagged = any(re.match(r"aws:(Resource|Request)Tag/", variable) for variable in statement.conditions)
+    for resource in statement.resources:
+        for action in statement.actions:
+            if resource == "*":
+                words = f"what {action} is for; `*` is for Describe and List, which know no resources"
+                yield from place.expect(bool(_NARROWEST.fullmatch(action)), key, resource, words)
+            elif "/*" in resource and not _READS.fullmatch(action):
+                launches = action in _LAUNCHES and bool(_INGREDIENTS.search(resource))
+                words = f"a condition on aws:ResourceTag or aws:RequestTag: {action} on all of them"
+                yield from place.expect(
+                    tagged or launches or bool(statement.principals), key, resource, words
+                )
+
+
+def _passes(statement: Statement) -> Iterator[Problem]:
+    place, key = statement.place, statement.key
+    for resource in statement.resources:
+        words = "one role's ARN: who may pass any role is as mighty as the mightiest"
+        named = re.fullmatch(r"\$\{aws_iam_role\.\w+\.arn\}|arn:.+:role/[^*]+", resource)
+        yield from place.expect(named is not None, f"{key}: resources", resource, words)
+    words = "iam:PassedToService among them, for iam:PassRole"
+    holds = "iam:PassedToService" in statement.conditions
+    yield from place.expect(holds, f"{key}: condition", sorted(statement.conditions), words)
+
+
+def _attached(block: Block, facts: Facts) -> Iterator[Problem]:
+    """Policies that are no documents of ours."""
+    if block.type == "aws_iam_role_policy_attachment":
+        said = {word for text in texts(block.body) for word in re.findall(r"\bAmazon\w+", text)}
+        for name in sorted(said):
+            words = f"one of AWS's policies in {FILE}; if it is none of a misspelling, add it"
+            yield from block.place.expect(name in facts.managed, "for_each", name, words)
+        for name, needed in facts.managed.items():
+            words = f"{name}, too, without which machines do not join or run the image"
+            yield from block.place.expect(
+                not said or name in said or not needed, "for_each", sorted(said), words
+            )
+        arn = str(plain(block.body.get("policy_arn")))
+        holds = bool(re.fullmatch(r"\$\{[^}]+\}|arn:[^:]+(:[^:]+\})?:iam::[^:/]+:policy/.+", arn))
+        yield from block.place.expect(holds, "policy_arn", arn, "a policy's ARN: arn:…:iam::aws:policy/…")
+    for name, value in block.body.items():
+        if name in ("policy", "assume_role_policy", "inline_policy") and _POLICIES.fullmatch(block.type):
+            words = f"a data.{_DOCUMENT}, which is checked, or a variable"
+            holds = bool(re.search(rf"\bdata\.{_DOCUMENT}\.|^\$\{{var\.\w+\}}$", str(value)))
+            yield from block.place.expect(holds, name, plain(value), words)
+        found = _SWEEPING.search(str(value)) if block.type.startswith("aws_iam_") else None
+        words = "a policy of AWS's that allows less"
+        yield from block.place.expect(found is None, name, found and found[0], words)

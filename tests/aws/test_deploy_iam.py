@@ -1,0 +1,95 @@
+"""Each right that is more than needed, or too little, is told, with file, key, value and what was expected."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from deployed import Copy, told
+
+RIGHTS = "opentofu/eks-karpenter/karpenter.tf"
+MACHINES = "opentofu/eks-karpenter/machines.tf"
+AUTOSCALER = "opentofu/eks-node-groups/main.tf"
+QUEUE = "opentofu/modules/interruptions/main.tf"
+ROLE = "opentofu/modules/pod-role/main.tf"
+REGISTRY = "opentofu/modules/registry/main.tf"
+STATE = "opentofu/kops/state.tf"
+DISCOVERY = "opentofu/kops/discovery.tf"
+OWN_INSTANCES = """    resources = ["${local.ec2}:*:instance/*", "${local.ec2}:*:launch-template/*"]
+
+    condition {
+      test     = "StringEquals"
+      variable = "aws:ResourceTag/${local.owned}"
+      values   = ["owned"]
+    }
+
+    condition {
+      test     = "StringLike"
+      variable = "aws:ResourceTag/karpenter.sh/nodepool"
+      values   = ["*"]
+    }
+"""
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "key", "value", "expected"),
+    [
+        (RIGHTS, "[aws_iam_role.machine.arn]", '["*"]', "statement PassMachinesRole: resources", "*", "one role's ARN"),
+        (RIGHTS, "[aws_iam_role.machine.arn]", '["arn:aws:iam::123456789012:role/*"]', "statement PassMachinesRole: resources", "role/*", "one role's ARN"),
+        (RIGHTS, '      variable = "iam:PassedToService"', '      variable = "aws:RequestedRegion"', "statement PassMachinesRole: condition", "aws:RequestedRegion", "iam:PassedToService"),
+        (RIGHTS, '["${local.ec2}:*:instance/*", "${local.ec2}:*:launch-template/*"]', '["*"]', "statement EndOwnMachines: resources", "*", "what ec2:TerminateInstances is for"),
+        (RIGHTS, OWN_INSTANCES, OWN_INSTANCES.splitlines(keepends=True)[0], "statement EndOwnMachines: resources", "instance/*", "a condition on aws:ResourceTag"),
+        (RIGHTS, '["ec2:TerminateInstances", "ec2:DeleteLaunchTemplate"]', '["ec2:*"]', "statement EndOwnMachines: actions", "ec2:*", "no `*`"),
+        (RIGHTS, '"ec2:DescribeImages"', '"ec2:Describe*"', "statement ReadEC2: actions", "ec2:Describe*", "no `*`"),
+        (RIGHTS, '"ec2:DescribeImages"', '"ec2:StopInstances"', "statement ReadEC2: resources", "*", "what ec2:StopInstances is for"),
+        (RIGHTS, '["sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:GetQueueUrl"]', '["sqs:*"]', "statement ReadInterruptions: actions", "sqs:*", "no `*`"),
+        (RIGHTS, "[module.interruptions.queue_arn]", '["*"]', "statement ReadInterruptions: resources", "*", "what sqs:ReceiveMessage is for"),
+        (RIGHTS, '    actions   = ["iam:GetInstanceProfile"]', '    not_actions = ["iam:GetInstanceProfile"]', "statement ReadProfiles: not_actions", "not_actions", "what is allowed, not what is not"),
+        (RIGHTS, "    resources = [module.interruptions.queue_arn]\n", "", "statement ReadInterruptions: resources", "[]", "at least one"),
+        (RIGHTS, 'test     = "StringEquals"', 'test     = "StringEqual"', "condition aws:ResourceTag", "StringEqual", "an operator of IAM's"),
+        (AUTOSCALER, '["autoscaling:SetDesiredCapacity", "autoscaling:TerminateInstanceInAutoScalingGroup"]', '["autoscaling:*"]', "statement Scale: actions", "autoscaling:*", "no `*`"),
+        (AUTOSCALER, '"aws:ResourceTag/k8s.io', '"aws:Resource/k8s.io', "statement Scale: resources", "autoScalingGroupName/*", "a condition on aws:ResourceTag"),
+        (QUEUE, '["sqs:SendMessage"]', '["sqs:*"]', "statement EventBridgeSends: actions", "sqs:*", "no `*`"),
+        (QUEUE, '"events.amazonaws.com"', '"*"', "statement EventBridgeSends: actions", "sqs:SendMessage", "what everybody may"),
+        (QUEUE, '"events.amazonaws.com"', '"events.amazonaws.co"', "statement EventBridgeSends: principals", "events.amazonaws.co", "a service"),
+        (QUEUE, '"aws:SourceArn"', '"aws:SourceAr"', "statement EventBridgeSends: condition", "aws:SourceAr", "aws:SourceArn"),
+        (QUEUE, 'effect    = "Deny"', 'effect    = "Denied"', "statement OnlyTLS: effect", "Denied", "one of Allow, Deny"),
+        (QUEUE, "data.aws_iam_policy_document.queue.json", 'jsonencode({ Statement = [{ Effect = "Allow", Principal = "*", Action = "sqs:*", Resource = "*" }] })', "aws_sqs_queue_policy.this: policy", "jsonencode", "data.aws_iam_policy_document"),
+        (ROLE, '"aws:RequestTag/kubernetes-service-account"', '"aws:RequestTag/kubernetes-pod-name"', "statement 0: condition", "kubernetes-pod-name", "aws:RequestTag/kubernetes-service-account"),
+        (REGISTRY, ":root", ":user/me", "statement AccountAdministers: actions", "kms:*", "no `*`"),
+        (REGISTRY, '["kms:*"]', '["*"]', "statement AccountAdministers: actions", "*", "no `*`"),
+        (RIGHTS, '"ec2:TerminateInstances", ', '"ec2:TerminateInstance", ', "statement EndOwnMachines: actions", "ec2:TerminateInstance", "if it is none of a misspelling"),
+        (RIGHTS, '    actions   = ["iam:PassRole"]\n', "", "statement PassMachinesRole: actions", "[]", "at least one"),
+        (RIGHTS, '"ec2:DescribeSpotPriceHistory",\n', "", "aws_iam_policy_document.karpenter: actions", "ec2:DescribeSubnets", "ec2:DescribeSpotPriceHistory: https://karpenter.sh"),
+        (RIGHTS, '      "${local.ec2}:*:subnet/*",\n', "", "aws_iam_policy_document.karpenter: resources", "security-group", "subnet/…, too, for ec2:CreateFleet"),
+        (RIGHTS, '"network-interface", ', '"network-interfac", ', "statement StartTagged: resources", "network-interfac/*", "an ARN of a kind"),
+        (RIGHTS, "partition}:ec2:", "partition}:ec:", "statement StartWith: resources", ":ec:", "an ARN of a kind"),
+        (RIGHTS, "ResourceTag/karpenter.sh/nodepool", "ResourceTag/karpenter.sh/nodepoo", "condition aws:ResourceTag/karpenter.sh/nodepoo", "nodepoo", "if it is none of a misspelling"),
+        (RIGHTS, 'values   = ["owned"]', 'values   = ["owne"]', "condition aws:ResourceTag/kubernetes.io/cluster", "owne", "owned"),
+        (RIGHTS, '"ec2:CreateAction"', '"ec2:CreateActio"', "condition ec2:CreateActio", "ec2:CreateActio", "if it is none of a misspelling"),
+        (RIGHTS, '["RunInstances", "CreateFleet", "Cr', '["RunInstance", "CreateFleet", "Cr', "condition ec2:CreateAction", "RunInstance", "an action of"),
+        (RIGHTS, '"karpenter.sh/nodeclaim", "Name"', '"karpenter.sh/nodeclam", "Name"', "condition aws:TagKeys", "karpenter.sh/nodeclam", "a tag of"),
+        (AUTOSCALER, '"autoscaling:SetDesiredCapacity", ', "", "aws_iam_policy_document.autoscaler: actions", "autoscaling:TerminateInstanceInAutoScalingGroup", "autoscaling:SetDesiredCapacity: https://github.com/kubernetes/autoscaler"),
+        (STATE, 'values   = ["false"]', 'values   = ["true"]', "statement OnlyTLS: condition aws:SecureTransport", "true", "false"),
+        (MACHINES, '    "AmazonEKS_CNI_Policy",\n', "", "aws_iam_role_policy_attachment.machine: for_each", "AmazonEKSWorkerNodePolicy", "AmazonEKS_CNI_Policy, too"),
+        (MACHINES, '"AmazonEKSWorkerNodePolicy"', '"AmazonEKSWorkerNodePolic"', "aws_iam_role_policy_attachment.machine: for_each", "AmazonEKSWorkerNodePolic", "if it is none of a misspelling"),
+        (MACHINES, "aws:policy/$", "aws:policy$", "aws_iam_role_policy_attachment.machine: policy_arn", "aws:policy$", "a policy's ARN"),
+        (MACHINES, '"Service"', '"Servic"', "principals", "Servic", "one of AWS, Federated, Service"),
+        (MACHINES, '  type          = "EC2_LINUX"\n', "", "aws_eks_access_entry.machine: type", "None", "do not join"),
+        (MACHINES, '"AmazonEKSWorkerNodePolicy"', '"AdministratorAccess"', "aws_iam_role_policy_attachment.machine: for_each", "AdministratorAccess", "allows less"),
+        (DISCOVERY, "/${var.cluster_name}/openid/v1/jwks", "/*", "statement IdentityProvidersRead: resources", "/*", "everybody may read it"),
+        (DISCOVERY, '["s3:GetObject"]', '["s3:GetObject", "s3:PutObject"]', "statement IdentityProvidersRead: actions", "s3:PutObject", "s3:GetObject"),
+        (DISCOVERY, "block_public_acls       = true", "block_public_acls       = false", "aws_s3_bucket_public_access_block.discovery: block_public_acls", "False", "no bucket is public"),
+        (STATE, "block_public_policy     = true", "block_public_policy     = false", "aws_s3_bucket_public_access_block.state: block_public_policy", "False", "no bucket is public"),
+        (STATE, "restrict_public_buckets = true", "restrict_public_buckets = false", "restrict_public_buckets", "False", "no bucket is public"),
+        (STATE, "  ignore_public_acls      = true\n", "", "ignore_public_acls", "None", "no bucket is public"),
+        (STATE, '"aws_s3_bucket_public_access_block" "state" {\n  bucket                  = aws_s3_bucket.state.id', '"aws_s3_bucket_public_access_block" "state" {\n  bucket                  = "another"', "aws_s3_bucket.state: bucket", "aws_s3_bucket.state", "an aws_s3_bucket_public_access_block"),
+    ],
+)  # fmt: skip
+def test_more_than_needed_or_less(
+    tmp_path: Path, file: str, old: str, new: str, key: str, value: str, expected: str
+) -> None:
+    copy = Copy.make(tmp_path)
+    copy.replace(file, old, new)
+    problems = copy.problems("opentofu")
+    assert told(problems, file, key, value, expected), "\n".join(map(str, problems))
