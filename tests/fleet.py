@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from releases import Release
+from distributed import Client, Event, Future
+from releases import Release, ask
 from waiting import wait_until
 
 from rig.aws.account import PURPOSE
@@ -23,6 +27,8 @@ POOL: dict[str, Any] = {
 PER_MACHINE = 2
 #: A machine that boots, a worker that starts, or a machine that goes, on a crowded machine of ours.
 DEADLINE_S = 120.0
+#: How soon somebody who asks is told why no machine comes.
+TOLD_S = 60.0
 
 
 def on_nodes(pool: str) -> dict[str, Any]:
@@ -91,6 +97,39 @@ class Fleet(Release):
         """The pods that wait for a machine."""
         return [name for name, node in self.where().items() if not node]
 
+    def limit(self, cpus: int) -> None:
+        """Give its NodePool another limit."""
+        patch = json.dumps({"spec": {"limits": {"cpu": str(cpus)}}})
+        self.cloud.kubectl("patch", "nodepool", self.node_pool, "--type=merge", f"--patch={patch}")
+
+    def told(self, client: Client, words: str) -> None:
+        """Wait until it is told to who asks why."""
+        wait_until(
+            lambda: words in ask(client, "tide_explain", lines=200),
+            f"it is told: {words}",
+            TOLD_S,
+            self.situation,
+        )
+
+    def at_work(self, client: Client) -> list[str]:
+        """The pools of the workers that have a task, one for each."""
+        busy = {address for address, keys in client.processing().items() if keys}
+        infos = client.scheduler_info(n_workers=-1)["workers"]
+        return sorted(str(info["name"]).split("-")[1] for address, info in infos.items() if address in busy)
+
+    def all_at_work(self, client: Client, *pools: str) -> None:
+        """Wait until workers of just these pools have tasks, one for each time that it is named."""
+        wait_until(
+            lambda: self.at_work(client) == sorted(pools), f"work on {pools}", DEADLINE_S, self.situation
+        )
+
+    def clear(self) -> None:
+        """Wait until no worker is left, and end the machines, as Karpenter would half a minute later."""
+        self.settled(0, "once nobody computes", DEADLINE_S)
+        selector = f"--selector=karpenter.sh/nodepool={self.node_pool}"
+        self.cloud.kubectl("delete", "nodeclaims", selector, "--wait=false")
+        self.no_machines()
+
     def no_machines(self, what: str = "are left") -> None:
         """Wait until no machine is paid for and none is known to Kubernetes."""
         selector = f"--selector={PURPOSE}={self.node_pool}"
@@ -106,3 +145,31 @@ class Fleet(Release):
         ends = [line[:400] for log in logs if log.exists() for line in log.read_text().splitlines()[-15:]]
         seen = kubectl("get", "nodes" if self.group else "nodes,nodeclaims", "--output=wide")
         return "\n".join([super().situation(), seen, *map(str, self.bill()), *ends])
+
+
+def until_told(client: Client, count: int, **options: Any) -> list[Future[int]]:
+    """Tasks that run until :func:`tell`; options as of ``client.map``."""
+
+    def wait_for_it(number: int) -> int:
+        from distributed import Event
+
+        Event("told").wait()
+        return number
+
+    Event("told", client=client).clear()
+    return list(client.map(wait_for_it, range(count), pure=False, **options))
+
+
+def tell(client: Client, running: list[Future[int]]) -> None:
+    """End these tasks, and see that each has its result."""
+    Event("told", client=client).set()
+    assert client.gather(running) == list(range(len(running)))
+
+
+def most_at_once(bill: Iterable[Instance]) -> int:
+    """How many machines were paid for at one time, at most."""
+    bill = list(bill)
+    return max(
+        sum(other.launched_s <= each.launched_s < (other.ended_s or math.inf) for other in bill)
+        for each in bill
+    )

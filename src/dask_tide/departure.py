@@ -4,11 +4,13 @@ Stock Dask gives a worker 10 s to close and moves nothing away: what only it hel
 again. Here it first gives everything away, over the RPC that every scheduler has, so that the
 scheduler need not know this project. Within the deadline (``tide.departure.timeout``):
 
-1. The worker takes no new task, and hands back those that it has not started.
-2. The scheduler copies elsewhere what only this worker holds (``retire_workers``), once at
+1. While the worker takes part in a P2P shuffle it stays at work, for half of the time: when one of
+   its workers leaves, a shuffle begins again, with all that it was made of.
+2. The worker takes no new task, and hands back those that it has not started.
+3. The scheduler copies elsewhere what only this worker holds (``retire_workers``), once at
    the start and again whenever one of the running tasks has finished.
-3. When no task is left, it copies the rest and strikes the worker off.
-4. The process closes and exits as it would have done without us.
+4. When no task is left, it copies the rest and strikes the worker off.
+5. The process closes and exits as it would have done without us.
 
 Where nobody can take the results, it asks again until the deadline, since a new worker may
 come. At the deadline it leaves all the same, says what is lost with it, and has itself struck
@@ -23,7 +25,7 @@ import time
 from collections.abc import Collection
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dask.utils import format_bytes
 from distributed import Nanny, Worker
@@ -40,7 +42,7 @@ if TYPE_CHECKING:
     from dask.typing import Key
     from distributed.comm.core import Comm
 
-__all__ = ["Leaver", "depart", "departs", "turn_away"]
+__all__ = ["Leaver", "depart", "departs", "shuffles", "turn_away"]
 
 # Below `distributed`, since Dask shows no other logger's INFO.
 logger = logging.getLogger("distributed.tide.departure")
@@ -49,6 +51,8 @@ logger = logging.getLogger("distributed.tide.departure")
 POLL_S = 0.1
 #: How long to wait after the scheduler has found nobody to take the results.
 RETRY_S = 1.0
+#: For what part of the deadline a P2P shuffle is waited for; the rest is for what it leaves here.
+SHUFFLE_PART = 0.5
 #: How long nobody may listen at the scheduler's address until it counts as gone. A scheduler that
 #: is merely busy does not: the kernel accepts the connection in its stead.
 REACH_S = 5.0
@@ -120,6 +124,7 @@ async def _leave_scheduler(server: Leaver, address: str, timeout_s: float) -> No
     deadline = asyncio.timeout(timeout_s)
     try:
         async with deadline:
+            await _outlast_shuffles(server, address, start + SHUFFLE_PART * timeout_s)
             await _drain(server, address)
     except OSError as error:  # a TimeoutError is one
         if not deadline.expired():
@@ -145,6 +150,38 @@ async def _leave_scheduler(server: Leaver, address: str, timeout_s: float) -> No
             await server.scheduler.unregister(address=address, expected=True, stimulus_id=_stimulus_id())
     except OSError:
         logger.warning("Worker %s could not tell the scheduler that it leaves.", address)
+
+
+async def _outlast_shuffles(server: Leaver, address: str, until_s: float) -> None:
+    """Return when no P2P shuffle relies on the worker any more, or at that moment."""
+    said = False
+    while time.monotonic() < until_s and await _shuffles(server, address):
+        if not said:
+            logger.info("Worker %s waits for a P2P shuffle to end that it takes part in.", address)
+            said = True
+        await asyncio.sleep(POLL_S)
+
+
+async def _shuffles(server: Leaver, address: str) -> bool:
+    if isinstance(server, Worker):
+        return shuffles(server)
+    try:
+        answer = await server.rpc(address).run(function=pickle.dumps(shuffles))
+    except OSError:  # the worker has ended
+        return False
+    return bool(answer["status"] == "OK" and answer["result"])
+
+
+def shuffles(dask_worker: Worker) -> bool:
+    """Whether a worker takes part in a P2P shuffle that is not over: its outputs are part of it.
+
+    Parameters
+    ----------
+    dask_worker
+        The worker, in whose event loop this must run. The name is what Dask's ``run`` wants.
+    """
+    plugin: Any = dask_worker.extensions.get("shuffle")
+    return bool(plugin is not None and plugin.heartbeat())
 
 
 async def _drain(server: Leaver, address: str) -> None:

@@ -27,6 +27,7 @@ _numbers = itertools.count()
 def fleets(cloud: Cloud, folder: Path) -> Iterator[Callable[..., Fleet]]:
     """A factory of releases; they go with the block, and so do their machines."""
     made: list[Fleet] = []
+    node_pools: list[str] = []
 
     def make(
         pools: dict[str, dict[str, Any]] | None = None,
@@ -47,6 +48,7 @@ def fleets(cloud: Cloud, folder: Path) -> Iterator[Callable[..., Fleet]]:
         # The first pod of a pool, which Kubernetes starts, would boot a machine.
         fleet.kubectl("scale", *(f"replicaset/r-{pool}" for pool in pools or {"cpu": {}}), "--replicas=0")
         if share is None:
+            node_pools.append(name)
             cloud.kubectl.apply(node_pool(name, **machines))
         if ready:
             fleet.ready()
@@ -59,8 +61,8 @@ def fleets(cloud: Cloud, folder: Path) -> Iterator[Callable[..., Fleet]]:
             fleet.close()
             # Nobody waits for them: they go while the next test runs.
             cloud.kubectl("delete", "namespace", fleet.namespace, "--wait=false")
-            if not fleet.group:
-                cloud.kubectl("delete", "nodepool", fleet.node_pool, "--wait=false", "--ignore-not-found")
+        if node_pools:
+            cloud.kubectl("delete", "nodepool", *node_pools, "--wait=false", "--ignore-not-found")
 
 
 @pytest.fixture

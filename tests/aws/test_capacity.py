@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from distributed import Client, Event, Future
-from fleet import DEADLINE_S, Fleet
+from distributed import Client
+from fleet import DEADLINE_S, Fleet, tell, until_told
 from waiting import wait_until
 
 pytestmark = [pytest.mark.xdist_group("nodes"), pytest.mark.timeout(300, func_only=True)]
-
-#: How soon somebody who asks is told.
-TOLD_S = 60.0
 
 
 def pool(market: str, price: float) -> dict[str, Any]:
@@ -41,8 +37,7 @@ def two_pools(install_once: Callable[..., Fleet]) -> Fleet:
 @pytest.fixture
 def fleet(two_pools: Fleet) -> Iterator[Fleet]:
     """It, without workers and machines; Karpenter forgets what was out of stock, which it does in 3 min."""
-    two_pools.settled(0, "at first", DEADLINE_S)
-    two_pools.no_machines()  # one of the test before could do the work
+    two_pools.clear()  # a machine of the test before could do the work
     yield two_pools
     two_pools.cloud.in_stock()
     two_pools.cloud.throttle(False)
@@ -50,77 +45,80 @@ def fleet(two_pools: Fleet) -> Iterator[Fleet]:
     two_pools.cloud.restart_autoscaler()
 
 
-def until_told(client: Client, count: int) -> list[Future]:
-    """Tasks that run until `told` is set."""
+def room_for_spot(client: Client) -> bool:
+    """Whether the controller no longer believes that there is none."""
 
-    def wait_for_it(number: int) -> int:
-        from distributed import Event
+    def capacity(dask_scheduler: Any) -> Any:
+        pools = dask_scheduler.extensions["tide"].snapshot.pools
+        return next(state.capacity for state in pools if state.pool.spot)
 
-        Event("told").wait()
-        return number
-
-    Event("told", client=client).clear()
-    return list(client.map(wait_for_it, range(count), pure=False))
-
-
-def at_work(client: Client) -> list[str]:
-    """The pools of the workers that have a task."""
-    busy = {address for address, keys in client.processing().items() if keys}
-    infos = client.scheduler_info(n_workers=-1)["workers"]
-    return sorted(str(info["name"]).split("-")[1] for address, info in infos.items() if address in busy)
-
-
-def all_at_work(client: Client, fleet: Fleet, *pools: str) -> None:
-    wait_until(lambda: at_work(client) == sorted(pools), f"work on {pools}", DEADLINE_S, fleet.situation)
-
-
-def told(fleet: Fleet, words: str) -> None:
-    wait_until(lambda: words in fleet.explain(), f"it is told: {words}", TOLD_S, fleet.situation)
-
-
-def done(client: Client, running: list[Future]) -> None:
-    Event("told", client=client).set()
-    assert client.gather(running) == list(range(len(running)))
+    return client.run_on_scheduler(capacity) is None
 
 
 @pytest.fixture
 def one_machine(fleet: Fleet) -> Iterator[Fleet]:
     """Its NodePool is at its limit with one."""
-
-    def limit(cpus: int) -> None:
-        patch = json.dumps({"spec": {"limits": {"cpu": str(cpus)}}})
-        fleet.cloud.kubectl("patch", "nodepool", fleet.node_pool, "--type=merge", f"--patch={patch}")
-
-    limit(4)
+    fleet.limit(4)
     yield fleet
-    limit(2000)
+    fleet.limit(2000)
 
 
 def test_p09_a_node_pool_at_its_limit_is_told_in_the_platforms_words(one_machine: Fleet) -> None:
     fleet = one_machine
     with fleet.client() as client:
         running = until_told(client, 2)
-        told(fleet, "exceed limits for nodepool")
-        all_at_work(client, fleet, "spot")
-        done(client, running)
+        fleet.told(client, "exceed limits for nodepool")
+        fleet.all_at_work(client, "spot")
+        tell(client, running)
         assert len(fleet.machines()) == 1
 
 
-def test_without_spot_it_is_told_and_the_work_is_done_on_demand(fleet: Fleet) -> None:
+def test_without_spot_the_work_is_done_on_demand_and_later_on_spot_again(fleet: Fleet) -> None:
     cloud = fleet.cloud
     cloud.stock_out("*/*/spot")
     with fleet.client() as client:
         running = until_told(client, 2)
-        told(fleet, "no instance type")
-        all_at_work(client, fleet, "demand", "demand")
+        fleet.told(client, "no instance type")
+        fleet.all_at_work(client, "demand", "demand")
         assert {each.market for each in fleet.machines().values()} == {"on-demand"}
-        done(client, running)
+        tell(client, running)
+        cloud.in_stock()
+        cloud.restart_autoscaler()  # it would remember for 3 min what was out of stock
+        # Who is there takes what comes: it is at work at once, and costs no boot.
+        running = until_told(client, 1)
+        fleet.all_at_work(client, "demand")
+        tell(client, running)
+        running.clear()
+        fleet.clear()
+        # Our own memory of it is shorter.
+        wait_until(lambda: room_for_spot(client), "spot is tried again", DEADLINE_S, fleet.situation)
+        running = until_told(client, 1)
+        fleet.all_at_work(client, "spot")
+        assert {each.market for each in fleet.machines().values()} == {"spot"}
+        tell(client, running)
+
+
+def test_a_machine_that_never_joins_is_told_and_the_work_is_done_elsewhere(fleet: Fleet) -> None:
+    cloud, before = fleet.cloud, {each.id for each in fleet.bill()}
+    cloud.boots(joins=False)
+    with fleet.client() as client:
+        running = until_told(client, 1)
+        [lost] = wait_until(fleet.machines, "a machine is launched", DEADLINE_S, fleet.situation)
+        cloud.boots(joins=True)
+        fleet.told(client, "none has come in 30 s")
+        fleet.all_at_work(client, "demand")
+        tell(client, running)
+        # Karpenter gives it a quarter of an hour; nobody waits for it any more.
+        wait_until(lambda: not fleet.pods("spot"), "nobody waits for it", DEADLINE_S, fleet.situation)
+        launched = [each for each in fleet.bill() if each.id not in before]
+        assert [(each.market, each.joined) for each in launched] == [("spot", False), ("on-demand", True)]
+        assert launched[0].node == lost
 
 
 def test_a_machine_dies_without_notice_and_the_work_is_done(fleet: Fleet) -> None:
     with fleet.client() as client:
         running = until_told(client, 2)
-        all_at_work(client, fleet, "spot", "spot")
+        fleet.all_at_work(client, "spot", "spot")
         lost, left = sorted(fleet.machines())
         fleet.cloud.terminate(lost)
         wait_until(lambda: left in fleet.machines(), "the other is there")
@@ -130,9 +128,9 @@ def test_a_machine_dies_without_notice_and_the_work_is_done(fleet: Fleet) -> Non
             DEADLINE_S,
             fleet.situation,
         )
-        all_at_work(client, fleet, "spot", "spot")
+        fleet.all_at_work(client, "spot", "spot")
         assert lost not in fleet.cloud.nodes()
-        done(client, running)
+        tell(client, running)
 
 
 def test_refused_calls_and_an_autoscaler_that_starts_again_make_no_machine_too_many(fleet: Fleet) -> None:
@@ -157,6 +155,6 @@ def test_refused_calls_and_an_autoscaler_that_starts_again_make_no_machine_too_m
         # Before it has written down what it has launched, Karpenter itself would launch it again.
         wait_until(lambda: len(launched()) == 3, "machines are launched", DEADLINE_S, fleet.situation)
         cloud.restart_autoscaler()
-        all_at_work(client, fleet, "spot", "spot", "spot")
-        done(client, running)
+        fleet.all_at_work(client, "spot", "spot", "spot")
+        tell(client, running)
         assert len({each.id for each in fleet.bill()} - before) == 3

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
+import dask
 import pytest
 from distributed import Client, Event, Future, wait
-from fleet import DEADLINE_S, Fleet
+from fleet import DEADLINE_S, Fleet, tell, until_told
 from releases import ask, finished, nap, workers
 from waiting import wait_until
 
@@ -29,21 +31,10 @@ def fleet(install_once: Callable[..., Fleet]) -> Fleet:
     return install_once({"cpu": SPOT}, markets=["spot"])
 
 
-def until_told(client: Client, count: int) -> list[Future]:
-    """Tasks that run until `told` is set."""
-
-    def wait_for_it(number: int) -> int:
-        from distributed import Event
-
-        Event("told").wait()
-        return number
-
-    Event("told", client=client).clear()
-    return list(client.map(wait_for_it, range(count), pure=False))
-
-
 def start(client: Client, fleet: Fleet, count: int) -> list[str]:
-    """Have so many workers, one to a machine; the machines."""
+    """Have so many new workers, one to a machine; the machines."""
+    ask(client, "tide_scale", n=0)
+    fleet.clear()
     ask(client, "tide_scale", n=count)
     wait_until(lambda: len(workers(client)) == count, f"{count} workers", DEADLINE_S, fleet.situation)
     machines = sorted(fleet.where().values())
@@ -94,8 +85,7 @@ def test_p11_p31_within_the_notice_a_busy_worker_has_left_and_another_one_has_co
         assert "its node is about to go" in fleet.explain()
         wait_until(lambda: set(workers(client)) - {leaver}, "another worker", DEADLINE_S, fleet.situation)
         assert leaver in workers(client), "the task runs on"
-        Event("told", client=client).set()
-        assert client.gather(running) == [0]
+        tell(client, running)
         gone_in_time(fleet, machine)
         assert len(client.gather(done)) == 8
         none_computed_again(client)
@@ -127,6 +117,48 @@ def test_p11_half_of_the_machines_are_taken_back_under_an_exchange_of_all_with_a
         none_computed_again(client)
 
 
+def test_p11_p26_half_of_the_machines_are_taken_back_under_a_p2p_shuffle(fleet: Fleet) -> None:
+    """Which would begin again, with all that it was made of, if one of its workers left before its end."""
+    array = pytest.importorskip("dask.array")
+    last = 15
+
+    def block(part: Any, block_id: tuple[int, int]) -> Any:
+        # Until the last one comes the shuffle runs.
+        from distributed import Event
+
+        if block_id[0] == last:
+            Event("told").wait()
+        return part
+
+    def shuffling(dask_scheduler: Any) -> list[int]:
+        return [len(known) for known in dask_scheduler.plugins["shuffle"].heartbeats.values()]
+
+    p2p = {"array.rechunk.method": "p2p", "array.chunk-size": "128 kiB"}
+    with fleet.client() as client, dask.config.set(p2p):
+        machines = start(client, fleet, 4)
+        ask(client, "tide_adapt", minimum=0, maximum=6)
+        Event("told", client=client).clear()
+        rows = array.ones((512, 512), chunks=(32, 512))
+        rows = rows.map_blocks(block, dtype=float, meta=rows._meta)
+        columns = rows.rechunk((512, 32)).persist()
+        wait_until(
+            lambda: client.run_on_scheduler(shuffling) == [4], "all take part", DEADLINE_S, fleet.situation
+        )
+        for machine in machines[::2]:
+            fleet.cloud.interrupt(machine)
+        wait_until(
+            lambda: sum(node in machines[::2] for node in fleet.where().values()) == 0,
+            "they are told to go",
+            DEADLINE_S,
+            fleet.situation,
+        )
+        Event("told", client=client).set()
+        wait(columns, timeout=DEADLINE_S)
+        gone_in_time(fleet, *machines[::2])
+        assert columns.sum(axis=0).compute().tolist() == [512.0] * 512, "nothing went with them"
+        none_computed_again(client)
+
+
 def test_p11_a_worker_sees_the_notice_itself_where_nobody_else_does(install: Callable[..., Fleet]) -> None:
     fleet = install(
         {"cpu": SPOT}, {"tide": {"interruption": {"watch": "aws", "interval": "1s"}}}, markets=["spot"]
@@ -142,8 +174,7 @@ def test_p11_a_worker_sees_the_notice_itself_where_nobody_else_does(install: Cal
         wait_until(lambda: set(workers(client)) - {leaver}, "another worker", DEADLINE_S, fleet.situation)
         assert "EC2 will terminate its spot instance" in fleet.explain()
         assert leaver in workers(client), "the task runs on"
-        Event("told", client=client).set()
-        assert client.gather(running) == [0]
+        tell(client, running)
         wait_until(lambda: leaver not in workers(client), "the first one leaves", DEADLINE_S, fleet.situation)
         assert machine in fleet.machines(), "while its machine is there"
         assert len(client.gather(done)) == 8

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
 from distributed import Client, Event, Future
-from fleet import DEADLINE_S, PER_MACHINE, POOL, Fleet
+from fleet import DEADLINE_S, PER_MACHINE, POOL, Fleet, most_at_once
 from releases import addresses, finished, nap
 from waiting import wait_until
-
-from rig.aws.instances import Instance
 
 pytestmark = [pytest.mark.xdist_group("nodes"), pytest.mark.timeout(400, func_only=True)]
 
@@ -108,11 +104,3 @@ def evicted(fleet: Fleet) -> str:
         fleet.kubectl("get", "events", f"--field-selector=reason={each}", "--no-headers") for each in ENDS
     )
     return "".join(said)
-
-
-def most_at_once(bill: list[Instance]) -> int:
-    """How many machines were paid for at one time, at most."""
-    return max(
-        sum(other.launched_s <= each.launched_s < (other.ended_s or math.inf) for other in bill)
-        for each in bill
-    )

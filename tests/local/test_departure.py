@@ -167,6 +167,45 @@ async def test_deadline_passes(processes, scheduler, client, tasks):
     assert set(tasks.starts.values()) == {2}
 
 
+@pytest.mark.parametrize("in_time", [True, False])
+async def test_p26_a_shuffle_is_waited_for_as_long_as_there_is_time(
+    processes, scheduler, client, tasks, in_time
+):
+    """Else it would begin again, with all that it was made of."""
+    array = pytest.importorskip("dask.array")
+    leaver = processes.worker(scheduler.address, "leaver", timeout="25s" if in_time else "2s", threads=4)
+    processes.worker(scheduler.address, "other", threads=4)
+    await registered(scheduler, "leaver", "other")
+    at_once, late = tasks.function(), tasks.function(gated=True)
+
+    def block(part, block_id):
+        # Until the last one comes the shuffle runs.
+        (late if block_id[0] == 7 else at_once)(f"block-{block_id[0]}")
+        return part
+
+    rows = array.ones((80, 80), chunks=(10, 80)).map_blocks(block, dtype=float, meta=array.ones(0)._meta)
+    with dask.config.set({"array.rechunk.method": "p2p", "array.chunk-size": "1 kiB"}):
+        total = client.compute(rows.rechunk((80, 10)).sum(axis=0))
+    shuffle = scheduler.plugins["shuffle"]
+    await until(
+        lambda: len(tasks.starts) == 8 and any(len(known) == 2 for known in shuffle.heartbeats.values()),
+        "all but one of its inputs are there, and both take part",
+    )
+    before = {s.run_id for s in shuffle.active_shuffles.values()}
+
+    leaver.send_signal(signal.SIGTERM)
+
+    await until(lambda: "waits for a P2P shuffle" in processes.log("leaver"), "it waits")
+    if in_time:
+        assert {s.run_id for s in shuffle.active_shuffles.values()} == before
+    else:
+        assert await ended(leaver) == 0
+    tasks.open()
+    assert list(await total) == [80.0] * 80
+    assert await ended(leaver) == 0
+    assert (max(tasks.starts.values()) == 1) == in_time
+
+
 async def test_actor_is_waited_for(processes, scheduler, client):
     class Counter:
         pass

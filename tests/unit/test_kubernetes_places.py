@@ -93,8 +93,15 @@ def test_a_machine_that_is_coming_is_waited_for(coming):
     pool.pod("a", waits_s=300)
     pool.says("a", coming)
     assert not pool.refused
-    pool.clock.s += 601
+    assert pool.places.words("a") == f"{coming[1]}: {coming[2]}"
+    pool.clock.s += 599
+    pool.says("a", coming)  # as Karpenter does every two minutes
+    assert not pool.refused
+    pool.clock.s += 2
     assert pool.refused == {"a"}, "it has not joined"
+    assert pool.places.words("a").endswith("; none has come in 600 s")
+    pool.says("a", (*coming[:2], f"{coming[2]} of another try"))
+    assert not pool.refused
 
 
 @pytest.mark.parametrize("none", [NONE_CA, NONE_KARPENTER])
@@ -128,7 +135,7 @@ def test_after_a_restart_old_events_are_as_old_as_they_are():
     pool.pod("a", waits_s=900)
     pool.says("a", COMING_CA, ago_s=700)
     assert pool.refused == {"a"}, "it was promised long ago"
-    pool.says("a", COMING_CA, ago_s=300)
+    pool.says("a", COMING_KARPENTER, ago_s=300)
     pool.says("a", NONE_CA, ago_s=500)
     assert not pool.refused, "the newer one counts, in whatever order they are listed"
 

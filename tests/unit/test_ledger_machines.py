@@ -19,10 +19,12 @@ class Cluster:
         self.units: dict[str, ObservedUnit] = {}
         self.registered: set[str] = set()
         self.now_s = 0.0
+        #: Those that the platform shows; None: it does not.
+        self.machines: set[str] | None = None
 
     def look(self, after_s: float = 0.0):
         self.now_s += after_s
-        observation = Observation(tuple(self.units.values()))
+        observation = Observation(tuple(self.units.values()), machines=self.machines)
         return self.ledger.update(self.now_s, observation, self.registered, set(), POOLS)
 
     def start(self, name: str, machine: str, *, boot_s: float, cold: bool = False) -> None:
@@ -76,6 +78,20 @@ def test_an_empty_machine_counts_for_as_long_as_the_platform_keeps_it(machine_id
     assert cluster.cpu.room == room_after_50_s
     cluster.look(after_s=50.0)
     assert cluster.cpu.room == 0
+
+
+def test_p33_a_machine_that_is_known_to_be_gone_has_no_room():
+    cluster = Cluster()
+    cluster.start("a", "m1", boot_s=60.0, cold=True)
+    cluster.start("b", "m1", boot_s=3.0)
+    cluster.start("c", "m2", boot_s=60.0, cold=True)
+    cluster.units.clear()
+    cluster.machines = {"m1", "m2"}
+    cluster.look()
+    assert cluster.cpu.room == 4
+    cluster.machines = {"m2", "another"}
+    cluster.look()
+    assert cluster.cpu.room == 2
 
 
 def test_what_the_machine_costs_is_what_is_paid():

@@ -59,6 +59,12 @@ def test_p33_the_boot_time_of_a_machine_is_said():
     assert hold.why.numbers["boot_s"] == 100.0
 
 
+def test_p33_a_unit_that_has_room_is_not_said_to_come_too_late():
+    jobs = work(ready=20, duration_s=10.0)
+    state = {"boot_s": 2.0, "cold_boot_s": 100.0, "room": 6}
+    assert the(decided(snapshot(pool(state=state), work=[jobs])), Launch).why.code == Code.DEMAND.name
+
+
 def test_work_for_long_is_worth_machines():
     jobs = work(ready=20, duration_s=3600.0)
     state = {"boot_s": 2.0, "cold_boot_s": 100.0, "room": 0}

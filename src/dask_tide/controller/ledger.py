@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from statistics import fmean, median
 
@@ -218,7 +218,7 @@ class Ledger:
                     entry = self._entries[unit.name] = self._new(unit, now_s)
                 self._step(unit, entry, now_s, unit.name in registered, unit.name in leaving)
             self._requested = dict(observation.requested)
-            self._look_for_room(now_s, prices)
+            self._look_for_room(now_s, prices, observation.machines)
             self._learn_prices()
         self._notices = {name: words for name, words in self._notices.items() if name in self._entries}
         nameless = (
@@ -229,12 +229,12 @@ class Ledger:
         )
         return *self._named(now_s), *nameless
 
-    def _look_for_room(self, now_s: float, pools: Iterable[str]) -> None:
+    def _look_for_room(self, now_s: float, pools: Iterable[str], there: Collection[str] | None) -> None:
         placed = by_pool((entry.pool, entry.machine) for entry in self._entries.values())
         waiting = {entry.pool for entry in self._entries.values() if entry.waits}
         for name in pools:
             record = self.records[name]
-            record.machines.update(now_s, placed.get(name, ()))
+            record.machines.update(now_s, placed.get(name, ()), there)
             if record.cold_boot_s is None or not record.machines.seen:
                 record.room = None  # one boot time is all that is known, or the platform shows no machines
             elif name in waiting:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 __all__ = ["Machines"]
 
@@ -25,8 +25,10 @@ class Machines:
         """Whether any was ever shown."""
         return self._fit > 0
 
-    def update(self, now_s: float, machines: Iterable[str]) -> None:
-        """Of each unit that has a place: its machine."""
+    def update(self, now_s: float, machines: Iterable[str], there: Collection[str] | None = None) -> None:
+        """Of each unit that has a place: its machine; and all machines that are there, if that is known."""
+        if there is not None:
+            self._used_s = {machine: at_s for machine, at_s in self._used_s.items() if machine in there}
         self._units = Counter(machine for machine in machines if machine)
         self._used_s.update(dict.fromkeys(self._units, now_s))
         self._fit = max(self._fit, *self._units.values(), 0)

@@ -73,7 +73,7 @@ class Need:
             cold_boot_s=self.state.cold_boot_s,
             room=self.state.room,
         )
-        more = size.why or why(
+        more = why(
             Code.DEMAND,
             runnable=demand.runnable,
             slots=demand.slots,

@@ -84,6 +84,9 @@ class Observation:
     prices
         By pool: what a unit costs for one second at the most, before any has run; where it is not said, what
         its pool says.
+    machines
+        Names of the machines that units may be on, without those that are about to go; None: the platform
+        does not tell.
     """
 
     units: tuple[ObservedUnit, ...] = ()
@@ -91,6 +94,7 @@ class Observation:
     requested: Mapping[str, int] = field(default_factory=dict)
     frozen: Mapping[str, str] = field(default_factory=dict)
     prices: Mapping[str, float] = field(default_factory=dict)
+    machines: Collection[str] | None = None
 
 
 @dataclass(frozen=True)

@@ -78,6 +78,8 @@ class Places:
             _Word(event.machine, event.words, self._now_s() - event.age_s),
             self._words.get(event.name),
         )
+        if earlier is not None and earlier.words == word.words:
+            return  # Karpenter repeats itself every two minutes: the same promise, as old as it was
         # A list has them in no order.
         if earlier is None or word.at_s >= earlier.at_s - _SECOND_S:
             self._words[event.name] = word
@@ -87,9 +89,12 @@ class Places:
         self._words.pop(name, None)
 
     def words(self, name: str) -> str:
-        """What an autoscaler has said last of a pod; empty: nothing."""
+        """What an autoscaler has said last of a pod, and whether it was so; empty: nothing."""
         word = self._words.get(name)
-        return "" if word is None else word.words
+        if word is None:
+            return ""
+        kept = not word.coming or self._promised(name)
+        return word.words + ("" if kept else f"; none has come in {self._options.machine_within_s:g} s")
 
     def refused(self, pods: Mapping[str, PodView]) -> set[str]:
         """Names of the pods for which there is no machine and none is coming."""

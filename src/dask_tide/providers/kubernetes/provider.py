@@ -161,7 +161,7 @@ class KubernetesProvider:
             ]
             if (limit := scale.limit() or places.limit(pods, refused, self._message)) is not None:
                 limits.append(limit)
-        return Observation(tuple(units), tuple(limits), requested, frozen, self._dearest)
+        return Observation(tuple(units), tuple(limits), requested, frozen, self._dearest, self._machines())
 
     async def scale_up(self, pool: str, n: int) -> None:
         """One PATCH of the ReplicaSet's scale."""
@@ -330,6 +330,11 @@ class KubernetesProvider:
 
     def _message(self, pod: PodView) -> str:
         return self._unit(pod, "", ()).message
+
+    def _machines(self) -> Collection[str] | None:
+        if self._nodes is None or self._nodes.error is not None:
+            return None
+        return self._nodes.objects.keys() - self._dooms.keys()
 
     def _price(self, pod: PodView) -> float | None:
         """What a pod costs for a second, where its node and the price of such nodes are known."""
