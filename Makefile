@@ -9,8 +9,8 @@ BIN := .venv/bin
 UV := $(BIN)/uv
 INSTALL := pip install --quiet --require-hashes
 # What runs against the oldest distributed that we support: all that touches it. The rest
-# (simulator, platforms) does not, or not in another way.
-OLDEST_TESTS = $(wildcard tests/unit tests/scheduler tests/local)
+# (model and policy, platforms) does not, or not in another way.
+OLDEST_TESTS = tests/scheduler tests/local tests/unit/test_config.py tests/unit/test_demo_job.py
 # Tests mostly wait for processes: more of them at once than the two cores that CI has.
 PYTEST := -m pytest -n 4 --dist loadgroup
 LOCK := --universal --python-version 3.11 --generate-hashes --upgrade --no-emit-index-url --no-emit-find-links \
