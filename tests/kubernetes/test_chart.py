@@ -505,6 +505,14 @@ def test_the_scale_ends_at_the_pools_maximum(helm: Helm) -> None:
     until(lambda: not refusal(partial(scale, helm, api, "r-cpu", 50, DRY)), "the new maximum counts")
     assert "not to 51" in refusal(partial(scale, helm, api, "r-cpu", 51))
 
+    # One that is above it, since that was lowered, may shrink step by step, and not grow.
+    helm.kubectl("scale", "replicaset/r-cpu", "--replicas=55")
+    assert "not to 56" in refusal(partial(scale, helm, api, "r-cpu", 56))
+    assert "not to 55" in refusal(partial(scale, helm, api, "r-cpu", 55))
+    for count in (54, 51, 3):
+        scale(helm, api, "r-cpu", count)
+    assert "not to 51" in refusal(partial(scale, helm, api, "r-cpu", 51))
+
 
 def test_code_in_the_scheduler_can_do_no_harm_beyond_its_pools(helm: Helm) -> None:
     helm.install("r", TWO_POOLS)
