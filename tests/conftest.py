@@ -107,7 +107,7 @@ def one_cloud() -> Iterator[Cloud]:
 def cloud(one_cloud: Cloud) -> Iterator[Cloud]:
     """A cluster on a simulated AWS with Karpenter and the project's image; after a test nothing goes wrong.
 
-    Tests that use it carry ``pytest.mark.xdist_group("cloud")``, so that there is one.
+    Tests that use it carry ``pytest.mark.xdist_group("nodes")``, so that there is one.
     """
     yield one_cloud
     one_cloud.in_stock()

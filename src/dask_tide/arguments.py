@@ -143,7 +143,7 @@ class Arguments:
         known = {key.replace("-", "_") for key in configuration.top_level_keys()} | arguments | set(more)
         for key, value in settings.items():
             if key not in known:
-                near = difflib.get_close_matches(key, known, n=1)
+                near = difflib.get_close_matches(key, known, n=1, cutoff=0.65)
                 hint = f"did you mean {near[0]!r}?" if near else f"one of {', '.join(sorted(known))}"
                 raise ConfigError(key, value, f"an argument that exists; {hint}")
         overrides = {key.replace("_", "-"): value for key, value in settings.items()}

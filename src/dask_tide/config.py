@@ -21,7 +21,7 @@ from dask_tide.errors import ConfigError
 from dask_tide.model import Pool, Settings
 from dask_tide.providers.base import Template
 from dask_tide.providers.registry import load
-from dask_tide.schema import check, load_yaml, merge, seconds, size_bytes, spell
+from dask_tide.schema import AIMS, check, load_yaml, merge, seconds, size_bytes, spell
 
 T = TypeVar("T")
 
@@ -241,6 +241,7 @@ def _settings(config: Mapping[str, Any], minimum: int) -> Settings:
         memory_ratio=float(memory["want-below"]),
         fill_ratio=float(memory["fill-below"]),
         prior_s=_prior(config),
+        worth=_worth(config),
         start_timeout_s=seconds(start["timeout"]),
         backoff_s=seconds(start["backoff"]),
         backoff_max_s=seconds(start["backoff-maximum"]),
@@ -255,6 +256,11 @@ def _settings(config: Mapping[str, Any], minimum: int) -> Settings:
         expected = f"at least {minimum}, the sum of the pools' minimums"
         raise ConfigError("tide.limits.maximum", limits["maximum"], expected)
     return settings
+
+
+def _worth(config: Mapping[str, Any]) -> float:
+    aim = config["aim"]
+    return AIMS[aim] if isinstance(aim, str) else float(aim)
 
 
 def _prior(config: Mapping[str, Any]) -> float:

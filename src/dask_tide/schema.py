@@ -22,7 +22,7 @@ from dask_tide.errors import ConfigError
 if TYPE_CHECKING:
     from jsonschema.protocols import Validator
 
-__all__ = ["FORMATS", "check", "load_yaml", "merge", "schema", "seconds", "size_bytes", "spell"]
+__all__ = ["AIMS", "FORMATS", "check", "load_yaml", "merge", "schema", "seconds", "size_bytes", "spell"]
 
 
 def load_yaml(name: str) -> dict[str, Any]:
@@ -100,8 +100,12 @@ def size_bytes(value: str | int) -> int:
     return size
 
 
+#: What ``tide.aim`` means: seconds of a unit for which one is done a second sooner.
+AIMS = {"thrifty": 0.0, "balanced": 30.0, "fast": 3600.0}
+
 #: By their names in the schema; each may also raise what the conversions do.
 FORMATS: Mapping[str, Callable[[Any], bool]] = {
+    "aim": lambda value: value in AIMS if isinstance(value, str) else math.isfinite(value),
     "auto": lambda value: not isinstance(value, str) or value == "auto",
     "finite": lambda value: not isinstance(value, int | float) or math.isfinite(value),
     "timedelta": lambda value: value is None or seconds(value) >= 0,
@@ -134,7 +138,7 @@ def _explain(error: Any) -> ConfigError:
     if error.validator == "additionalProperties":
         known = sorted(error.schema["properties"])
         unknown = min(name for name in error.instance if name not in known)
-        near = difflib.get_close_matches(unknown.replace("_", "-"), known, n=1)
+        near = difflib.get_close_matches(unknown.replace("_", "-"), known, n=1, cutoff=0.65)
         expected = f"a key that exists; did you mean {near[0]!r}?" if near else f"one of {', '.join(known)}"
         return ConfigError(f"{key}.{unknown}", error.instance[unknown], expected)
     return ConfigError(key, error.instance, error.schema["title"])

@@ -10,7 +10,7 @@ from distributed import Client
 from fleet import DEADLINE_S, Fleet, tell, until_told
 from waiting import wait_until
 
-pytestmark = [pytest.mark.xdist_group("cloud"), pytest.mark.timeout(300, func_only=True)]
+pytestmark = [pytest.mark.xdist_group("nodes"), pytest.mark.timeout(300, func_only=True)]
 
 
 def pool(market: str, price: float) -> dict[str, Any]:

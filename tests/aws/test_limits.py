@@ -12,7 +12,7 @@ from fleet import DEADLINE_S, PER_MACHINE, Fleet, most_at_once, tell, until_told
 from releases import ask, finished, nap
 from waiting import wait_until
 
-pytestmark = [pytest.mark.xdist_group("cloud"), pytest.mark.timeout(300, func_only=True)]
+pytestmark = [pytest.mark.xdist_group("nodes"), pytest.mark.timeout(300, func_only=True)]
 
 #: A machine's price of 1 a second, of which a unit takes 1.7 of 3.92 CPUs: three units, not four.
 PRICES = {"*/spot": 3600.0}

@@ -12,7 +12,7 @@ from fleet import DEADLINE_S, Fleet, tell, until_told
 from releases import ask, finished, nap, workers
 from waiting import wait_until
 
-pytestmark = [pytest.mark.xdist_group("cloud"), pytest.mark.timeout(300, func_only=True)]
+pytestmark = [pytest.mark.xdist_group("nodes"), pytest.mark.timeout(300, func_only=True)]
 
 DO_NOT_DISRUPT = "karpenter.sh/do-not-disrupt"
 #: One to a machine of four CPUs; what is left of a notice when Karpenter has heard of it.

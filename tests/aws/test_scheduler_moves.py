@@ -15,7 +15,7 @@ from rig.aws.karpenter import node_pool
 from rig.clients import KubectlError
 from rig.cloud import Cloud
 
-pytestmark = [pytest.mark.xdist_group("cloud"), pytest.mark.timeout(300, func_only=True)]
+pytestmark = [pytest.mark.xdist_group("nodes"), pytest.mark.timeout(300, func_only=True)]
 
 
 @pytest.fixture

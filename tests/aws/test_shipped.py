@@ -83,7 +83,7 @@ def shipped(cloud: Cloud, tmp_path: Path) -> Iterator[Shipped]:
         cloud.kubectl("delete", "namespace", name, "--wait=false")
 
 
-@pytest.mark.xdist_group("cloud")
+@pytest.mark.xdist_group("nodes")
 @pytest.mark.timeout(400, func_only=True)
 def test_what_we_ship_for_karpenter_goes_from_nothing_to_nothing(shipped: Shipped) -> None:
     def wait(condition: Callable[[], Any], what: str) -> None:

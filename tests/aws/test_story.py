@@ -8,7 +8,7 @@ from fleet import DEADLINE_S, PER_MACHINE, POOL, Fleet, most_at_once
 from releases import addresses, finished, nap
 from waiting import wait_until
 
-pytestmark = [pytest.mark.xdist_group("cloud"), pytest.mark.timeout(400, func_only=True)]
+pytestmark = [pytest.mark.xdist_group("nodes"), pytest.mark.timeout(400, func_only=True)]
 
 MACHINES = POOL["maximum"] // PER_MACHINE
 #: More work than one worker could do while machines boot.

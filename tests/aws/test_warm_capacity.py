@@ -11,7 +11,7 @@ from waiting import wait_until
 
 from rig.images import PAUSE
 
-pytestmark = [pytest.mark.xdist_group("cloud"), pytest.mark.timeout(300, func_only=True)]
+pytestmark = [pytest.mark.xdist_group("nodes"), pytest.mark.timeout(300, func_only=True)]
 
 
 def placeholders(fleet: Fleet) -> list[str]:

@@ -18,7 +18,7 @@ from rig.aws.instances import Instance
 from rig.cloud import Cloud, Sky, missing
 from rig.folders import RigError
 
-pytestmark = [pytest.mark.xdist_group("cloud"), pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.xdist_group("nodes"), pytest.mark.timeout(400)]
 
 # Deadlines of a machine that does much else; where it does not, half a minute each.
 COMING_S, GOING_S = 120.0, 180.0

@@ -19,7 +19,7 @@ from rig import binaries, images
 from rig.folders import RigError, runs
 from rig.nodes import Cluster
 
-pytestmark = pytest.mark.xdist_group("cloud")
+pytestmark = pytest.mark.xdist_group("nodes")
 
 CLUSTER = (
     "import time\nfrom rig.nodes import Cluster\n"

@@ -68,7 +68,7 @@ def test_defaults(machine):
     assert pool.memory_bytes == 2 * 2**30
     assert (pool.resources, pool.workers_per_unit) == ((), 1)
     assert (tide.boot_times, tide.options, tide.pools["default"].options) == ({}, {}, {})
-    assert tide.settings == Settings()
+    assert tide.settings == Settings(worth=30.0)
     assert (tide.drain_timeout_s, tide.departure_timeout_s) == (600.0, 20.0)
     assert (tide.folder, tide.journal.path, tide.idle_shutdown_s) == (None, None, None)
     assert (tide.journal.max_bytes, tide.journal.files) == (20 * 2**20, 2)
@@ -139,6 +139,7 @@ def test_units_are_converted():
             "provider": "slurm",
             "name": "night-run",
             "interval": 2,
+            "aim": "thrifty",
             "pools": {
                 "gpu": {
                     "threads": 4,
@@ -302,6 +303,11 @@ MISTAKES = [
     ({"interval": "0 ms"}, "tide.interval", "0 ms", "a duration > 0"),
     ({"interval": None}, "tide.interval", None, "a duration > 0"),
     ({"interval": True}, "tide.interval", True, "a duration > 0"),
+    ({"aim": "cheap"}, "tide.aim", "cheap", "thrifty, balanced, fast, or a number >= 0"),
+    ({"aim": -1}, "tide.aim", -1, "a number >= 0"),
+    ({"aim": True}, "tide.aim", True, "a number >= 0"),
+    ({"aim": math.inf}, "tide.aim", math.inf, "a number >= 0"),
+    ({"aim": None}, "tide.aim", None, "a number >= 0"),
     ({"pools": 3}, "tide.pools", 3, "a mapping from pool names"),
     ({"pools": ["cpu"]}, "tide.pools", ["cpu"], "a mapping from pool names"),
     ({"pools": {"cpu": 3}}, "tide.pools.cpu", 3, "a mapping"),
@@ -408,7 +414,7 @@ def test_sum_of_the_minimums_may_not_exceed_the_limit():
         ({"pools": {"cpu": {"maximun": 8}}}, "tide.pools.cpu.maximun", "did you mean 'maximum'?"),
         ({"pools": {"cpu": {"worker_per_unit": 8}}}, "tide.pools.cpu.worker_per_unit", "'workers-per-unit'"),
         ({"drain": {"qqq": 8}}, "tide.drain.qqq", "one of timeout"),
-        ({"maximum": 8}, "tide.maximum", "one of departure, drain, "),
+        ({"maximum": 8}, "tide.maximum", "one of aim, departure, drain, "),
     ],
 )
 def test_an_unknown_key_brings_a_hint(overrides, key, hint):

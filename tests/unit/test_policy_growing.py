@@ -131,6 +131,28 @@ def test_p33_each_unit_finds_as_much_work_as_its_start_has_cost():
     assert launched(decided(world)) == {"cpu": 9 - 1}
 
 
+@pytest.mark.parametrize(("worth", "wanted"), [(0.0, 1), (30.0, 6), (3600.0, 73)])
+def test_the_dearer_time_is_the_more_units_are_worth_their_start(worth, wanted):
+    """90 s of work are one and a half starts of a minute."""
+    world = snapshot(pool(maximum=99, boot_s=60.0), work=[work(ready=90, duration_s=1.0)], worth=worth)
+    assert launched(decided(world)) == {"cpu": wanted}
+
+
+def test_however_dear_time_is_nothing_is_asked_for_that_comes_too_late():
+    busy_ones = together(busy(5))
+    jobs = work(ready=5, processing=5, duration_s=1.0)
+    assert (
+        held(decided(snapshot(pool(boot_s=60.0), **busy_ones, work=[jobs], worth=3600.0)))
+        == Code.TOO_LATE.name
+    )
+
+
+def test_where_starts_are_cheap_it_does_not_matter_how_dear_time_is():
+    for worth in (0.0, 3600.0):
+        world = snapshot(pool(maximum=99, boot_s=0.1), work=[work(ready=40, duration_s=1.0)], worth=worth)
+        assert launched(decided(world)) == {"cpu": 40}
+
+
 def test_a_task_as_long_as_a_boot_is_worth_one():
     assert launched(decided(snapshot(pool(threads=3), work=[work(ready=17, duration_s=1.0)]))) == {"cpu": 6}
 

@@ -71,6 +71,17 @@ def test_work_for_long_is_worth_machines():
     assert launched(decided(snapshot(pool(state=state), work=[jobs]))) == {"cpu": 20}
 
 
+@pytest.mark.parametrize(("cold_boot_s", "kept"), [(None, False), (20.0, False), (60.0, True)])
+def test_between_two_stages_units_stay_if_others_would_need_machines(cold_boot_s, kept):
+    """Those that wait may run in 40 s."""
+    stages = [work(processing=1, duration_s=40.0, waiting=6)]
+    state = {"boot_s": 2.0, "cold_boot_s": cold_boot_s}
+    world = snapshot(pool(state=state), **together(busy(1), idle(5, start=1)), work=stages)
+    actions = after_a_while(world, for_s=30.0)
+    assert len(let_go(actions)) == (0 if kept else 5)
+    assert not kept or held(actions) == Code.KEPT_FOR_LATER.name
+
+
 @pytest.mark.parametrize(
     ("machine_idle_s", "kept_for_s"), [(None, 2), (60.0, 40), (100.0, 2), (0.0, 100)], ids=str
 )

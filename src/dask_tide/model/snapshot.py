@@ -32,6 +32,8 @@ class Settings(msgspec.Struct, frozen=True, omit_defaults=True):
     prior_s
         What a task is taken to last whose like was never measured; 0: nothing is assumed, the first unit
         finds out.
+    worth
+        How many seconds of a unit it is worth to be done one second sooner.
     start_timeout_s
         How long a unit may take from being asked for to its worker's registration, once it
         has a place to run.
@@ -52,6 +54,7 @@ class Settings(msgspec.Struct, frozen=True, omit_defaults=True):
     memory_ratio: float = 0.6
     fill_ratio: float = 0.7
     prior_s: float = 0.0
+    worth: float = 0.0
     start_timeout_s: float = 120.0
     backoff_s: float = 0.5
     backoff_max_s: float = 60.0

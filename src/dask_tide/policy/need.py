@@ -72,6 +72,7 @@ class Need:
             boot_s=self._boot_s,
             cold_boot_s=self.state.cold_boot_s,
             room=self.state.room,
+            worth=self.settings.worth,
         )
         more = why(
             Code.DEMAND,
@@ -105,9 +106,12 @@ class Need:
         return max(usable, self._for_results, self.pool.minimum, self.state.floor, min(self._at_risk, 1))
 
     def _soon(self) -> bool:
-        """Whether the tasks that wait may run before an idle unit has cost as much as a new one."""
+        """Whether the tasks that wait may run before an idle unit has cost as much as a new one.
+
+        That is a machine's boot, too, where machines come for units: let go, they would take it with them.
+        """
         in_s = self.demand.later_in_s(self.stock.ready * self.pool.threads_per_unit)
-        return in_s is not None and in_s <= self.keep_s()
+        return in_s is not None and in_s <= max(self.keep_s(), self.state.cold_boot_s or 0.0)
 
     # -- for how long -------------------------------------------------------------------
 

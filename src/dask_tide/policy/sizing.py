@@ -29,6 +29,7 @@ def worthwhile(
     boot_s: float,
     cold_boot_s: float | None = None,
     room: int | None = None,
+    worth: float = 0.0,
 ) -> Size:
     """Units worth having, as far as the tasks' durations are known.
 
@@ -49,24 +50,31 @@ def worthwhile(
         How long one takes for which a machine must come; None: that was never seen.
     room
         For how many more there are machines; None: that is not known.
+    worth
+        How many seconds of a unit it is worth to be done one second sooner.
     """
-    near = _paying(demand, ready=ready, booting=booting, boot_s=boot_s)
+    near = _paying(demand, ready=ready, booting=booting, boot_s=boot_s, worth=worth)
     if cold_boot_s is None or room is None or near.units <= ready + booting + room:
         return near
-    far = _paying(demand, ready=ready, booting=booting, boot_s=cold_boot_s)
+    far = _paying(demand, ready=ready, booting=booting, boot_s=cold_boot_s, worth=worth)
     return far if far.units >= ready + booting + room else Size(ready + booting + room, far.why)
 
 
-def _paying(demand: Demand, *, ready: int, booting: int, boot_s: float) -> Size:
+def _paying(demand: Demand, *, ready: int, booting: int, boot_s: float, worth: float) -> Size:
     """Units that pay for their start.
 
     A unit that would arrive after the work is done is never asked for, but for the first where
-    nobody else could run it, and each one that is must find at least as much work as its start
-    has cost: with ``W`` slot-seconds of work left when new units arrive and ``s`` slots each, at
-    most ``W / (s · boot_s)`` units. Tasks never measured count with the time for which they have
-    been seen running; beside that, units double once tasks have been seen running for a part of
-    the boot time with none of them ending. This ramps from one unit to as many as the tasks can
-    use within about two boot times when tasks turn out to be long.
+    nobody else could run it. With ``W`` slot-seconds of work left when new units arrive and ``s`` slots
+    each, ``x = W / (s · boot_s)`` units find as much work each as their start has cost: then the work is
+    done after at most twice the shortest time at no more than twice the lowest cost. Where ``x`` is small,
+    more pay if time is worth it: ``n`` units take ``n · boot_s + W / s`` unit-seconds and are done
+    ``W / (s · n)`` after they have come; the one plus ``worth`` times the other is least with
+    ``sqrt(worth · x)`` of them.
+
+    Tasks never measured count with the time for which they have been seen running; beside that,
+    units double once tasks have been seen running for a part of the boot time with none of them
+    ending. This ramps from one unit to as many as the tasks can use within about two boot times
+    when tasks turn out to be long.
     """
     have = ready + booting
     if demand.usable <= have:
@@ -79,7 +87,10 @@ def _paying(demand: Demand, *, ready: int, booting: int, boot_s: float) -> Size:
         smallest = have
     slots = demand.runnable / demand.usable
     work_s = max(0.0, demand.work_s - ready * slots * boot_s)
-    paying = math.floor(work_s / (slots * boot_s) + 1e-9) if boot_s > 0 else demand.usable
+    paying = demand.usable
+    if boot_s > 0:
+        finding = work_s / (slots * boot_s)
+        paying = math.floor(max(finding, math.sqrt(worth * finding)) + 1e-9)
     units = min(demand.usable, max(paying, smallest))
     if units > have:
         return Size(units)

@@ -168,7 +168,7 @@ def _explain(error: ValidationError) -> ConfigError:
     if error.validator == "additionalProperties":
         known = sorted(schema["properties"])
         unknown = min(name for name in instance if name not in known)
-        near = difflib.get_close_matches(unknown, known, n=1)
+        near = difflib.get_close_matches(unknown, known, n=1, cutoff=0.65)
         expected = f"a key that exists; did you mean {near[0]!r}?" if near else f"one of {', '.join(known)}"
         return ConfigError(".".join([*path, unknown]), instance[unknown], expected)
     if error.validator == "required":
