@@ -21,10 +21,12 @@ class Cluster:
         self.now_s = 0.0
         #: Those that the platform shows; None: it does not.
         self.machines: set[str] | None = None
+        self.requested = 0
 
     def look(self, after_s: float = 0.0):
         self.now_s += after_s
-        observation = Observation(tuple(self.units.values()), machines=self.machines)
+        requested = {"cpu": self.requested}
+        observation = Observation(tuple(self.units.values()), requested=requested, machines=self.machines)
         return self.ledger.update(self.now_s, observation, self.registered, set(), POOLS)
 
     def start(self, name: str, machine: str, *, boot_s: float, cold: bool = False) -> None:
@@ -78,6 +80,24 @@ def test_an_empty_machine_counts_for_as_long_as_the_platform_keeps_it(machine_id
     assert cluster.cpu.room == room_after_50_s
     cluster.look(after_s=50.0)
     assert cluster.cpu.room == 0
+
+
+def test_p33_room_is_not_given_twice():
+    """What has been asked for takes its room, seen there or not."""
+    cluster = Cluster()
+    for name in "abc":
+        cluster.start(name, "m1", boot_s=60.0, cold=True)
+    cluster.start("d", "m2", boot_s=60.0, cold=True)
+    assert cluster.cpu.room == 2
+    cluster.requested = 1
+    cluster.look()
+    assert cluster.cpu.room == 1
+    cluster.requested = 0
+    cluster.units["e"] = ObservedUnit("e", "cpu", Phase.PENDING)
+    cluster.look()
+    assert cluster.cpu.room == 1
+    cluster.start("e", "m2", boot_s=3.0)
+    assert cluster.cpu.room == 1
 
 
 def test_p33_a_machine_that_is_known_to_be_gone_has_no_room():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from statistics import fmean, median
@@ -232,6 +232,9 @@ class Ledger:
     def _look_for_room(self, now_s: float, pools: Iterable[str], there: Collection[str] | None) -> None:
         placed = by_pool((entry.pool, entry.machine) for entry in self._entries.values())
         waiting = {entry.pool for entry in self._entries.values() if entry.waits}
+        # Those on their way will take some of it.
+        coming = Counter(self._requested)
+        coming.update(e.pool for e in self._entries.values() if e.phase in _COMING and not e.machine)
         for name in pools:
             record = self.records[name]
             record.machines.update(now_s, placed.get(name, ()), there)
@@ -241,7 +244,7 @@ class Ledger:
                 record.room = 0
             else:
                 idle_s = record.cold_boot_s if self.machine_idle_s is None else self.machine_idle_s
-                record.room = record.machines.room(now_s, idle_s)
+                record.room = max(0, record.machines.room(now_s, idle_s) - coming[name])
 
     def _learn_prices(self) -> None:
         seen: dict[str, list[float]] = defaultdict(list)
