@@ -8,7 +8,7 @@ from typing import Any
 
 from deploy.aws.check.durations import seconds
 from deploy.aws.check.machines import SPOT, Group
-from deploy.aws.check.pods import OPERATORS, Pods
+from deploy.aws.check.pods import OPERATORS, Pods, fulfils
 from deploy.aws.check.problems import Problem
 from deploy.aws.check.sizes import mebibytes
 
@@ -41,6 +41,7 @@ def check(pods: Sequence[Pods], groups: Sequence[Group], values: Mapping[str, An
             yield from _limits(some, group)
             yield from _survives(some, group, values)
         yield from _needs(some, found)
+        yield from _prefers(some, found)
         yield from _amounts(some)
     selected = {group.name for found in where.values() for group in found}
     for group in groups:
@@ -61,7 +62,7 @@ def _words(labels: Mapping[str, str]) -> str:
 
 def _finds(pods: Pods, groups: Sequence[Group]) -> Iterator[Problem]:
     """Whether there is a group for them at all."""
-    for term in pods.terms:
+    for term in [*pods.terms, pods.preferences]:
         for expression in term:
             yield from pods.place.expect_one_of(f"{pods.key}.affinity", expression.get("operator"), OPERATORS)
     found = [group for group in groups if any(pods.selects(group, market) for market in group.markets)]
@@ -96,6 +97,17 @@ def _needs(pods: Pods, found: Sequence[Group]) -> Iterator[Problem]:
         holds = any(taint.tolerated_by(toleration) for taint in taints) or not found
         words = f"a taint of the group it runs in: {', '.join(map(str, taints)) or 'none'}"
         yield from pods.place.expect(holds, f"{pods.key}.tolerations[{index}]", toleration, words)
+
+
+def _prefers(pods: Pods, found: Sequence[Group]) -> Iterator[Problem]:
+    for each in pods.preferences:
+        fulfilled = any(
+            fulfils(each, group.values(each["key"], market))
+            for group in found
+            for market in pods.markets(group)
+        )
+        words = f"what {', '.join(group.name for group in found)} can have"
+        yield from pods.place.expect(fulfilled or not found, f"{pods.key}.affinity", each, words)
 
 
 def _fits(pods: Pods, group: Group) -> Iterator[Problem]:

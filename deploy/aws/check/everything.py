@@ -157,6 +157,8 @@ class Check:
         checks = (provider.check, arguments.check, references.check, iam.check, buckets.check)
         for check in checks:
             self._add(Place("opentofu"), False, partial(check, self.tree, self.modules))
+        printing = {name: self.module(name) for name in ("eks-karpenter", "eks-node-groups")}
+        self._add(Place("opentofu"), False, lambda: inputs.check_printed(printing))
         self._add(Place("opentofu/kops"), False, lambda: inputs.check(self.tree, self.module("kops")))
 
     def node_groups(self) -> None:

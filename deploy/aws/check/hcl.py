@@ -52,6 +52,8 @@ class Module:
     modules: dict[str, Block] = field(default_factory=dict)
     locals: dict[str, Place] = field(default_factory=dict)
     values: dict[str, Any] = field(default_factory=dict)
+    #: Names of dynamic blocks, which their contents know.
+    iterators: set[str] = field(default_factory=set)
     settings: list[Block] = field(default_factory=list)
     providers: list[Block] = field(default_factory=list)
     #: Every attribute's expression and where it stands.
@@ -129,6 +131,8 @@ def _add(module: Module, file: str, kind: str, block: dict[str, Any]) -> None:
         labels.append(str(plain(label)))
         body = body[label]
     name = ".".join(labels)
+    for dynamic in body.get("dynamic", []):
+        module.iterators |= {str(plain(key)) for key in dynamic}
     place = Place(file, f"{kind} {name}".strip())
     made = Block(place, name, {key: value for key, value in body.items() if key != _BLOCK})
     if kind in table:

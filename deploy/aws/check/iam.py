@@ -60,6 +60,11 @@ def check(tree: Tree, modules: Mapping[Path, Module]) -> Iterator[Problem]:
                     yield from _judge(statement, facts)
                 needed = facts.needed.get(f"{module.name}: {block.name.split('.')[1]}")
                 yield from _enough(block.place, said, needed)
+        for call in module.modules.values():
+            given = [name for name in call.body if name.startswith("policy")]
+            words = "policy or policy_arns: a role without any is for nothing"
+            holds = not str(plain(call.body.get("source"))).endswith("/pod-role") or bool(given)
+            yield from call.place.expect(holds, "policy", None, words)
         for block in module.resources.values():
             yield from _attached(block, facts)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from deploy.aws.check.hcl import Module
 from deploy.aws.check.problems import Place, Problem
@@ -13,6 +13,26 @@ TEMPLATE = "kops/cluster.tmpl.yaml"
 DEFAULTS = "kops/defaults.yaml"
 #: Of an item of `podRoles`, which the template goes through.
 _ITEM = {"namespace", "name", "policyArns"}
+
+
+#: What other outputs print for whom: all the keys in them.
+_PRINTED = {
+    ("eks-karpenter", "karpenter_values"): "clusterName nodeRole",
+    ("eks-karpenter", "karpenter_settings"): "settings clusterName interruptionQueue",
+    ("eks-node-groups", "autoscaler_values"): "awsRegion autoDiscovery clusterName rbac serviceAccount name",
+}
+
+
+def check_printed(modules: Mapping[str, Module]) -> Iterator[Problem]:
+    """Values that OpenTofu prints for charts: their keys, which these would take for nothing."""
+    for (module, name), keys in _PRINTED.items():
+        output = modules[module].outputs.get(name)
+        if output is None:
+            words = f"output {name}, which docs/aws.md has one print"
+            yield Place(f"opentofu/{module}/outputs.tf").problem(f"output {name}", None, words)
+            continue
+        said = re.findall(r"[{,]\s*(\w+)\s*=(?!=)", str(output.body.get("value")))
+        yield from output.place.expect(said == keys.split(), "value", " ".join(said), f"the keys {keys}")
 
 
 def check(tree: Tree, foundation: Module) -> Iterator[Problem]:

@@ -65,6 +65,13 @@ class Pods:
         return [list(term.get("matchExpressions") or []) for term in terms]
 
     @property
+    def preferences(self) -> list[dict[str, Any]]:
+        """What nodes had better have."""
+        affinity = (self.spec.get("affinity") or {}).get("nodeAffinity") or {}
+        terms = affinity.get("preferredDuringSchedulingIgnoredDuringExecution") or []
+        return [each for term in terms for each in term["preference"].get("matchExpressions") or []]
+
+    @property
     def millicpu(self) -> int:
         total = 0.0
         for container in self.spec["containers"]:
@@ -82,7 +89,7 @@ class Pods:
     def selects(self, group: Group, market: str) -> bool:
         """Whether a group's machines in a market have the labels of `nodeSelector`."""
         return all(
-            _holds({"operator": "In", "values": [value]}, group.values(key, market))
+            fulfils({"operator": "In", "values": [value]}, group.values(key, market))
             for key, value in self.selector.items()
         )
 
@@ -93,13 +100,13 @@ class Pods:
             for market in group.markets
             if self.selects(group, market)
             and any(
-                all(_holds(expression, group.values(expression["key"], market)) for expression in term)
+                all(fulfils(expression, group.values(expression["key"], market)) for expression in term)
                 for term in self.terms
             )
         )
 
 
-def _holds(expression: Mapping[str, Any], values: tuple[str, ...] | None) -> bool:
+def fulfils(expression: Mapping[str, Any], values: tuple[str, ...] | None) -> bool:
     """Kubernetes' rule for a label that may have these values, for at least one of them."""
     operator, wanted = str(expression["operator"]), list(expression.get("values") or [])
     if values is None:

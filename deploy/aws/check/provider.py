@@ -14,11 +14,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from deploy.aws.check.hcl import Block, Module, is_block, plain, read
+from deploy.aws.check.hcl import Block, Module, is_block, plain, read, texts
 from deploy.aws.check.problems import Place, Problem
 from deploy.aws.check.tree import Tree
 
 FILE = "schema/aws-provider.json"
+_OUTPUT = ("description", "value", "sensitive", "depends_on", "precondition")
+_VARIABLE = ("description", "type", "default", "validation", "sensitive", "nullable")
 #: OpenTofu's own arguments, which every block of its kind has.
 _META = {"count", "for_each", "provider", "depends_on", "lifecycle"}
 
@@ -88,6 +90,16 @@ def _call(call: Block, module: Module, modules: Mapping[Path, Module]) -> Iterat
 
 
 def _described(module: Module) -> Iterator[Problem]:
+    for blocks, known in ((module.outputs, _OUTPUT), (module.variables, _VARIABLE)):
+        for block in blocks.values():
+            for name in block.body:
+                yield from block.place.expect_one_of(name, name, known)
+    for block in module.outputs.values():
+        yield from block.place.expect("value" in block.body, "value", block.body.get("value"), "a value")
+    for block in [*module.resources.values(), *module.modules.values()]:
+        each = any("each." in text for text in texts(block.body))
+        words = "an argument of the block: each.key and each.value are of it"
+        yield from block.place.expect(not each or "for_each" in block.body, "for_each", None, words)
     for block in [*module.variables.values(), *module.outputs.values()]:
         holds = bool(plain(block.body.get("description")))
         yield from block.place.expect(holds, "description", block.body.get("description"), "a sentence")

@@ -19,6 +19,13 @@ _REFERENCE = re.compile(
     rf"\.({_NAME})(?:\[[^\]]*\])?(?:\.({_NAME}))?(?:\[[^\]]*\])?(?:\.({_NAME}))?"
 )
 
+#: A name that is no attribute, no key and no function.
+_WORD = re.compile(r"(?<![\w.\"-])([A-Za-z_][\w-]*)(?![\w-]|\s*(?:=(?!=)|\())")
+_LOOP = re.compile(r"\bfor\s+(\w+)(?:\s*,\s*(\w+))?\s+in\b")
+_KEYWORDS = {"null", "true", "false", "for", "in", "if"}
+_ROOTS = {"var", "local", "module", "data", "each", "count", "self", "path"}
+#: Arguments whose names are others: types, and attributes of the block itself.
+_OF_OTHER_WORDS = ("type", "lifecycle", "depends_on", "providers")
 _CALL = re.compile(r"(?<![\w.])([a-z]\w*)\(")
 #: Of functions that configurations such as ours use.
 _TABLE = "schema/opentofu.json"
@@ -33,7 +40,14 @@ def check(tree: Tree, modules: Mapping[Path, Module]) -> Iterator[Problem]:
     }
     for module in modules.values():
         used: set[str] = set()
+        shapes = {name: _attributes(str(block.body.get("type"))) for name, block in module.variables.items()}
         for place, key, text in module.expressions:
+            if text.startswith(("${", '"')):  # else it is a key
+                yield from _names(place, key, code(text), module)
+            for name, attribute in re.findall(r"\bvar\.(\w+)\.(\w+)", code(text)):
+                if shape := shapes.get(name):
+                    known = [f"var.{name}.{each}" for each in shape]
+                    yield from place.expect_one_of(key, f"var.{name}.{attribute}", known)
             for name in _CALL.findall(code(text)):
                 words = f"a function of OpenTofu's in {_TABLE}; if it is none of a misspelling, add it"
                 yield from place.expect(name in functions or key == "type", key, f"{name}(…)", words)
@@ -44,6 +58,24 @@ def check(tree: Tree, modules: Mapping[Path, Module]) -> Iterator[Problem]:
             yield from variable.place.expect(f"var.{name}" in used, "use", name, "somewhere in the module")
         for name, place in module.locals.items():
             yield from place.expect(f"local.{name}" in used, "use", name, "somewhere in the module")
+
+
+def _attributes(kind: str) -> list[str]:
+    """Those of a variable's type that is an object."""
+    return re.findall(r"(\w+)\s*=", kind) if kind.startswith("${object(") else []
+
+
+def _names(place: Place, key: str, text: str, module: Module) -> Iterator[Problem]:
+    """Names that stand by themselves, and what stands before a dot."""
+    if key in _OF_OTHER_WORDS:
+        return
+    loops = {name for pair in _LOOP.findall(text) for name in pair}
+    for found in _WORD.finditer(text):
+        dotted = text[found.end() :].startswith((".", "["))
+        known = _ROOTS if dotted else _KEYWORDS
+        holds = found[1] in known | loops | module.iterators or found[1].startswith("aws_")
+        words = "a name that there is: of a variable, say, as var.…; a text stands in quotes"
+        yield from place.expect(holds, key, found[1], words)
 
 
 def _resolve(
