@@ -333,9 +333,11 @@ class Held:
         """Wait until each runs on a worker of its own; their numbers by the workers' names."""
 
         def by_worker() -> dict[str, int]:
+            # First: one that has begun is not sent elsewhere any more.
+            if not all(self.begun()):
+                return {}
             found = {at_work(self._client, future): number for number, future in enumerate(self.futures)}
-            alone = len(found) == len(self.futures) and "" not in found
-            return found if alone and all(self.begun()) else {}
+            return found if len(found) == len(self.futures) and "" not in found else {}
 
         placed: dict[str, int] = wait_until(by_worker, "each has a task", DEADLINE_S, release.situation)
         return placed

@@ -37,8 +37,10 @@ VALUES = {
 
 def _by_value() -> Callable[..., list[tuple[int, str]]]:
     # Inside of a function, so that it is sent by value: no pod can import tests.
-    def ask(requests: list[Any], with_token: bool = True, impersonate: str = "") -> list[tuple[int, str]]:
-        """Send requests to the API server with what a pod has; statuses and messages of the answers."""
+    def ask(
+        requests: list[Any], with_token: bool = True, impersonate: str = "", host: str = ""
+    ) -> list[tuple[int, str]]:
+        """Send requests (to the API server) with what a pod has; statuses and bodies of the answers."""
         import json
         import os
         import ssl
@@ -55,11 +57,11 @@ def _by_value() -> Callable[..., list[tuple[int, str]]]:
             tls = ssl._create_unverified_context()
         if impersonate:
             headers["Impersonate-User"] = impersonate
-        base = f"https://{os.environ['KUBERNETES_SERVICE_HOST']}:{os.environ['KUBERNETES_SERVICE_PORT']}"
+        host = host or ":".join(os.environ[f"KUBERNETES_SERVICE_{part}"] for part in ("HOST", "PORT"))
         answers = []
         for method, path, body, kind in requests:
             request = urllib.request.Request(
-                base + path,
+                f"https://{host}{path}",
                 method=method,
                 data=None if body is None else json.dumps(body).encode(),
                 headers=headers | {"Content-Type": kind},
@@ -68,7 +70,7 @@ def _by_value() -> Callable[..., list[tuple[int, str]]]:
                 with urllib.request.urlopen(request, context=tls, timeout=10) as answer:
                     answers.append((answer.status, answer.read(300).decode(errors="replace")))
             except urllib.error.HTTPError as error:
-                answers.append((error.code, json.load(error).get("message", "")))
+                answers.append((error.code, error.read().decode(errors="replace")))
         return answers
 
     return ask
@@ -335,6 +337,20 @@ def test_code_in_a_worker_has_no_way_to_the_api_server(release: Release, client:
         assert where["Seccomp:"] == "2"
     answers = client.submit(ask, tries, with_token=False, pure=False).result(timeout=DEADLINE_S)
     assert {status for status, _ in answers} <= {401, 403}, answers
+    # Nor does its node's kubelet, which can do all that and more for its pods, listen to it.
+    (name,) = workers(client)
+    node = release.pods()[name]["status"]["hostIP"]
+    own = f"{release.namespace}/{name}/worker"
+    tries = [
+        get("/pods"),
+        get(f"/containerLogs/{own}"),
+        get(f"/exec/{own}?command=id&output=1"),
+        get("/metrics"),
+    ]
+    tries += [post(f"/run/{own}?cmd=id", None), get("/configz"), get("/logs/")]
+    kubelet = {"with_token": False, "host": f"{node}:10250"}
+    answers = client.submit(ask, tries, **kubelet, pure=False).result(timeout=DEADLINE_S)
+    assert answers == [(401, "Unauthorized")] * len(tries)
 
 
 #: Run in the cluster's network: what becomes of somebody who knocks at a port, in so many ways.

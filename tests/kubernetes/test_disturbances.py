@@ -138,13 +138,13 @@ def test_a_preempted_worker_finishes_its_task_hands_over_its_results_and_is_repl
                 DEADLINE_S,
                 release.situation,
             )
+            held.tell()
             wait_until(
                 lambda: "Insufficient cpu" in release.explain(),
                 "and why no other comes",
                 DEADLINE_S,
                 release.situation,
             )
-            held.tell()
             assert client.gather(held.futures) == [0, 1]
             assert held.begun() == [1, 1]
             assert len(client.gather(results)) == 10

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import pytest
-from distributed import Event, wait
-from releases import DEADLINE_S, POOL, Release, ask, finished, nap, workers
+from distributed import Client, Future, wait
+from releases import DEADLINE_S, POOL, Held, Release, ask, finished, hold, nap, workers
 from waiting import wait_until
 
 from rig.nodes import Cluster
@@ -49,15 +49,10 @@ def disrupt(release: Release, machine: str) -> list[str]:
     return evicted
 
 
-def two_busy_workers(client, release: Release, machines: tuple[str, str]):
-    """One on each machine, which hold results and run a task until they are told; both as futures."""
-
-    def until_told(number: int) -> int:
-        from distributed import Event
-
-        Event("told").wait()
-        return number
-
+def two_busy_workers(
+    client: Client, release: Release, machines: tuple[str, str]
+) -> tuple[list[Future], Held]:
+    """One on each machine; the results that they hold, and a task on each."""
     release.settled(0, "at first: the chart's initial one is lowered")
     ask(client, "tide_scale", n=2)
     wait_until(lambda: len(workers(client)) == 2, "two workers", DEADLINE_S, release.situation)
@@ -65,24 +60,22 @@ def two_busy_workers(client, release: Release, machines: tuple[str, str]):
     done = client.map(nap, [0.1] * 16, pure=False)
     wait(done, timeout=DEADLINE_S)
     assert len(set(client.gather(done))) == 2, "both hold results"
-    running = client.map(until_told, range(2), pure=False)
-    wait_until(
-        lambda: all(len(keys) == 1 for keys in client.processing().values()),
-        "both are busy",
-        DEADLINE_S,
-        release.situation,
-    )
-    return done, running
+    held = hold(client, 2)
+    held.placed(release)
+    return done, held
 
 
-def leaves_and_is_replaced(client, release: Release, machines: tuple[str, str], done, running) -> None:
+def leaves_and_is_replaced(
+    client: Client, release: Release, machines: tuple[str, str], done: list[Future], held: Held
+) -> None:
     """The busy worker on the first machine is evicted, and nothing is lost."""
     taken, left = machines
     (leaver,) = disrupt(release, taken)
     wait_until(lambda: len(on(release, left)) == 2, "there is another", DEADLINE_S, release.situation)
     assert leaver in release.all_pods(), "which was asked for while the first one still had work"
-    Event("told", client=client).set()
-    assert client.gather(running) == [0, 1]
+    held.tell()
+    assert client.gather(held.futures) == [0, 1]
+    assert held.begun() == [1, 1], "no task was started again"
     wait_until(lambda: leaver not in release.all_pods(), "it is gone", DEADLINE_S, release.situation)
     assert len(client.gather(done)) == 16
     assert set(finished(client).values()) == {1}, "nothing was computed again"
@@ -94,7 +87,7 @@ def test_p31_a_busy_worker_leaves_a_node_that_is_taken_away(
     release = install({"pools": {"cpu": CPU | {"spot": True}}, "nodes": {"read": True}})
     taken, left = machines
     with release.client() as client:
-        done, running = two_busy_workers(client, release, machines)
+        done, held = two_busy_workers(client, release, machines)
         assert not disrupt(release, taken), "busy workers are protected"
         nodes.kubectl("taint", "node", taken, f"{DISRUPTED}:NoSchedule")
         wait_until(
@@ -105,7 +98,7 @@ def test_p31_a_busy_worker_leaves_a_node_that_is_taken_away(
         )
         assert all(kept[DO_NOT_DISRUPT] == "true" for kept in on(release, left).values())
         assert f"its node is about to go ({DISRUPTED})" in release.explain()
-        leaves_and_is_replaced(client, release, machines, done, running)
+        leaves_and_is_replaced(client, release, machines, done, held)
 
 
 def test_p31_without_the_right_to_read_nodes_a_busy_worker_on_spot_is_never_kept_there(
@@ -114,9 +107,9 @@ def test_p31_without_the_right_to_read_nodes_a_busy_worker_on_spot_is_never_kept
     release = install({"pools": {"cpu": CPU | {"spot": True}}})
     taken, _ = machines
     with release.client() as client:
-        done, running = two_busy_workers(client, release, machines)
+        done, held = two_busy_workers(client, release, machines)
         nodes.kubectl("taint", "node", taken, f"{DISRUPTED}:NoSchedule")
-        leaves_and_is_replaced(client, release, machines, done, running)
+        leaves_and_is_replaced(client, release, machines, done, held)
         # Protected from cluster-autoscaler, as ever: it takes nodes that are not needed, with no hurry.
         for name, kept in release.pods().items():
             assert DO_NOT_DISRUPT not in kept["metadata"]["annotations"], name

@@ -6,10 +6,9 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import dask
 import pytest
-from distributed import Client, Event, Future, wait
-from releases import DEADLINE_S, POOL, Release, addresses, ask, finished, nap, workers
+from distributed import Client, wait
+from releases import DEADLINE_S, POOL, Release, addresses, ask, finished, hold, nap, workers
 from waiting import wait_until
 
 pytestmark = [pytest.mark.xdist_group("nodes"), pytest.mark.timeout(300, func_only=True)]
@@ -46,7 +45,9 @@ NARROW: dict[str, Any] = {
     "daskResources": {"NARROW": 1},
 }
 MACHINES = ("n1", "n2", "n3")
-POOLS = {"cpu": {}, "flawed": FLAWED, "narrow": NARROW}
+#: Plain tasks could run anywhere, and where they do is Dask's affair.
+WIDE: dict[str, Any] = {"daskResources": {"WIDE": 1}}
+POOLS = {"cpu": {}, "flawed": FLAWED, "narrow": NARROW, "wide": WIDE}
 MAXIMUM = 12
 
 
@@ -96,21 +97,8 @@ def scaled(release: Release, client: Client, pool: str, n: int) -> set[str]:
     return names()
 
 
-def held(client: Client, count: int, **options: Any) -> list[Future]:
-    """Tasks that all last until the event ``go``."""
-
-    def until_go(number: int) -> int:
-        from distributed import Event
-
-        Event("go").wait()
-        return number
-
-    return client.map(until_go, range(count), pure=False, **options)
-
-
 def test_p01_what_waits_for_a_machine_goes_before_what_is_busy(release: Release, client: Client) -> None:
-    with dask.annotate(duration="1h"):
-        futures = held(client, 12, resources={"NARROW": 1})
+    held = hold(client, 12, resources={"NARROW": 1})
     wait_until(
         lambda: len(release.pods("narrow")) == 12 and sum(map(bool, client.processing().values())) == 3,
         "three are busy, nine wait",
@@ -123,9 +111,9 @@ def test_p01_what_waits_for_a_machine_goes_before_what_is_busy(release: Release,
     assert busy < set(release.pods("narrow"))
     assert set(workers(client)) == busy
     assert "Pool narrow: drained" not in release.log()
-    Event("go", client=client).set()
-    assert client.gather(futures) == list(range(12))
-    assert set(finished(client).values()) == {1}
+    held.tell()
+    assert client.gather(held.futures) == list(range(12))
+    assert held.begun() == [1] * 12
 
 
 def test_p02_bursts_that_come_soon_again_move_nothing_between_them(release: Release, client: Client) -> None:
@@ -162,6 +150,40 @@ def test_p03_an_evicted_worker_hands_over_its_results(release: Release, client: 
     )
     assert client.gather(futures) == by_worker
     assert set(finished(client).values()) == {1}
+
+
+def test_p05_p06_each_pool_has_exactly_what_its_tasks_can_use_and_only_it_gives_back(
+    release: Release, client: Client
+) -> None:
+    log = len(release.log())
+    wide, narrow = hold(client, 4, resources={"WIDE": 1}), hold(client, 2, resources={"NARROW": 1})
+    on_wide, on_narrow = wide.placed(release), narrow.placed(release)
+
+    def uids(pool: str) -> dict[str, str]:
+        return {name: pod["metadata"]["uid"] for name, pod in release.pods(pool).items()}
+
+    kept = uids("narrow")
+    assert {pool: set(uids(pool)) for pool in POOLS} == {
+        "cpu": set(),
+        "flawed": set(),
+        "narrow": set(on_narrow),
+        "wide": set(on_wide),
+    }
+    assert set(workers(client)) == {*on_narrow, *on_wide}
+    asked = re.findall(r"Pool (\w+): asked for (\d+) more", release.log()[log:])
+    assert {pool: sum(int(n) for p, n in asked if p == pool) for pool, _ in asked} == {"wide": 4, "narrow": 2}
+
+    wide.tell(0, 1, 2)
+    wait(wide.futures[:3], timeout=DEADLINE_S)
+    scaled(release, client, "wide", 1)
+    assert set(uids("wide")) == {name for name, number in on_wide.items() if number == 3}
+    assert uids("narrow") == kept
+    assert narrow.placed(release) == on_narrow, "they are at work as before"
+    wide.tell()
+    narrow.tell()
+    assert client.gather([wide.futures, narrow.futures]) == [[0, 1, 2, 3], [0, 1]]
+    assert wide.begun() + narrow.begun() == [1] * 6
+    assert not re.search("Pool narrow: (gave back|drained)", release.log()[log:])
 
 
 def test_p15_from_twelve_pods_with_data_to_one(release: Release, client: Client) -> None:

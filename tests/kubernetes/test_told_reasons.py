@@ -7,13 +7,16 @@ test_readiness.py.
 from __future__ import annotations
 
 import json
+import math
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from releases import DEADLINE_S, POOL, Release, ask, nap, workers
+from releases import DEADLINE_S, POOL, Release, ask, calls, nap, workers
 from waiting import wait_until
 
+from rig.clients import KubectlError
 from rig.nodes import Cluster
 
 pytestmark = [pytest.mark.xdist_group("nodes"), pytest.mark.timeout(300, func_only=True)]
@@ -116,3 +119,80 @@ def test_a_pod_that_must_make_room_for_a_more_important_one(
         told(release, "the platform takes the unit away: PreemptionByScheduler: ")
         # The ReplicaSet wants another one, for which there is no room now.
         told(release, "Unschedulable: ")
+
+
+def test_rights_that_are_missing_are_named_without_haste_and_missed_no_longer_once_given(
+    install: Callable[..., Release],
+) -> None:
+    release = install()
+    release.settled(0)
+    role = f"role/{release.name}-scheduler"
+    whole = json.loads(release.kubectl("get", role, "--output=json"))["rules"]
+
+    def without(*rights: tuple[str, str]) -> None:
+        """Take these rights away, and give all others."""
+        rules = [
+            rule | {"verbs": [verb for verb in rule["verbs"] if (rule["resources"][0], verb) not in rights]}
+            for rule in whole
+        ]
+        release.kubectl("patch", role, "--type=merge", "--patch", json.dumps({"rules": rules}))
+        for resource, verb in rights:
+            wait_until(lambda: not may(verb, *resource.split("/")), f"it may not {verb} {resource}")  # noqa: B023 -- called here
+
+    def may(verb: str, resource: str, subresource: str = "") -> bool:
+        account = f"--as=system:serviceaccount:{release.namespace}:{release.name}-scheduler"
+        what = (
+            [f"{resource}/{release.name}-cpu", f"--subresource={subresource}"] if subresource else [resource]
+        )
+        try:
+            return "yes" in release.kubectl(account, "auth", "can-i", verb, *what)
+        except KubectlError:
+            return False
+
+    def attempts(began_s: float, pause_s: float) -> float:
+        """How many there may be at the most, if the pause after each is twice as long."""
+        return 2 + math.log2(1 + (time.monotonic() - began_s) / pause_s)
+
+    to_scale = 'cannot patch resource "replicasets/scale" in API group "apps"'
+    to_list = 'cannot list resource "pods" in API group ""'
+    with release.client() as client:
+        before, began_s = calls(client)["scale"], time.monotonic()
+        without(("replicasets/scale", "patch"))
+        future = client.submit(nap, 0.1)
+        told(release, "starts failed in a row")
+        assert f'replicasets.apps "{release.name}-cpu" is forbidden: User' in release.explain()
+        assert to_scale in release.explain()
+        tried = wait_until(
+            lambda: (count := calls(client)["scale"] - before) >= 4 and count, "it is tried again", DEADLINE_S
+        )
+        assert tried <= attempts(began_s, 0.5)
+        assert release.log().count(to_scale) <= calls(client)["scale"] - before
+        assert not release.pods()
+        without()
+        assert future.result(timeout=DEADLINE_S)
+        del future
+    release.settled(0)
+
+    without(("pods", "list"))
+    began_s = time.monotonic()
+    release.kubectl("delete", "pod", release.scheduler_pod(), deadline_s=60)
+    release.close()
+    release.ready()
+    told(release, to_list)
+    with release.client() as client:
+        future = client.submit(nap, 0.1, pure=False)
+        told(
+            release,
+            "the platform did not answer, so nothing is known and nothing is done: listing Pods: pods is",
+        )
+        # One list of ReplicaSets, one of events, and those of pods that are refused.
+        tried = wait_until(
+            lambda: (count := calls(client)["list"]) >= 4 and count, "it is tried again", DEADLINE_S
+        )
+        assert tried <= 2 + attempts(began_s, 2.0)
+        assert release.log().count(to_list) == 1
+        assert not release.pods()
+        without()
+        assert future.result(timeout=DEADLINE_S)
+        del future
+    release.settled(0)

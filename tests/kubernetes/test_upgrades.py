@@ -1,0 +1,152 @@
+"""Upgrades of a release that is at work; what Helm does by itself: see test_chart.py."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from distributed import Client, Security, wait
+from distributed.client import FutureCancelledError
+from releases import DEADLINE_S, POOL, Release, ask, finished, hold, nap, workers
+from waiting import wait_until
+
+pytestmark = [pytest.mark.xdist_group("nodes"), pytest.mark.timeout(400, func_only=True)]
+
+TEMPLATE = "dask-tide/template"
+#: Idle workers go soon, unless a test says otherwise.
+SOON = {"release": {"keep": "1s", "tail": "1s"}}
+FIRST: dict[str, Any] = {"pools": {"cpu": POOL}, "tide": SOON}
+SECOND: dict[str, Any] = {
+    "pools": {"cpu": POOL | {"env": [{"name": "LICENCE", "value": "renewed"}]}},
+    "tide": SOON,
+}
+
+
+@pytest.fixture(scope="module")
+def release(install_once: Callable[..., Release]) -> Release:
+    release = install_once(FIRST)
+    release.settled(0)
+    return release
+
+
+def template(release: Release) -> str:
+    """What tells today's pods from older ones."""
+    (replicaset,) = release.objects("replicasets", "app.kubernetes.io/component=worker")
+    return str(replicaset["spec"]["template"]["metadata"]["labels"][TEMPLATE])
+
+
+def made_from(release: Release) -> dict[str, str]:
+    """From which template each pod was made."""
+    return {name: pod["metadata"]["labels"][TEMPLATE] for name, pod in release.pods().items()}
+
+
+def test_an_upgrade_of_the_pods_disturbs_no_task_and_neither_does_a_rollback_nor_force(
+    release: Release,
+) -> None:
+    scheduler, first = release.scheduler_pod(), template(release)
+    with release.client() as client:
+        ask(client, "tide_adapt", minimum=2)
+        wait_until(lambda: len(workers(client)) == 2, "two workers", DEADLINE_S, release.situation)
+        results = client.map(nap, [0.1] * 8, pure=False)
+        wait(results, timeout=DEADLINE_S)
+        long = hold(client, 1)
+        (busy,) = long.placed(release)
+
+        release.apply("upgrade", SECOND)
+        second = template(release)
+        assert second != first
+        skew = f"made from template {first}, which is {second} now"
+        wait_until(lambda: skew in release.explain(), "the skew is told", DEADLINE_S, release.situation)
+        assert made_from(release) == dict.fromkeys(workers(client), first), "nobody has gone for it"
+        ask(client, "tide_adapt", minimum=0)
+        wait_until(
+            lambda: list(workers(client)) == [busy], "the idle one goes", DEADLINE_S, release.situation
+        )
+        more = hold(client, 2)
+        newcomers = dict.fromkeys(more.placed(release), second)
+        assert len(newcomers) == 2
+        assert made_from(release) == {busy: first} | newcomers
+        long.tell()
+        assert client.gather(long.futures) == [0]
+        wait_until(
+            lambda: busy not in release.all_pods(), "idle, it goes as well", DEADLINE_S, release.situation
+        )
+        assert made_from(release) == newcomers
+
+        release.helm("rollback", release.name, "1")
+        assert template(release) == first
+        wait_until(
+            lambda: f"template {second}, which is {first} now" in release.explain(), "told", DEADLINE_S
+        )
+        assert made_from(release) == newcomers, "they have work"
+        ask(client, "tide_adapt", minimum=2)
+        # `--force` sets the number of pods to 1, so that one of them is told to go.
+        release.apply("upgrade", SECOND, "--force")
+        gone = wait_until(
+            lambda: len(release.pods()) == 2 and set(newcomers) - set(release.pods()),
+            "another one comes",
+            DEADLINE_S,
+            release.situation,
+        )
+        assert gone < set(release.all_pods()), "the one that goes has its task"
+        more.tell()
+        assert client.gather(more.futures) == [0, 1]
+        assert long.begun() + more.begun() == [1] * 3, "nothing was started twice"
+        assert len(client.gather(results)) == 8
+        assert set(finished(client).values()) == {1}, "nothing was computed again"
+        assert set(made_from(release).values()) == {second}
+        ask(client, "tide_adapt", minimum=0)
+        long.forget()
+        more.forget()
+        del results
+        release.settled(0)
+        assert ask(client, "tide_status")["errors"] == 0
+    assert release.scheduler_pod() == scheduler
+
+
+def test_certificates_are_rotated_under_workers_that_hold_results(release: Release, tmp_path: Path) -> None:
+    """The scheduler starts anew, so work in hand is lost, as the chart's page says; nothing else is."""
+
+    def certificates(folder: Path) -> Security:
+        return Security(
+            tls_ca_file=str(folder / "ca.crt"),
+            tls_client_cert=str(folder / "tls.crt"),
+            tls_client_key=str(folder / "tls.key"),
+            require_encryption=True,
+        )
+
+    scheduler = release.scheduler_pod()
+    with release.client() as client:
+        ask(client, "tide_scale", n=2)
+        wait_until(lambda: len(workers(client)) == 2, "two workers", DEADLINE_S, release.situation)
+        results = client.map(nap, [0.1] * 8, pure=False)
+        wait(results, timeout=DEADLINE_S)
+        running = hold(client, 2)
+        before = set(running.placed(release))
+        older = template(release)
+        old = Path(shutil.copytree(release.folder, tmp_path / "old"))
+        release.apply("upgrade", SECOND, "--set", "security.tls.rotate=once")
+        with pytest.raises(FutureCancelledError, match="scheduler-connection-lost"):
+            running.futures[0].result(timeout=DEADLINE_S)
+    release.close()
+    release.ready()
+    assert scheduler not in release.schedulers()
+    newer = template(release)
+    assert newer != older
+
+    port = release.forward(f"service/{release.name}-scheduler", 8786)
+    with pytest.raises(OSError, match="Timed out trying to connect"):
+        Client(f"tls://127.0.0.1:{port}", security=certificates(old), timeout=5)
+    with release.client() as client:
+        futures = client.map(nap, [0.2] * 8, pure=False)
+        assert len(client.gather(futures)) == 8
+        wait_until(
+            lambda: before.isdisjoint(release.all_pods()), "they are replaced", DEADLINE_S, release.situation
+        )
+        assert set(made_from(release).values()) <= {newer}
+        assert set(workers(client)) <= set(release.pods())
+        del futures
+        release.settled(0)
