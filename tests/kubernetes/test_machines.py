@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -61,11 +62,16 @@ def machine_of(release: Release, worker: str) -> str:
     return str(pod["spec"]["nodeName"]) if pod else ""
 
 
-def spread(release: Release, client: Client, machines: set[str]) -> None:
-    """Have four workers, on all of these; from now on there are as many as the work wants."""
-    ask(client, "tide_scale", n=4)
-    wait_until(lambda: len(workers(client)) == 4, "four workers", DEADLINE_S, release.situation)
-    assert {machine_of(release, name) for name in workers(client)} == machines
+def spread(release: Release, client: Client, nodes: Cluster, machines: list[str]) -> None:
+    """Have two workers on each of these, whichever Kubernetes would prefer."""
+    for number, machine in enumerate(machines, start=1):
+        others = [other for other in machines if other != machine]
+        nodes.kubectl("cordon", *others)
+        ask(client, "tide_scale", n=2 * number)
+        there = partial(lambda n: len(workers(client)) == n, 2 * number)
+        wait_until(there, f"two workers on {machine}", DEADLINE_S, release.situation)
+        nodes.kubectl("uncordon", *others)
+    assert {machine_of(release, name) for name in workers(client)} == set(machines)
 
 
 def test_p30_with_a_budget_the_scheduler_is_not_evicted(release: Release) -> None:
@@ -83,7 +89,7 @@ def test_p30_with_a_budget_the_scheduler_is_not_evicted(release: Release) -> Non
 def test_kubectl_drain_waits_for_tasks_and_loses_nothing(
     release: Release, client: Client, nodes: Cluster, doomed: str
 ) -> None:
-    spread(release, client, {doomed, "spared"})
+    spread(release, client, nodes, [doomed, "spared"])
     results = client.map(nap, [0.1] * 16, pure=False)
     wait(results, timeout=DEADLINE_S)
     (scattered,) = client.scatter([b"from outside"])
@@ -182,7 +188,7 @@ def test_a_node_without_power_is_no_capacity_and_its_work_goes_elsewhere(
     release: Release, client: Client, nodes: Cluster, doomed: str
 ) -> None:
     """Nobody says that it is gone, as a cloud's controller would: its pods seem to run for minutes."""
-    spread(release, client, {doomed, "spared"})
+    spread(release, client, nodes, [doomed, "spared"])
     ask(client, "tide_adapt", minimum=0, maximum=MAXIMUM)
     held = hold(client, 4)
     at = held.placed(release)
