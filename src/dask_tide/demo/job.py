@@ -38,8 +38,8 @@ STAGES: dict[str, str] = {
 #: What ``size="small"`` reads: enough to need more than one worker, little enough for a test.
 SMALL = ("asyncio", "collections", "email", "idlelib", "json", "logging", "unittest", "test/test_asyncio")
 #: How many files the tail studies.
-STUDIED: dict[Size, int] = {"small": 2, "full": 4, "long": 96}
-#: And how many of one package.
+STUDIED: dict[Size, int] = {"small": 2, "full": 4, "long": 300}
+#: And of one package so many, or its share if that is more.
 STUDIED_PER_PACKAGE = 2
 #: A studied file is compared with at most so many of its package.
 NEIGHBOURS = 60
@@ -120,10 +120,11 @@ def measure_package(name: str, files: Sequence[FileMeasure]) -> PackageMeasure:
 def rank_files(packages: Sequence[PackageMeasure], top: int) -> list[Suspect]:
     """The ``top`` hardest files: a few of each package, of the hardest package first."""
     ranking = sorted(packages, key=lambda package: (-package.measure.branches, package.name))
+    of_one = max(STUDIED_PER_PACKAGE, -(-top // max(1, len(packages))))
     suspects = [
         Suspect(path, tuple(each for each in package.paths[:NEIGHBOURS] if each != path))
         for package in ranking
-        for path in package.paths[:STUDIED_PER_PACKAGE]
+        for path in package.paths[:of_one]
     ]
     return suspects[:top]
 
