@@ -69,7 +69,7 @@ EVERYTHING = {
             "cpu": {"schedule": [{"at": "0 8 * * 1-5", "units": 3}]},
             "gone": None,
         },
-        "priority": -3,
+        "priority": -8,
         "image": "example.org/pause:1",
     },
     "tide": {
@@ -230,6 +230,12 @@ CASES: dict[str, dict[str, Any]] = {
         "notebook": {"enabled": True, "podLabels": None, "resources": None},
     },
 }
+#: Placeholders would push them out.
+LOW_WORKERS = {
+    "buffer": {"pools": {"default": {"units": 1}}},
+    "poolDefaults": {"priorityClassName": "low"},
+    "priorityClasses": {"low": {"value": -10}},
+}
 MISTAKES: list[tuple[str, dict[str, Any], str]] = [
     ("r", {"polls": {}}, "polls"),
     ("r", {"pools": {"cpu": {"maximun": 4}}}, "maximun"),
@@ -252,6 +258,7 @@ MISTAKES: list[tuple[str, dict[str, Any], str]] = [
     ("r", {"buffer": {"priority": 0}}, "priority"),
     ("r", {"buffer": {"priority": -11}}, "priority"),
     ("r", {"priorityClasses": {"buffer": {"value": 1}}}, "buffer"),
+    ("r", LOW_WORKERS, "above buffer.priority"),
     ("r", {"tide": {"interruption": {"watch": "gcp"}}}, "watch"),
     ("r", {"tide": {"interruption": {"wach": "aws"}}}, "wach"),
     ("r", {"tide": {"options": {"prices": {"m5.xlarge": 0.2}}}}, "prices"),

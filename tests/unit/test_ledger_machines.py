@@ -181,3 +181,12 @@ def test_p32_a_boot_time_that_was_configured_is_a_machines_until_one_was_measure
     assert (cluster.cpu.boot_s, cluster.cpu.cold_boot_s, cluster.cpu.room) == (4.0, 90.0, 0)
     cluster.start("b", "m2", boot_s=70.0, cold=True)
     assert cluster.cpu.cold_boot_s == 70.0
+
+
+def test_a_unit_found_on_a_machine_that_does_not_answer_is_given_up_in_time():
+    cluster = Cluster()
+    cluster.units["a"] = ObservedUnit("a", "cpu", Phase.UNKNOWN, "m1")
+    (unit,) = cluster.look()
+    assert unit.phase is Phase.UNKNOWN
+    (unit,) = cluster.look(after_s=121.0)
+    assert unit.phase is Phase.EXPIRED

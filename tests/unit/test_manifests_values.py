@@ -216,6 +216,16 @@ def test_without_pools_there_is_one(pools):
         ),
         ({"tide": {"options": {"prices": {"a": 1}}}}, "tide.options.prices", {"a": 1}, "nodes.read=true"),
         ({"priorityClasses": {"buffer": {"value": 1}}}, "priorityClasses.buffer", "buffer", "not buffer"),
+        (
+            {
+                "buffer": {"priority": -5, "pools": {"default": {"units": 1}}},
+                "poolDefaults": {"priorityClassName": "low"},
+                "priorityClasses": {"low": {"value": -5}},
+            },
+            "pools.default.priorityClassName",
+            "low",
+            "above buffer.priority, which is -5; it has -5",
+        ),
         ({"tide": {"aim": "cheap"}}, "tide.aim", "cheap", "thrifty, balanced, fast"),
         ({"tide": {"options": {"anotate": True}}}, "tide.options.anotate", True, "did you mean 'annotate'?"),
         ({"tide": {"options": {"on-close": "x"}}}, "tide.options.on-close", "x", "release or keep"),

@@ -27,6 +27,13 @@
     {{- end }}
     {{- $_ := set $times $time true }}
   {{- end }}
+  {{- $chosen := (get $pools $name).priorityClassName | default "" }}
+  {{- $own := get ($.Values.priorityClasses | default dict) $chosen | default dict }}
+  {{- if and (not $.Values.buffer.priorityClassName) (hasKey $own "value") }}
+    {{- if le (int $own.value) (int $.Values.buffer.priority) }}
+      {{- fail (printf "pools.%s.priorityClassName: got %s, expected a class with a value above buffer.priority, which is %d; it has %d" $name $chosen (int $.Values.buffer.priority) (int $own.value)) }}
+    {{- end }}
+  {{- end }}
 {{- end }}
 {{- if and (.Values.tide | default dict).options (not .Values.nodes.read) }}
   {{- if .Values.tide.options.prices }}

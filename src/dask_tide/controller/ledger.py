@@ -275,7 +275,7 @@ class Ledger:
         entry.doomed, entry.unplaced, entry.price = unit.doomed, unit.unplaced, unit.price
         entry.waits = unit.waits
         entry.cold |= unit.waits
-        if unit.phase is Phase.STARTING and entry.starting_s is None:
+        if unit.phase in (Phase.STARTING, Phase.UNKNOWN) and entry.starting_s is None:
             entry.starting_s = now_s
         if registered and not entry.released:
             if entry.running_s is None:

@@ -80,6 +80,16 @@ def _check_buffers(values: Mapping[str, Any]) -> None:
         at = [(entry["at"], entry.get("timeZone") or "Etc/UTC") for entry in times]
         if len(set(at)) < len(at):
             raise ConfigError(f"{key}.schedule", at, "times that differ")
+        _check_priority(values, name, known[name].get("priorityClassName"))
+
+
+def _check_priority(values: Mapping[str, Any], pool: str, chosen: str | None) -> None:
+    """Placeholders must not push workers out."""
+    own = (values.get("priorityClasses") or {}).get(chosen) or {}
+    least = values["buffer"]["priority"]
+    if not values["buffer"].get("priorityClassName") and own.get("value", 0) <= least:
+        expected = f"a class with a value above buffer.priority, which is {least}; it has {own['value']}"
+        raise ConfigError(f"pools.{pool}.priorityClassName", chosen, expected)
 
 
 def check_name(name: str) -> None:
