@@ -106,12 +106,17 @@ start_containerd() { # CONFIGURATION LOG
 }
 
 run_kubelet() {
-    /run/rig/bin/kubelet --config kubelet.json --kubeconfig kubelet.kubeconfig --hostname-override "$RIG_NAME" \
-        --node-ip "$RIG_ADDRESS" --node-labels "$RIG_LABELS" --register-with-taints "$RIG_TAINTS" \
-        --provider-id "$RIG_PROVIDER_ID" ${RIG_CLOUD_PROVIDER:+--cloud-provider="$RIG_CLOUD_PROVIDER"} \
-        --v=2 >> kubelet.log 2>&1 &
-    echo $! > kubelet.pid
-    wait $! || true
+    while :; do
+        /run/rig/bin/kubelet --config kubelet.json --kubeconfig kubelet.kubeconfig --hostname-override "$RIG_NAME" \
+            --node-ip "$RIG_ADDRESS" --node-labels "$RIG_LABELS" --register-with-taints "$RIG_TAINTS" \
+            --provider-id "$RIG_PROVIDER_ID" ${RIG_CLOUD_PROVIDER:+--cloud-provider="$RIG_CLOUD_PROVIDER"} \
+            --v=2 >> kubelet.log 2>&1 &
+        echo $! > kubelet.pid
+        wait $! || true
+        # As a service manager would: containerd answers before its CRI does, and kubelet ends for that.
+        tail -n 1 kubelet.log | grep -q "server is not initialized yet" || break
+        sleep 0.1
+    done
     touch kubelet.ended
 }
 

@@ -38,6 +38,8 @@ def two_pools(install_once: Callable[..., Fleet]) -> Fleet:
 def fleet(two_pools: Fleet) -> Iterator[Fleet]:
     """It, without workers and machines; Karpenter forgets what was out of stock, which it does in 3 min."""
     two_pools.clear()  # a machine of the test before could do the work
+    with two_pools.client() as client:
+        wait_until(lambda: room_for_spot(client), "spot is tried again", DEADLINE_S, two_pools.situation)
     yield two_pools
     two_pools.cloud.in_stock()
     two_pools.cloud.throttle(False)

@@ -19,6 +19,7 @@ PRICES = {"*/spot": 3600.0}
 BUDGET = 3.5 * 3600 * 1.7 / 3.92
 AFFORDABLE = 3
 TIDE = {
+    "aim": "thrifty",
     "forecast": {"prior": "2m"},
     "limits": {"budget-per-hour": BUDGET},
     "options": {"prices": PRICES},
@@ -30,7 +31,7 @@ TASK_S = 1.0
 
 @pytest.fixture(scope="module")
 def limited(install_once: Callable[..., Fleet]) -> Fleet:
-    """Two pools that share a budget; tasks are taken to be long, and idle workers go soon."""
+    """Two pools that share a budget; tasks are taken to be long, time is cheap, and idle workers go soon."""
     pools = {"cpu": {}, "other": {"daskResources": {"OTHER": 1}, "maximum": 1}}
     return install_once(pools, {"tide": TIDE}, markets=["spot"])
 

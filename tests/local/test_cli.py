@@ -47,13 +47,20 @@ def test_explain_and_status_of_a_running_cluster(tide: Callable[..., TideCluster
         assert "asked for 1 more unit, because the pool has 0 units and its minimum is 1" in explained.output
         assert "minimum 1, maximum 3" in explained.output
 
-        with dask.config.set({"scheduler-address": cluster.scheduler_address}):
-            status = ask("status")
-        assert status.exit_code == 0, status.output
-        shown = yaml.safe_load(status.output)
+        def status() -> dict[str, Any]:
+            with dask.config.set({"scheduler-address": cluster.scheduler_address}):
+                told = ask("status")
+            assert told.exit_code == 0, told.output
+            shown: dict[str, Any] = yaml.safe_load(told.output)
+            return shown
+
+        # A worker that has registered is one that runs with the next look.
+        wait_until(
+            lambda: [unit["phase"] for unit in status()["units"]] == ["running"], "it runs", detail=status
+        )
+        shown = status()
         assert shown["cluster"] == "shown"
         assert shown["pools"]["default"]["maximum"] == 3
-        assert [unit["phase"] for unit in shown["units"]] == ["running"]
         assert shown["mode"] == "automatic"
 
 
