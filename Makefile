@@ -11,8 +11,9 @@ INSTALL := pip install --quiet --require-hashes
 # What runs against the oldest distributed that we support: all that touches it. The rest
 # (model and policy, platforms) does not, or not in another way.
 OLDEST_TESTS = tests/scheduler tests/local tests/unit/test_config.py tests/unit/test_demo_job.py
-# Tests mostly wait for processes: more of them at once than the two cores that CI has.
-PYTEST := -m pytest -n 4 --dist loadgroup
+# Tests mostly wait for processes: more of them at once than the two cores that CI has, but not many more
+# beside a Kubernetes.
+PYTEST := -m pytest --dist loadgroup -n
 LOCK := --universal --python-version 3.11 --generate-hashes --upgrade --no-emit-index-url --no-emit-find-links \
 	--custom-compile-command "make lock"
 COMPILE := pip compile --quiet pyproject.toml --group dev --all-extras $(LOCK)
@@ -59,15 +60,15 @@ demo-aws: .venv/stamp
 test: test-newest test-oldest
 
 test-newest: .venv/stamp .venv-oldest/stamp .venv-checkov/stamp rig-binaries
-	$(BIN)/python $(PYTEST) $(PYTEST_ARGS)
+	$(BIN)/python $(PYTEST) 3 $(PYTEST_ARGS)
 
 # The part that needs a Kubernetes: some minutes of it, without the rest.
 test-kubernetes: .venv/stamp .venv-oldest/stamp rig-binaries
-	$(BIN)/python $(PYTEST) $(PYTEST_ARGS) tests/kubernetes tests/rig
+	$(BIN)/python $(PYTEST) 3 $(PYTEST_ARGS) tests/kubernetes tests/rig
 
 test-oldest: .venv-oldest/stamp
 	.venv-oldest/bin/python -c "import distributed; print('With the oldest: distributed', distributed.__version__)"
-	.venv-oldest/bin/python $(PYTEST) $(PYTEST_ARGS) $(OLDEST_TESTS)
+	.venv-oldest/bin/python $(PYTEST) 4 $(PYTEST_ARGS) $(OLDEST_TESTS)
 
 check: .venv/stamp check-deploy
 	$(BIN)/ruff format --check .
