@@ -130,7 +130,8 @@ def test_memory_has_a_limit(cluster: Cluster) -> None:
         _wait_phase(cluster, "gourmet", "Succeeded")
         _wait_phase(cluster, "glutton", "Failed")
         status = cluster.kubectl.json("get", "pod", "glutton")["status"]["containerStatuses"][0]
-        assert status["state"]["terminated"]["reason"] == "OOMKilled"
+        # The reason is OOMKilled, or Error where containerd has heard of the end before it heard of its cause.
+        assert status["state"]["terminated"]["exitCode"] == 128 + signal.SIGKILL
 
 
 def test_a_node_is_as_ordered(cluster: Cluster) -> None:
