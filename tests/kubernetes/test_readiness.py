@@ -18,8 +18,8 @@ pytestmark = [pytest.mark.xdist_group("nodes"), pytest.mark.timeout(300, func_on
 
 #: A failed probe makes a pod unready after a second.
 HELD_S = 8
-#: How a container ends that the kernel has killed. The reason is OOMKilled, or Error where containerd has heard of
-#: the end before it heard of its cause.
+#: How a container ends that the kernel has killed. The reason is OOMKilled, or Error where containerd
+#: has heard of the end before it heard of its cause.
 KILLED = 128 + signal.SIGKILL
 
 

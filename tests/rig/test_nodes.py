@@ -130,7 +130,7 @@ def test_memory_has_a_limit(cluster: Cluster) -> None:
         _wait_phase(cluster, "gourmet", "Succeeded")
         _wait_phase(cluster, "glutton", "Failed")
         status = cluster.kubectl.json("get", "pod", "glutton")["status"]["containerStatuses"][0]
-        # The reason is OOMKilled, or Error where containerd has heard of the end before it heard of its cause.
+        # The reason is OOMKilled, or Error where containerd has heard of the end before its cause.
         assert status["state"]["terminated"]["exitCode"] == 128 + signal.SIGKILL
 
 
