@@ -146,6 +146,12 @@ def test_three_clusters_share_a_node_pool_at_its_limit(fleet: Fleet, install: Ca
     with fleet.client() as one, others[0].client() as two, others[1].client() as three:
         clients = [one, two, three]
         jobs = [client.map(nap, [0.5] * 40, pure=False) for client in clients]
+        wait_until(
+            lambda: all(task.done() for job in jobs for task in job),
+            "all three get their turn",
+            2 * DEADLINE_S,
+            lambda: "\n\n".join(each.situation() for each in fleets),
+        )
         by = [set(client.gather(job)) for client, job in zip(clients, jobs, strict=True)]
         assert not (by[0] & by[1] | by[0] & by[2] | by[1] & by[2]), "workers of its own"
         for each, client in zip(fleets, clients, strict=True):
