@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import secrets
 from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -15,6 +14,7 @@ from distributed.security import Security
 from dask_tide import config as configuration
 from dask_tide.errors import ConfigError
 from dask_tide.providers.registry import load
+from dask_tide.schema import nearest
 from dask_tide.sites import Elsewhere, Here, Site
 
 __all__ = ["Arguments"]
@@ -143,8 +143,8 @@ class Arguments:
         known = {key.replace("-", "_") for key in configuration.top_level_keys()} | arguments | set(more)
         for key, value in settings.items():
             if key not in known:
-                near = difflib.get_close_matches(key, known, n=1, cutoff=0.65)
-                hint = f"did you mean {near[0]!r}?" if near else f"one of {', '.join(sorted(known))}"
+                near = nearest(key, known)
+                hint = f"did you mean {near!r}?" if near else f"one of {', '.join(sorted(known))}"
                 raise ConfigError(key, value, f"an argument that exists; {hint}")
         overrides = {key.replace("_", "-"): value for key, value in settings.items()}
         overrides["provider"] = provider

@@ -9,7 +9,7 @@ import difflib
 import functools
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from importlib.resources import files
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,18 @@ from dask_tide.errors import ConfigError
 if TYPE_CHECKING:
     from jsonschema.protocols import Validator
 
-__all__ = ["AIMS", "FORMATS", "check", "load_yaml", "merge", "schema", "seconds", "size_bytes", "spell"]
+__all__ = [
+    "AIMS",
+    "FORMATS",
+    "check",
+    "load_yaml",
+    "merge",
+    "nearest",
+    "schema",
+    "seconds",
+    "size_bytes",
+    "spell",
+]
 
 
 def load_yaml(name: str) -> dict[str, Any]:
@@ -132,14 +143,19 @@ def _validator() -> Validator:
     return jsonschema.Draft202012Validator(schema(), format_checker=checker)
 
 
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """Of these names the one that was meant, if one is close enough."""
+    return next(iter(difflib.get_close_matches(name, known, n=1, cutoff=0.65)), None)
+
+
 def _explain(error: Any) -> ConfigError:
     """Make one of ours of a ``jsonschema.ValidationError``."""
     key = ".".join(["tide", *error.absolute_path])
     if error.validator == "additionalProperties":
         known = sorted(error.schema["properties"])
         unknown = min(name for name in error.instance if name not in known)
-        near = difflib.get_close_matches(unknown.replace("_", "-"), known, n=1, cutoff=0.65)
-        expected = f"a key that exists; did you mean {near[0]!r}?" if near else f"one of {', '.join(known)}"
+        near = nearest(unknown.replace("_", "-"), known)
+        expected = f"a key that exists; did you mean {near!r}?" if near else f"one of {', '.join(known)}"
         return ConfigError(f"{key}.{unknown}", error.instance[unknown], expected)
     return ConfigError(key, error.instance, error.schema["title"])
 

@@ -6,7 +6,6 @@ defaults, lists and everything else replace them, and null takes a default away.
 
 from __future__ import annotations
 
-import difflib
 import functools
 import json
 import re
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from dask_tide.errors import ConfigError
+from dask_tide.schema import nearest
 
 from .golang import plain
 
@@ -178,8 +178,8 @@ def _explain(error: ValidationError) -> ConfigError:
     if error.validator == "additionalProperties":
         known = sorted(schema["properties"])
         unknown = min(name for name in instance if name not in known)
-        near = difflib.get_close_matches(unknown, known, n=1, cutoff=0.65)
-        expected = f"a key that exists; did you mean {near[0]!r}?" if near else f"one of {', '.join(known)}"
+        near = nearest(unknown, known)
+        expected = f"a key that exists; did you mean {near!r}?" if near else f"one of {', '.join(known)}"
         return ConfigError(".".join([*path, unknown]), instance[unknown], expected)
     if error.validator == "required":
         missing = min(name for name in schema["required"] if name not in instance)
