@@ -22,8 +22,8 @@ from dask_tide.testing.contract import Platform, ProviderContract
 from rig.clients import Api
 from rig.network import ROUTER
 
-#: The contract has workers stopped that nobody has parked.
-PATIENCE = Patience(park_s=0.5)
+#: The contract has some workers stopped that nobody has parked.
+PATIENCE = Patience(park_s=3.0)
 POOL: dict[str, Any] = {
     "memory": "1Gi",
     "maximum": 8,

@@ -117,13 +117,14 @@ def test_workers_push_placeholders_out_which_then_wait_for_a_machine(place: Plac
 
 
 def test_placeholders_push_nobody_out(place: Place) -> None:
-    """Not even those whose priority is lower still."""
+    """Not even those whose priority is lower still: another pool's."""
     [full] = place.add_nodes(cpus=2)
     classes = {"spare": {"value": -1000}}
-    pools = {"cpu": {"threads": 2, "memory": "1Gi", "priorityClassName": "spare", **place.here}}
+    cpu = {"threads": 2, "memory": "1Gi", **place.here}
+    pools = {"cpu": cpu, "spare": {**cpu, "priorityClassName": "spare"}}
     buffer = {"pools": {"cpu": {"units": 0}}}
     place.install({"priorityClasses": classes, "pools": pools, "buffer": buffer})
-    place.scale("cpu", 1)
+    place.scale("spare", 1)
     place.wait_for("worker", full)
     place.kubectl("scale", "deployment", "r-cpu-buffer", "--replicas=1")
     place.wait_for("buffer", "pending")

@@ -230,7 +230,7 @@ CASES: dict[str, dict[str, Any]] = {
         "notebook": {"enabled": True, "podLabels": None, "resources": None},
     },
 }
-#: Placeholders would push them out.
+#: They could not push placeholders out.
 LOW_WORKERS = {
     "buffer": {"pools": {"default": {"units": 1}}},
     "poolDefaults": {"priorityClassName": "low"},

@@ -26,6 +26,7 @@ import pytest_asyncio
 from distributed import Scheduler
 from distributed.scheduler import WorkerState
 
+from dask_tide.controller.drain import Drains
 from dask_tide.errors import ProviderError
 from dask_tide.model import Phase, Pool, owner_of
 from dask_tide.providers.base import ObservedUnit, Provider, ProviderContext, Template
@@ -101,6 +102,27 @@ class Platform:
 
         await self.until(enough, f"{n} units of pool {pool} are shown")
         return sorted(await self.units(pool))
+
+    async def drained(self, *units: str) -> None:
+        """Drain their workers, as the controller does before it lets a unit go."""
+        drains = Drains(
+            self.scheduler,
+            timeout_s=self.deadline_s,
+            close_workers=self.provider.closes_workers,
+            wake=lambda: None,
+        )
+        for unit, workers in self.workers(units).items():
+            if workers:
+                pool = (await self.shown())[unit].pool
+                drains.start(pool, unit, [(str(ws.name), ws.address) for ws in workers])
+
+        async def all_ended() -> bool:
+            return not drains.units
+
+        await self.until(all_ended, f"{', '.join(units)} are drained")
+        refused = [str(end.why) for end in drains.take_ended() if not end.done]
+        await drains.close()
+        assert not refused, refused
 
     async def down(self, units: Sequence[str]) -> None:
         """Let these go, also where the platform sees late that their workers are at work, and keeps them."""
@@ -276,9 +298,11 @@ class ProviderContract:
         names = await platform.up("one", 3)
         await platform.registered(*names)
         going, staying = names[1:2], [names[0], names[2]]
+        await platform.drained(*going)
         await platform.down(going)
         await platform.gone(*going)
-        assert sorted(await platform.units()) == staying
+        left = sorted(await platform.units())
+        assert left == staying, f"{left} were left, not {staying}"
         assert all(platform.workers(staying).values())
 
     async def test_scale_down_is_idempotent_and_ignores_what_it_does_not_know(
@@ -287,6 +311,7 @@ class ProviderContract:
         going, staying = await platform.up("one", 2)
         await platform.registered(going, staying)
         await platform.provider.scale_down([])
+        await platform.drained(going)
         await platform.down([going, "nobody-one-xxxxx"])
         await platform.provider.scale_down([going])
         await platform.gone(going)
@@ -306,7 +331,7 @@ class ProviderContract:
 
     async def test_a_drained_unit_ends_without_having_failed(self, platform: Platform) -> None:
         going, staying = await platform.up("one", 2)
-        workers = (await platform.registered(going, staying))[going]
+        await platform.registered(going, staying)
         phases: set[Phase] = set()
 
         async def gone() -> bool:
@@ -314,9 +339,7 @@ class ProviderContract:
             phases.update({unit.phase} if unit else ())
             return unit is None
 
-        await platform.scheduler.retire_workers(
-            [ws.address for ws in workers], close_workers=platform.provider.closes_workers, remove=True
-        )
+        await platform.drained(going)
         await platform.provider.scale_down([going])
         await platform.until(gone, f"unit {going} has ended")
         assert Phase.FAILED not in phases

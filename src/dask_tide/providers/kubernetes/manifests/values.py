@@ -84,7 +84,7 @@ def _check_buffers(values: Mapping[str, Any]) -> None:
 
 
 def _check_priority(values: Mapping[str, Any], pool: str, chosen: str | None) -> None:
-    """Placeholders must not push workers out."""
+    """Workers must be able to push placeholders out."""
     own = (values.get("priorityClasses") or {}).get(chosen) or {}
     least = values["buffer"]["priority"]
     if not values["buffer"].get("priorityClassName") and own.get("value", 0) <= least:
