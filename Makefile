@@ -11,9 +11,16 @@ INSTALL := pip install --quiet --require-hashes
 # What runs against the oldest distributed that we support: all that touches it. The rest
 # (model and policy, platforms) does not, or not in another way.
 OLDEST_TESTS = tests/scheduler tests/local tests/unit/test_config.py tests/unit/test_demo_job.py
-# Tests mostly wait for processes: more of them at once than the two cores that CI has, but not many more
-# beside a Kubernetes.
-PYTEST := -m pytest --dist loadgroup -n
+# Those that touch no real node mostly wait for processes: two at once beside a Kubernetes that has two cores.
+PYTEST := -m pytest $(PYTEST_ARGS)
+OTHERS := --dist loadgroup -n 2
+# One that takes too long says where it is, and the next ones run.
+NODES := -m nodes --timeout-method=signal
+CLOUD := tests/aws tests/rig/test_cloud.py
+# Where PYTEST_ARGS select, they may select none of one run.
+MAYBE := $(if $(PYTEST_ARGS),|| [ $$? = 5 ])
+# make 4 shows what a target has said when that has ended.
+ORDERLY := $(if $(filter output-sync,$(.FEATURES)),--output-sync=target)
 LOCK := --universal --python-version 3.11 --generate-hashes --upgrade --no-emit-index-url --no-emit-find-links \
 	--custom-compile-command "make lock"
 COMPILE := pip compile --quiet pyproject.toml --group dev --all-extras $(LOCK)
@@ -23,7 +30,7 @@ COMPILE_IMAGE := pip compile --quiet $(LOCK) -c requirements/dev.txt
 # kOps's schemas, which are not ours to commit: where that folder is absent, check-deploy says what it left out.
 AWS_SCHEMAS ?= ../shared/aws
 
-.PHONY: help demo demo-kubernetes demo-aws test test-newest test-kubernetes test-oldest check check-deploy format bench bench-kubernetes bench-aws image lock clean
+.PHONY: help demo demo-kubernetes demo-aws test test-tools test-nodes test-others test-kubernetes test-oldest check check-deploy format bench bench-kubernetes bench-aws image lock clean
 .PHONY: cluster cluster-plane cluster-down cloud cloud-down rig-binaries
 .DEFAULT_GOAL := help
 
@@ -33,7 +40,7 @@ help:
 	@echo "             the same on a real Kubernetes: cluster, image, chart and demo, from nothing to nothing (needs root)"
 	@echo "make demo-aws"
 	@echo "             and on a simulated AWS with Karpenter: machines come with the workers, and go with them (needs root)"
-	@echo "make test    all tests, then those that touch distributed with the oldest one we support"
+	@echo "make test    all tests, and those that touch distributed also with the oldest one we support"
 	@echo "make check   format, lint, types, layers, and check-deploy"
 	@echo "make check-deploy  what one deploys on AWS, without AWS: schemas, security, labels and taints that agree"
 	@echo "make bench   figures against stock Dask, side by side"
@@ -57,18 +64,30 @@ demo-kubernetes: .venv/stamp
 demo-aws: .venv/stamp
 	@$(BIN)/python -m rig.demo_aws $(DEMO_ARGS)
 
-test: test-newest test-oldest
+# Tests on real nodes wait for minutes, one after the other: the others run meanwhile.
+test: test-tools
+	@$(MAKE) --no-print-directory --keep-going --jobs=2 $(ORDERLY) test-nodes test-others
 
-test-newest: .venv/stamp .venv-oldest/stamp .venv-checkov/stamp rig-binaries
-	$(BIN)/python $(PYTEST) 3 $(PYTEST_ARGS)
+test-tools: .venv/stamp .venv-oldest/stamp .venv-checkov/stamp rig-binaries
 
-# The part that needs a Kubernetes: some minutes of it, without the rest.
+# One world after the other: what is left of the first one would only be in the way.
+test-nodes: test-tools
+	@failed=0; \
+	$(BIN)/python $(PYTEST) $(NODES) $(CLOUD) $(MAYBE) || failed=1; \
+	$(BIN)/python $(PYTEST) $(NODES) $(CLOUD:%=--ignore=%) $(MAYBE) || failed=1; \
+	exit $$failed
+
+test-others: test-tools
+	$(BIN)/python $(PYTEST) $(OTHERS) -m "not nodes" $(MAYBE)
+	@$(MAKE) --no-print-directory test-oldest
+
+# The part that needs a Kubernetes: without the rest, and without a simulated AWS.
 test-kubernetes: .venv/stamp .venv-oldest/stamp rig-binaries
-	$(BIN)/python $(PYTEST) 3 $(PYTEST_ARGS) tests/kubernetes tests/rig
+	$(BIN)/python $(PYTEST) $(OTHERS) tests/kubernetes tests/rig --ignore tests/rig/test_cloud.py
 
 test-oldest: .venv-oldest/stamp
 	.venv-oldest/bin/python -c "import distributed; print('With the oldest: distributed', distributed.__version__)"
-	.venv-oldest/bin/python $(PYTEST) 4 $(PYTEST_ARGS) $(OLDEST_TESTS)
+	.venv-oldest/bin/python $(PYTEST) $(OTHERS) $(OLDEST_TESTS) $(MAYBE)
 
 check: .venv/stamp check-deploy
 	$(BIN)/ruff format --check .

@@ -19,6 +19,14 @@ if TYPE_CHECKING:
     from rig.cloud import Cloud
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """``-m nodes``: those that run on real nodes, one after the other, whatever runs beside them."""
+    for item in items:
+        if any("nodes" in mark.args for mark in item.iter_markers("xdist_group")):
+            item.add_marker("nodes")
+
+
 def _defaults(folder: Path, arguments: dict[str, Any]) -> dict[str, Any]:
     of_pool = {} if "pools" in arguments else {"memory_limit": "1 GiB", "maximum": 4}
     return {"dashboard_address": None, "folder": str(folder), **of_pool}
