@@ -19,8 +19,6 @@ NODES := -m nodes --timeout-method=signal
 CLOUD := tests/aws tests/rig/test_cloud.py
 # Where PYTEST_ARGS select, they may select none of one run.
 MAYBE := $(if $(PYTEST_ARGS),|| [ $$? = 5 ])
-# make 4 shows what a target has said when that has ended.
-ORDERLY := $(if $(filter output-sync,$(.FEATURES)),--output-sync=target)
 LOCK := --universal --python-version 3.11 --generate-hashes --upgrade --no-emit-index-url --no-emit-find-links \
 	--custom-compile-command "make lock"
 COMPILE := pip compile --quiet pyproject.toml --group dev --all-extras $(LOCK)
@@ -66,7 +64,7 @@ demo-aws: .venv/stamp
 
 # Tests on real nodes wait for minutes, one after the other: the others run meanwhile.
 test: test-tools
-	@$(MAKE) --no-print-directory --keep-going --jobs=2 $(ORDERLY) test-nodes test-others
+	@$(MAKE) --no-print-directory --keep-going --jobs=2 test-nodes test-others
 
 test-tools: .venv/stamp .venv-oldest/stamp .venv-checkov/stamp rig-binaries
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from distributed import Client, Event, Future
+from known import known
 from releases import Release, ask
 from waiting import wait_until
 
@@ -114,7 +115,7 @@ class Fleet(Release):
     def at_work(self, client: Client) -> list[str]:
         """The pools of the workers that have a task, one for each."""
         busy = {address for address, keys in client.processing().items() if keys}
-        infos = client.scheduler_info(n_workers=-1)["workers"]
+        infos = known(client)
         return sorted(str(info["name"]).split("-")[1] for address, info in infos.items() if address in busy)
 
     def all_at_work(self, client: Client, *pools: str) -> None:

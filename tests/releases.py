@@ -17,6 +17,7 @@ from typing import Any
 import dask
 import yaml
 from distributed import Client, Event, Future, Security
+from known import known
 from waiting import wait_until
 
 from rig import binaries
@@ -227,8 +228,7 @@ def is_ready(pod: dict[str, Any]) -> bool:
 
 def workers(client: Client) -> dict[str, dict[str, Any]]:
     """The workers that the scheduler knows, by name."""
-    known = client.scheduler_info(n_workers=-1)["workers"]
-    return {str(worker["name"]): worker for worker in known.values()}
+    return {str(worker["name"]): worker for worker in known(client).values()}
 
 
 def _by_value() -> Callable[..., str]:
@@ -283,7 +283,7 @@ def at_work(client: Client, future: Future) -> str:
 
 def addresses(client: Client) -> dict[str, str]:
     """Addresses of workers by name."""
-    return {str(w["name"]): address for address, w in client.scheduler_info(n_workers=-1)["workers"].items()}
+    return {str(w["name"]): address for address, w in known(client).items()}
 
 
 def _until_told() -> Callable[..., int]:

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from distributed import Client
+from known import known
 from releases import DEADLINE_S, POOL, Release, workers
 from waiting import wait_until
 
@@ -438,7 +439,7 @@ def test_who_has_no_certificate_of_the_release_is_not_let_in(
 ) -> None:
     # Behind the Service's name; and each worker and its nanny, which take orders as well.
     service = release.objects("service")[0]["spec"]["clusterIP"]
-    info = client.scheduler_info(n_workers=-1)["workers"]
+    info = known(client)
     addresses = [*info, *(worker["nanny"] for worker in info.values())]
     assert all(address.startswith("tls://") for address in addresses)
     ports = [f"{service}:8786", *(address.removeprefix("tls://") for address in addresses)]

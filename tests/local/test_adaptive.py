@@ -17,6 +17,7 @@ import pytest
 from distributed import Client, LocalCluster, Nanny, Scheduler, SpecCluster, Status, Worker
 from distributed.deploy import Cluster
 from distributed.deploy.subprocess import SubprocessScheduler, SubprocessWorker
+from known import known
 from marked import Marked, run
 from served import Served
 from waiting import until, wait_until
@@ -44,7 +45,7 @@ def submit(client: Client, marked: Marked, name: str, gate: str = "", **options:
 
 
 def registered(client: Client) -> list[Any]:
-    return sorted(str(w["name"]) for w in client.scheduler_info(n_workers=-1)["workers"].values())
+    return sorted(str(w["name"]) for w in known(client).values())
 
 
 def explain(client: Any) -> Callable[[], str]:
@@ -90,7 +91,7 @@ def test_results_are_kept_when_workers_go(marked: Marked) -> None:
     with local(processes=False) as (cluster, client):
         adaptive = cluster.adapt(Adaptive=TideAdaptive, minimum=3, maximum=3, **QUICK)
         client.wait_for_workers(3, timeout=60)
-        addresses = sorted(client.scheduler_info(n_workers=-1)["workers"])
+        addresses = sorted(known(client))
         futures = [submit(client, marked, f"t{i}", workers=[addresses[i % 3]]) for i in range(9)]
         client.gather(futures)
         adaptive = cluster.adapt(Adaptive=TideAdaptive, minimum=0, maximum=3, **QUICK)

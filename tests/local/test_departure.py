@@ -19,6 +19,7 @@ import psutil
 import pytest
 from commands import Processes, ended, registered
 from distributed import Client, Scheduler, Worker
+from known import nanny_runs
 from records import Tasks
 from waiting import until
 
@@ -287,12 +288,7 @@ async def test_sigterm_to_the_worker_process_alone_restarts_it(processes, schedu
     (ws,) = scheduler.workers.values()
     worker = psutil.Process((await client.run(os.getpid))[ws.address])
 
-    async def nanny_runs() -> bool:
-        statuses = await client.run(lambda dask_worker: dask_worker.status.name, nanny=True)
-        return list(statuses.values()) == ["running"]
-
-    # Before, Dask's nanny takes a worker's death for a failed start.
-    await until(nanny_runs, "its nanny knows that it has started")
+    await nanny_runs(client)
 
     for count in range(signals):
         worker.send_signal(signal.SIGTERM)

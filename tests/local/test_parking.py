@@ -16,6 +16,7 @@ from commands import Processes, ended, registered
 from distributed import Client, Nanny, Scheduler, Worker
 from distributed.core import Status
 from distributed.protocol import pickle
+from known import nanny_runs
 from served import alive
 from waiting import until
 
@@ -414,6 +415,7 @@ async def test_lost_scheduler_parks_nobody(processes):
     process = processes.worker(address, "worker")
     async with Client(address, asynchronous=True, set_as_default=False) as client:
         await client.wait_for_workers(1, timeout=60)
+        await nanny_runs(client)
         scheduler.kill()
         assert await ended(process, timeout_s=60) == 0
     assert "Parked:" not in processes.log("worker")

@@ -11,6 +11,7 @@ from typing import Any
 import dask
 import pytest
 from distributed import Client
+from known import known
 from marked import Marked, run
 from waiting import wait_until
 
@@ -50,7 +51,7 @@ def settled(cluster: TideCluster, n: int) -> None:
 
 
 def addresses(client: Client) -> list[str]:
-    return sorted(client.scheduler_info(n_workers=-1)["workers"])
+    return sorted(known(client))
 
 
 def reasons(cluster: TideCluster) -> list[str]:

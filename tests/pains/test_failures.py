@@ -18,6 +18,7 @@ import pytest
 from click.testing import CliRunner
 from distributed import Client
 from distributed.core import Status
+from known import known
 from marked import Marked, run
 from waiting import wait_until
 
@@ -44,7 +45,7 @@ def running(cluster: TideCluster) -> set[str]:
 
 def pids(client: Client) -> dict[str, int]:
     """Process of each worker, by the worker's name."""
-    workers = client.scheduler_info(n_workers=-1)["workers"]
+    workers = known(client)
     return {
         workers[address]["name"]: pid for address, pid in client.run(os.getpid).items() if address in workers
     }
@@ -380,7 +381,7 @@ def test_p34_a_unit_of_four_processes_comes_and_goes_as_one(tide: Make, marked: 
         seen: Counter[int] = Counter()
 
         def registered() -> int:
-            seen[n := len(client.scheduler_info(n_workers=-1)["workers"])] += 1
+            seen[n := len(known(client))] += 1
             return n
 
         futures = [submit(client, marked, f"t{i}", "end") for i in range(8)]
