@@ -12,6 +12,7 @@ from waiting import until
 
 from dask_tide.errors import ProviderError, QuotaExceeded, Unauthorized, Unavailable
 from dask_tide.model import Phase
+from dask_tide.providers.base import Limit
 from dask_tide.providers.kubernetes.api import Gone
 from dask_tide.providers.kubernetes.objects import Pod
 from dask_tide.providers.kubernetes.provider import KubernetesProvider
@@ -134,6 +135,8 @@ async def test_no_node_for_it_limits_the_pool_in_the_platforms_words(plane, pool
 
         async def explained() -> bool:
             pending = units(await provider.observe(), Phase.PENDING)
+            # More than the maximum was asked for once; that limit hides no lower one.
+            provider.scales["cpu"]._enforced = Limit("cpu", 10, "10 at the most")
             return len(pending) == 2 and all("didn't match Pod's node" in u.message for u in pending.values())
 
         await until(explained, "the scheduler's words are there")

@@ -48,9 +48,10 @@ class Pool:
         self.places = Places("cpu", Options(**options), self.clock)
         self.pods: dict[str, PodView] = {}
 
-    def pod(self, name, *, waits_s: float | None = None) -> None:
+    def pod(self, name, *, waits_s: float | None = None, failed: bool = False) -> None:
         since = None if waits_s is None else datetime.now(UTC) - timedelta(seconds=waits_s)
         phase, rank = (Phase.STARTING, Rank.READY) if since is None else (Phase.PENDING, Rank.NOWHERE)
+        phase = Phase.FAILED if failed else phase
         unit = ObservedUnit(name, "cpu", phase, message=f"{name} waits")
         self.pods[name] = PodView(unit, name, "", True, rank, False, False, since)
 
@@ -177,6 +178,18 @@ def test_a_limit_is_not_believed_once_somebody_tries_again_or_finds_a_place():
         del pool.pods["a"]
         pool.pod("b", waits_s=waits_s)
         assert pool.limit is None
+
+
+def test_pods_that_have_failed_are_no_sign_of_room():
+    """An evicted one is listed until the garbage collector takes it."""
+    pool = Pool()
+    pool.pod("placed")
+    pool.pod("evicted", failed=True)
+    pool.pod("a", waits_s=3)
+    pool.says("a", NONE_CA)
+    assert pool.limit.maximum == 1
+    del pool.pods["a"]
+    assert pool.limit.maximum == 1
 
 
 # -- prices -----------------------------------------------------------------------------------------------

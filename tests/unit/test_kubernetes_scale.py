@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 
 import pytest
@@ -110,3 +111,21 @@ async def test_p11_at_the_maximum_the_replicasets_own_replacement_is_the_only_on
     world.delete(lost)
     assert await world.trimmed() == [2]
     assert f"instead-of-{lost}" in world.scale_.active()
+
+
+async def test_what_goes_while_more_are_asked_for_is_not_made_up_for():
+    """`up` waits for those that are due; those that nobody knew would be, too, are no reason for others."""
+    world = World(maximum=9)
+    await world.scale_.up(3)
+    a, b, c = world.pods
+    world.scale_._due |= {a}
+    growing = asyncio.create_task(world.scale_.up(5))  # two more beside these three, which all are to go
+    await asyncio.sleep(0)
+    for name in (a, b, c):
+        pod = world.pods[name]
+        world.pods[name] = replace(pod, active=False, unit=replace(pod.unit, phase=Phase.STOPPING))
+    world.scale_._due.clear()
+    world.see(0)
+    world.scale_.pods_changed()
+    await growing
+    assert world.asked == [3, 2]

@@ -216,3 +216,61 @@ def test_those_without_a_name_are_released_first():
 def test_units_on_their_way_are_not_renewed(phase):
     older = tuple(msgspec.structs.replace(unit, stale=True) for unit in units(2, phase))
     assert not let_go(decided(snapshot(pool(minimum=2), units=older)))
+
+
+def test_for_how_long_the_platform_has_shown_none_of_those_that_were_asked_for():
+    """However long that is, and anew with each that it shows."""
+    ledger = Ledger(120.0)
+    ledger.asked("cpu", 2, 0.0)
+
+    def owed_for(now_s, observation):
+        found = ledger.update(now_s, observation, set(), set(), POOLS)
+        return {unit.age_s for unit in found if unit.phase is Phase.REQUESTED}
+
+    assert owed_for(1.0, observed(requested=2)) == {1.0}
+    assert owed_for(300.0, observed(requested=2)) == {300.0}
+    assert owed_for(301.0, observed("r-cpu-a", requested=1)) == {0.0}
+    assert owed_for(311.0, observed("r-cpu-a", requested=3)) == {10.0}
+    assert owed_for(312.0, observed("r-cpu-a")) == set()
+
+
+# -- what is learned of a start ----------------------------------------------------------------------------
+
+
+def test_a_worker_that_comes_while_the_platform_is_away_took_as_long_as_it_took():
+    ledger = Ledger(120.0)
+    update(ledger, 0.0, observed())
+    ledger.asked("cpu", 1, 0.0)
+    update(ledger, 1.0, observed("r-cpu-a"))
+    update(ledger, 5.0, None, ["r-cpu-a"])
+    update(ledger, 180.0, observed("r-cpu-a"), ["r-cpu-a"])
+    assert ledger.records["cpu"].boot_s == 5.0
+    assert ledger.records["cpu"].started == 1
+
+
+def test_what_was_refused_lends_its_time_to_nobody():
+    ledger = Ledger(120.0)
+    update(ledger, 0.0, observed())
+    ledger.asked("cpu", 5, 0.0)
+    update(ledger, 49.0, None)
+    ledger.asked("cpu", 5, 50.0)
+    names = [f"r-cpu-{i}" for i in range(5)]
+    update(ledger, 51.0, observed(*names, phase=Phase.PENDING))
+    update(ledger, 55.0, observed(*names), names)
+    assert ledger.records["cpu"].boot_s == 5.0
+
+
+def test_nothing_is_learned_of_starts_that_an_earlier_controller_saw_begin():
+    ledger = Ledger(120.0)
+    update(ledger, 0.0, observed("r-cpu-a", phase=Phase.PENDING, waits=True))
+    update(ledger, 5.0, observed("r-cpu-a"), ["r-cpu-a"])
+    assert ledger.records["cpu"].cold_boot_s is None
+
+
+def test_nothing_is_learned_of_starts_for_which_there_was_no_place():
+    ledger = Ledger(120.0)
+    update(ledger, 0.0, observed())
+    ledger.asked("cpu", 1, 0.0)
+    update(ledger, 60.0, observed("r-cpu-a", phase=Phase.PENDING, waits=True, unplaced=True))
+    update(ledger, 600.0, observed("r-cpu-a"), ["r-cpu-a"])
+    assert ledger.records["cpu"].cold_boot_s is None

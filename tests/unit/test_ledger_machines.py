@@ -114,6 +114,20 @@ def test_p33_a_machine_that_is_known_to_be_gone_has_no_room():
     assert cluster.cpu.room == 2
 
 
+def test_a_machine_that_is_about_to_go_has_no_room_though_units_are_there():
+    cluster = Cluster()
+    cluster.machines = {"m1", "m2"}
+    for name in "abc":
+        cluster.start(name, "m1", boot_s=60.0, cold=True)
+    cluster.start("d", "m2", boot_s=60.0, cold=True)
+    del cluster.units["c"]
+    cluster.look()
+    assert cluster.cpu.room == 3
+    cluster.machines = {"m2"}
+    cluster.look()
+    assert cluster.cpu.room == 2
+
+
 def test_what_the_machine_costs_is_what_is_paid():
     cluster = Cluster()
     cluster.units["a"] = ObservedUnit("a", "cpu", Phase.STARTING, "m1", price=0.25)

@@ -50,6 +50,22 @@ def test_p33_a_machine_is_not_asked_for_that_comes_too_late():
     assert launched(decided(snapshot(pool(state={**state, "room": 0}), work=[jobs]))) == {"cpu": 2}
 
 
+def test_p33_units_on_their_way_work_until_a_machine_could_come():
+    """60 tasks of 2 s, and machines take 60 s: eight units are done in 15 s, however dear time is."""
+    jobs = work(ready=60, duration_s=2.0)
+
+    def asked_for(room, coming=()):
+        state = {"boot_s": 2.0, "cold_boot_s": 60.0, "room": room}
+        return launched(decided(snapshot(pool(state=state), units=coming, work=[jobs], worth=300.0)))
+
+    assert asked_for(8) == {"cpu": 8}
+    assert not asked_for(0, units(8, PENDING))
+    assert asked_for(0, units(8, PENDING, age_s=61.0)) == {"cpu": 16}, "who is late is not relied upon"
+    # Where machines must come for them, too, nobody works until then.
+    assert asked_for(0, units(8, PENDING, waits=True)) == {"cpu": 16}
+    assert asked_for(0) == {"cpu": 24}
+
+
 def test_p33_the_boot_time_of_a_machine_is_said():
     jobs = work(ready=19, processing=1, duration_s=2.0)
     some = together(busy(1))

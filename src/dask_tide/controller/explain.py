@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from datetime import datetime
 
-from dask_tide.model import Action, Drain, Hold, Launch, Phase, Release, Snapshot
+from dask_tide.model import Action, Drain, Hold, Launch, Phase, PoolState, Release, Snapshot
 
 from .journal import Line
 
 _SHOWN = 5
+#: That a platform takes longer before it shows anything of what it was asked for is worth a word.
+_SLOW_S = 5.0
 
 
 def describe(action: Action) -> str:
@@ -54,11 +56,20 @@ def summary(line: Line) -> Iterator[str]:
         limits = f"minimum {pool.minimum}, maximum {pool.maximum}"
         if state.manual is not None:
             limits += f", set by hand to {state.manual}"
-        boot = "boot time not measured yet" if state.boot_s is None else f"boot time {state.boot_s:.1f} s"
-        yield f"Pool {pool.name}: {counted}; {limits}; {boot}."
+        yield f"Pool {pool.name}: {counted}; {limits}; {_boot(state)}."
+        owed_s = [u.age_s for u in snapshot.units if u.pool == pool.name and u.phase is Phase.REQUESTED]
+        if owed_s and max(owed_s) > _SLOW_S:
+            yield f"  The platform has shown none of those {len(owed_s)} for {max(owed_s):.0f} s."
         yield from _said(snapshot, pool.name)
     for action in line.actions:
         yield describe(action)
+
+
+def _boot(state: PoolState) -> str:
+    if state.boot_s is None and state.cold_boot_s is None:
+        return "boot time not measured yet"
+    known = [(state.boot_s, ""), (state.cold_boot_s, " where a machine must come")]
+    return "boot time " + ", ".join(f"{s:.1f} s{where}" for s, where in known if s is not None)
 
 
 def _said(snapshot: Snapshot, pool: str) -> Iterator[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter, defaultdict, deque
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from statistics import fmean, median
 
@@ -37,7 +37,8 @@ class _Entry:
     #: When it was asked for; of one that nobody has asked for, when it was first seen.
     asked_s: float
     phase: Phase
-    #: It was running when it was first seen: an earlier controller's, say. How long it took is not known.
+    #: How long it took is not known, or says nothing: it was running when it was first seen (an earlier
+    #: controller's, say), or there was no place for it.
     found: bool = False
     machine: str = ""
     message: str = ""
@@ -136,8 +137,11 @@ class Ledger:
     #: By pool: when units were asked for, and how many of those were not seen yet.
     _asked: dict[str, deque[tuple[float, int]]] = field(default_factory=lambda: defaultdict(deque))
     _last_s: float | None = None
-    #: By pool: units that were asked for and have no name yet.
+    #: By pool: units that were asked for and have no name yet, and since when none of them has got one.
     _requested: dict[str, int] = field(default_factory=dict)
+    _owed_s: dict[str, float] = field(default_factory=dict)
+    #: Units that are there at the first look are an earlier controller's.
+    _looked: bool = False
     #: What units' own watchers were told of their machines' ends.
     _notices: dict[str, str] = field(default_factory=dict)
     #: Units that the platform takes away unasked, with its words; whoever reads them empties it.
@@ -145,6 +149,9 @@ class Ledger:
 
     def asked(self, pool: str, count: int, now_s: float) -> None:
         """So many more units of ``pool`` are being asked for."""
+        if not self._requested.get(pool):
+            # Those that never came, since they were refused, will not come for what was asked then.
+            self._asked[pool].clear()
         self._asked[pool].append((now_s, count))
 
     def _asked_s(self, pool: str, now_s: float) -> float | None:
@@ -157,7 +164,8 @@ class Ledger:
     def _new(self, unit: ObservedUnit, now_s: float) -> _Entry:
         asked_s = self._asked_s(unit.pool, now_s)
         if asked_s is None:
-            return _Entry(unit.pool, now_s, Phase.REQUESTED, found=unit.phase not in _COMING)
+            found = unit.phase not in _COMING or not self._looked
+            return _Entry(unit.pool, now_s, Phase.REQUESTED, found=found)
         self._asked[unit.pool][0] = (asked_s, self._asked[unit.pool][0][1] - 1)
         return _Entry(unit.pool, asked_s, Phase.REQUESTED)
 
@@ -208,6 +216,9 @@ class Ledger:
             The pools.
         """
         self._pay(now_s, prices)
+        # Workers come to the scheduler, whether the platform answers or not.
+        for name in registered & self._entries.keys():
+            self._has_started(self._entries[name], now_s)
         if observation is not None:
             seen = {unit.name: unit for unit in observation.units}
             for name in [name for name in self._entries if name not in seen]:
@@ -217,17 +228,28 @@ class Ledger:
                 if entry is None:
                     entry = self._entries[unit.name] = self._new(unit, now_s)
                 self._step(unit, entry, now_s, unit.name in registered, unit.name in leaving)
-            self._requested = dict(observation.requested)
+            self._looked = True
+            self._owe(now_s, observation.requested)
             self._look_for_room(now_s, prices, observation.machines)
             self._learn_prices()
         self._notices = {name: words for name, words in self._notices.items() if name in self._entries}
         nameless = (
             Unit(f"{pool}?{number}", pool, Phase.REQUESTED, age_s)
             for pool, count in self._requested.items()
-            for age_s in [max(0.0, now_s - (self._asked_s(pool, now_s) or now_s))]
+            for age_s in [max(0.0, now_s - self._owed_s[pool])]
             for number in range(count)
         )
         return *self._named(now_s), *nameless
+
+    def _owe(self, now_s: float, requested: Mapping[str, int]) -> None:
+        since_s = {}
+        for pool, count in requested.items():
+            if not (before := self._requested.get(pool)):
+                asked_s = self._asked_s(pool, now_s)
+                since_s[pool] = now_s if asked_s is None else asked_s
+            else:
+                since_s[pool] = self._owed_s[pool] if before <= count else now_s
+        self._requested, self._owed_s = dict(requested), since_s
 
     def _look_for_room(self, now_s: float, pools: Iterable[str], there: Collection[str] | None) -> None:
         placed = by_pool((entry.pool, entry.machine) for entry in self._entries.values())
@@ -267,6 +289,7 @@ class Ledger:
                 entry.stale,
                 entry.doomed or name in self._notices,
                 entry.unplaced,
+                entry.waits,
                 entry.price,
             )
 
@@ -275,16 +298,12 @@ class Ledger:
         entry.doomed, entry.unplaced, entry.price = unit.doomed, unit.unplaced, unit.price
         entry.waits = unit.waits
         entry.cold |= unit.waits
+        # For how long there was no place at all says nothing about the next one.
+        entry.found |= unit.unplaced
         if unit.phase in (Phase.STARTING, Phase.UNKNOWN) and entry.starting_s is None:
             entry.starting_s = now_s
-        if registered and not entry.released:
-            if entry.running_s is None:
-                record = self.records[entry.pool]
-                record.started += 1
-                if not entry.found:
-                    record.learn_boot(now_s - entry.asked_s, cold=entry.cold)
-                entry.running_s = now_s
-            entry.starting_s = now_s
+        if registered:
+            self._has_started(entry, now_s)
         phase = self._phase(unit, entry, now_s, registered, leaving)
         if phase is entry.phase:
             return
@@ -299,6 +318,18 @@ class Ledger:
         if phase is Phase.STOPPING and not entry.released:
             self.taken.append((entry.pool, unit.name, unit.message or "it did not say why"))
         entry.phase = phase
+
+    def _has_started(self, entry: _Entry, now_s: float) -> None:
+        """A worker of the unit is registered."""
+        if entry.released:
+            return
+        if entry.running_s is None:
+            record = self.records[entry.pool]
+            record.started += 1
+            if not entry.found:
+                record.learn_boot(now_s - entry.asked_s, cold=entry.cold)
+            entry.running_s = now_s
+        entry.starting_s = now_s
 
     def _phase(
         self, unit: ObservedUnit, entry: _Entry, now_s: float, registered: bool, leaving: bool

@@ -202,8 +202,8 @@ class Controller:
         pending = [action for action in actions if self._begin(action, snapshot)]
         self._warn(actions)
         self._took_s = time.perf_counter() - began_s
-        for action in pending:
-            await self._act(action, snapshot)
+        # At once: what one pool waits for would be another one's past.
+        await asyncio.gather(*(self._act(action, snapshot) for action in pending))
         events, self._events = tuple(self._events), []
         self.latest = Line(snapshot.now_s, snapshot, before, actions, events)
         self.journal.record(self.latest)

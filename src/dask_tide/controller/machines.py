@@ -26,11 +26,11 @@ class Machines:
         return self._fit > 0
 
     def update(self, now_s: float, machines: Iterable[str], there: Collection[str] | None = None) -> None:
-        """Of each unit that has a place: its machine; and all machines that are there, if that is known."""
-        if there is not None:
-            self._used_s = {machine: at_s for machine, at_s in self._used_s.items() if machine in there}
+        """Of each unit that has a place: its machine; and all machines that stay, if that is known."""
         self._units = Counter(machine for machine in machines if machine)
         self._used_s.update(dict.fromkeys(self._units, now_s))
+        if there is not None:
+            self._used_s = {machine: at_s for machine, at_s in self._used_s.items() if machine in there}
         self._fit = max(self._fit, *self._units.values(), 0)
 
     def room(self, now_s: float, idle_s: float) -> int:

@@ -89,6 +89,8 @@ class Unit(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
         Its machine is about to be taken away, or it itself: what it holds must go, and another one must come.
     unplaced
         The platform has no place for it, and says that none is coming.
+    waits
+        A machine must come for it.
     price
         What it costs for one second, where that is known of its machine; None: what its pool says.
     """
@@ -102,6 +104,7 @@ class Unit(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     stale: bool = False
     doomed: bool = False
     unplaced: bool = False
+    waits: bool = False
     price: float | None = None
 
 

@@ -69,6 +69,7 @@ class Need:
             demand,
             ready=self.stock.ready,
             booting=self.stock.booting,
+            coming=self.stock.coming,
             boot_s=self._boot_s,
             cold_boot_s=self.state.cold_boot_s,
             room=self.state.room,

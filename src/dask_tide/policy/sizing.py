@@ -27,6 +27,7 @@ def worthwhile(
     ready: int,
     booting: int,
     boot_s: float,
+    coming: int = 0,
     cold_boot_s: float | None = None,
     room: int | None = None,
     worth: float = 0.0,
@@ -34,7 +35,8 @@ def worthwhile(
     """Units worth having, as far as the tasks' durations are known.
 
     Those for which the machines that are there have room take another time to start than those for
-    which a machine must come: the rule of :func:`_paying` holds for each with its own boot time.
+    which a machine must come: the rule of :func:`_paying` holds for each with its own boot time. Until a
+    machine has come, those that need none will have worked for a while.
 
     Parameters
     ----------
@@ -46,6 +48,8 @@ def worthwhile(
         Units on their way.
     boot_s
         How long a new one takes.
+    coming
+        Those on their way that need no machine to come.
     cold_boot_s
         How long one takes for which a machine must come; None: that was never seen.
     room
@@ -56,11 +60,14 @@ def worthwhile(
     near = _paying(demand, ready=ready, booting=booting, boot_s=boot_s, worth=worth)
     if cold_boot_s is None or room is None or near.units <= ready + booting + room:
         return near
-    far = _paying(demand, ready=ready, booting=booting, boot_s=cold_boot_s, worth=worth)
+    sooner = (coming + room) * max(0.0, cold_boot_s - boot_s)
+    far = _paying(demand, ready=ready, booting=booting, boot_s=cold_boot_s, sooner=sooner, worth=worth)
     return far if far.units >= ready + booting + room else Size(ready + booting + room, far.why)
 
 
-def _paying(demand: Demand, *, ready: int, booting: int, boot_s: float, worth: float) -> Size:
+def _paying(
+    demand: Demand, *, ready: int, booting: int, boot_s: float, worth: float, sooner: float = 0.0
+) -> Size:
     """Units that pay for their start.
 
     A unit that would arrive after the work is done is never asked for, but for the first where
@@ -75,6 +82,8 @@ def _paying(demand: Demand, *, ready: int, booting: int, boot_s: float, worth: f
     units double once tasks have been seen running for a part of the boot time with none of them
     ending. This ramps from one unit to as many as the tasks can use within about two boot times
     when tasks turn out to be long.
+
+    ``sooner`` are unit-seconds that others will have worked until then which are not ready yet.
     """
     have = ready + booting
     if demand.usable <= have:
@@ -86,7 +95,7 @@ def _paying(demand: Demand, *, ready: int, booting: int, boot_s: float, worth: f
     else:
         smallest = have
     slots = demand.runnable / demand.usable
-    work_s = max(0.0, demand.work_s - ready * slots * boot_s)
+    work_s = max(0.0, demand.work_s - (ready * boot_s + sooner) * slots)
     paying = demand.usable
     if boot_s > 0:
         finding = work_s / (slots * boot_s)

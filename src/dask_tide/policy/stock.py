@@ -24,6 +24,8 @@ class Stock:
         Units that give workers, or will; not those whose machine is about to go.
     booting
         Live units without a worker yet, which have a place or may get one.
+    coming
+        Those of them that have a machine, or will find room, and are not late.
     unplaced
         Live units for which the platform has no place.
     paused
@@ -38,6 +40,7 @@ class Stock:
     existing: int = 0
     live: int = 0
     booting: int = 0
+    coming: int = 0
     unplaced: int = 0
     paused: int = 0
     workers: int = 0
@@ -59,6 +62,8 @@ def take_stock(snapshot: Snapshot) -> dict[str, Stock]:
     """Stock by pool name; units of no pool are nobody's."""
     stocks = {state.pool.name: Stock([]) for state in snapshot.pools}
     empty_bytes = {state.pool.name: state.baseline_bytes for state in snapshot.pools}
+    # One that is slower than a machine's boot has met something.
+    late_s = {state.pool.name: state.cold_boot_s or 0.0 for state in snapshot.pools}
     pool_of = {unit.name: unit.pool for unit in snapshot.units if unit.pool in stocks}
     taking = set()
     for worker in snapshot.workers:
@@ -74,11 +79,13 @@ def take_stock(snapshot: Snapshot) -> dict[str, Stock]:
     for unit in snapshot.units:
         if unit.name in pool_of:
             stocks[unit.pool].units.append(unit)
-    for stock in stocks.values():
+    for name, stock in stocks.items():
         stock.existing = sum(unit.phase in EXISTING for unit in stock.units)
         live = [unit for unit in stock.units if unit.phase in LIVE and not unit.doomed]
         stock.live = len(live)
-        stock.booting = sum(unit.phase in BOOTING and not unit.unplaced for unit in live)
+        booting = [unit for unit in live if unit.phase in BOOTING and not unit.unplaced]
+        stock.booting = len(booting)
+        stock.coming = sum(not unit.waits and unit.age_s <= late_s[name] for unit in booting)
         stock.unplaced = sum(unit.phase in BOOTING and unit.unplaced for unit in live)
         stock.paused = sum(unit.phase is Phase.RUNNING and unit.name not in taking for unit in live)
     return stocks

@@ -141,7 +141,8 @@ class Places:
             return None
         believed, _ = self._full
         waiting = any(pod.unschedulable_since is not None for pod in pods.values())
-        if waiting or len(pods) > believed.maximum:
+        placed = sum(pod.unit.phase is not Phase.FAILED for pod in pods.values())
+        if waiting or placed > believed.maximum:
             # Somebody tries again, or more have found a place than were thought to.
             self._full = None
             return None

@@ -159,8 +159,8 @@ class KubernetesProvider:
             units += [
                 self._unit(pod, current, refused) for pod in pods.values() if pod.uid not in self._dismissed
             ]
-            if (limit := scale.limit() or places.limit(pods, refused, self._message)) is not None:
-                limits.append(limit)
+            known = (scale.limit(), places.limit(pods, refused, self._message))
+            limits += sorted(filter(None, known), key=lambda limit: limit.maximum)[:1]
         return Observation(tuple(units), tuple(limits), requested, frozen, self._dearest, self._machines())
 
     async def scale_up(self, pool: str, n: int) -> None:
@@ -334,7 +334,7 @@ class KubernetesProvider:
     def _machines(self) -> Collection[str] | None:
         if self._nodes is None or self._nodes.error is not None:
             return None
-        return self._nodes.objects.keys() - self._dooms.keys()
+        return {name for name, node in self._nodes.objects.items() if not node.doom and not node.silent}
 
     def _price(self, pod: PodView) -> float | None:
         """What a pod costs for a second, where its node and the price of such nodes are known."""

@@ -163,6 +163,7 @@ class PoolScale:
         """See to it that ``n`` pods exist: those that are being deleted count, failed ones do not."""
         pods = self._pods.now()
         ending = sum(1 for name, pod in pods.items() if pod.unit.phase is Phase.STOPPING or name in self._due)
+        counted = self.active() - self._due
         # A higher number would save those that are about to be deleted.
         await self._pods.until(lambda: not self._due & self.active(), self._patience.delete_s)
         async with self._lock:
@@ -172,7 +173,8 @@ class PoolScale:
                 raise QuotaExceeded(limit.message)
             active = self.active()
             failed = sum(1 for name in active - self._leaving.keys() if pods[name].unit.phase is Phase.FAILED)
-            replicas = n - ending + failed
+            # Of those that have gone meanwhile nobody knew when `n` was said; at the worst it is said again.
+            replicas = n - ending - len(counted - active) + failed
             before = max(self.wanted, len(active))
             if replicas > before:
                 await self._raise(replicas)
@@ -373,7 +375,7 @@ class PoolScale:
         async with self._lock:
             self._quota.counted(self._pods.existing())
             existing = len(self.active())
-            if self.wanted > existing:
+            if self.wanted > existing and not self.frozen():
                 try:
                     await self._number.set(existing)
                 except ProviderError as error:  # the refusal stands, and is seen again
