@@ -16,7 +16,7 @@ def known(client: Client) -> dict[str, dict[str, Any]]:
     """
 
     async def ask() -> Any:
-        return await client.scheduler.identity(n_workers=-1) if client.scheduler else {"workers": {}}
+        return await client.scheduler.identity() if client.scheduler else {"workers": {}}
 
     try:
         workers: dict[str, dict[str, Any]] = client.sync(ask)["workers"]
