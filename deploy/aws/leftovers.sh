@@ -7,8 +7,10 @@ region=${2:-${AWS_REGION:?a region, as second argument or in AWS_REGION}}
 
 found=
 # Volumes of claims and load balancers outlive a cluster that is deleted in a hurry; the volumes bear only a claim's name.
-for filter in "dask-tide/cluster,Values=$cluster" "KubernetesCluster,Values=$cluster" "kubernetes.io/cluster/$cluster" \
-    kubernetes.io/created-for/pvc/name; do
+filters=("dask-tide/cluster,Values=$cluster" "KubernetesCluster,Values=$cluster" kubernetes.io/created-for/pvc/name)
+# EKS's names have no dots, and the EKS cluster itself stays, with all that bears this tag.
+if [[ $cluster == *.* ]]; then filters+=("kubernetes.io/cluster/$cluster"); fi
+for filter in "${filters[@]}"; do
     found+=$(aws resourcegroupstaggingapi get-resources --region "$region" --tag-filters "Key=$filter" \
         --query 'ResourceTagMappingList[].ResourceARN' --output text)$'\n' || exit 2
 done

@@ -36,15 +36,17 @@ def calls(folder: Path) -> list[str]:
     return (folder / "calls").read_text().splitlines()
 
 
-def test_nothing_left_is_said_and_succeeds(tmp_path: Path) -> None:
-    done = run("leftovers.sh", "lab", "eu-west-1", programs={"aws": "echo None"}, folder=tmp_path)
-    assert (done.returncode, done.stdout) == (0, "Nothing of lab is left in eu-west-1.\n")
+@pytest.mark.parametrize("cluster", ["lab", "lab.k8s.local"])
+def test_nothing_left_is_said_and_succeeds(tmp_path: Path, cluster: str) -> None:
+    """An EKS cluster itself, whose name has no dots, is not what is left."""
+    done = run("leftovers.sh", cluster, "eu-west-1", programs={"aws": "echo None"}, folder=tmp_path)
+    assert (done.returncode, done.stdout) == (0, f"Nothing of {cluster} is left in eu-west-1.\n")
     keys = [call.split("Key=")[1].split(" ")[0] for call in calls(tmp_path)]
     assert keys == [
-        "dask-tide/cluster,Values=lab",
-        "KubernetesCluster,Values=lab",
-        "kubernetes.io/cluster/lab",
+        f"dask-tide/cluster,Values={cluster}",
+        f"KubernetesCluster,Values={cluster}",
         "kubernetes.io/created-for/pvc/name",
+        *([f"kubernetes.io/cluster/{cluster}"] if "." in cluster else []),
     ]
 
 

@@ -17,7 +17,7 @@ module "conditions" {
 
 module "registry" {
   source = "../modules/registry"
-  name   = "dask-tide"
+  name   = coalesce(var.image_repository, "dask-tide/${lower(var.cluster_name)}")
 }
 
 module "budget" {

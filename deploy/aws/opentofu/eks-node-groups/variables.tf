@@ -91,6 +91,12 @@ variable "worker_policy_arns" {
   default     = []
 }
 
+variable "image_repository" {
+  description = "Name of the image's repository, which is made and destroyed with the rest; null: dask-tide/ and cluster_name."
+  type        = string
+  default     = null
+}
+
 variable "budget" {
   description = "The alarm: who is told when a month costs more than this."
   type        = object({ monthly_usd = number, emails = list(string) })

@@ -7,7 +7,7 @@ data "aws_partition" "current" {}
 
 module "registry" {
   source = "../modules/registry"
-  name   = "dask-tide"
+  name   = coalesce(var.image_repository, "dask-tide/${lower(var.cluster_name)}")
 }
 
 module "budget" {
