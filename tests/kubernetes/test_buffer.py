@@ -116,6 +116,18 @@ def test_workers_push_placeholders_out_which_then_wait_for_a_machine(place: Plac
     place.wait_for("buffer", new, new)
 
 
+def test_workers_that_come_together_push_placeholders_out_together(place: Place) -> None:
+    """Half of the times kube-scheduler forgot one for 5 minutes, while placeholders had no grace period."""
+    [warm] = place.add_nodes(cpus=4)
+    place.install({"buffer": {"pools": {"cpu": {"units": 2}}}})
+    for _ in range(6):
+        place.wait_for("buffer", warm, warm)
+        place.scale("cpu", 2)
+        place.wait_for("worker", warm, warm)
+        place.scale("cpu", 0)
+        place.wait_for("worker")
+
+
 def test_placeholders_push_nobody_out(place: Place) -> None:
     """Not even those whose priority is lower still: another pool's."""
     [full] = place.add_nodes(cpus=2)

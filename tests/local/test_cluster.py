@@ -288,9 +288,12 @@ def test_restart_waits_and_workers_come_back(tide):
         before = set(workers(cluster))
         future = client.submit(of_this_module, 1)
         future.result()
+        generation = client.generation
         client.restart(timeout=60)
         assert len(workers(cluster)) == 2
         assert not before & set(workers(cluster))
+        # Dask tells the client on another connection, and that cancels what was submitted before.
+        wait_until(lambda: client.generation > generation, "its news")
         assert future.cancelled()
         assert client.submit(of_this_module, 2).result() == 3
 
@@ -301,7 +304,10 @@ def test_restart_in_automatic_mode_while_busy(tide, tasks):
         with dask.annotate(duration="1h"):
             futures = client.map(tasks.function(gated=True), range(2))
         wait_until(lambda: len(tasks.starts) == 2, "two busy", detail=cluster.explain)
+        generation = client.generation
         client.restart(timeout=60)
+        # Dask tells the client on another connection, and that cancels what was submitted before.
+        wait_until(lambda: client.generation > generation, "its news")
         assert all(future.cancelled() for future in futures)
         assert client.submit(of_this_module, 1).result() == 2
 

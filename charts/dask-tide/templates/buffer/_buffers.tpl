@@ -20,8 +20,9 @@
 {{- $pool := .pool -}}
 automountServiceAccountToken: false
 enableServiceLinks: false
-# It makes room at once.
-terminationGracePeriodSeconds: 0
+# It ends at once. With 0, kube-scheduler may miss that and leave the worker waiting for 5 minutes
+# (kubernetes/kubernetes#141694).
+terminationGracePeriodSeconds: 1
 priorityClassName: {{ $root.Values.buffer.priorityClassName | default (include "dask-tide.placeholderClass" $root) }}
 {{- with $pool.runtimeClassName }}
 runtimeClassName: {{ . }}

@@ -141,7 +141,9 @@ def make_placeholder_spec(release: Release, name: str) -> Manifest:
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
         # It makes room at once.
-        "terminationGracePeriodSeconds": 0,
+        # It ends at once. With 0, kube-scheduler may miss that and leave the worker waiting for 5 minutes
+        # (kubernetes/kubernetes#141694).
+        "terminationGracePeriodSeconds": 1,
         "priorityClassName": values.get("priorityClassName") or release.placeholder_class,
         "securityContext": _POD_SECURITY,
         "containers": [
