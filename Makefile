@@ -76,8 +76,10 @@ test-nodes: test-tools
 	exit $$failed
 
 test-others: test-tools
-	$(BIN)/python $(PYTEST) $(OTHERS) -m "not nodes" $(MAYBE)
-	@$(MAKE) --no-print-directory test-oldest
+	@failed=0; \
+	$(BIN)/python $(PYTEST) $(OTHERS) -m "not nodes" $(MAYBE) || failed=1; \
+	$(MAKE) --no-print-directory test-oldest || failed=1; \
+	exit $$failed
 
 # The part that needs a Kubernetes: without the rest, and without a simulated AWS.
 test-kubernetes: .venv/stamp .venv-oldest/stamp rig-binaries

@@ -129,7 +129,7 @@ async def test_p12_running_tasks_finish_and_waiting_ones_go_elsewhere(processes,
 
 
 async def test_worker_that_comes_during_the_departure_receives_all(processes, scheduler, client, tasks):
-    leaver = processes.worker(scheduler.address, "leaver")
+    leaver = processes.worker(scheduler.address, "leaver", timeout="10m")
     futures = await results(client, tasks)
     running = client.submit(tasks.function(gated=True), "running", key="running")
     await until(lambda: tasks.starts["running"], "the task runs")
@@ -174,7 +174,7 @@ async def test_p26_a_shuffle_is_waited_for_as_long_as_there_is_time(
 ):
     """Else it would begin again, with all that it was made of."""
     array = pytest.importorskip("dask.array")
-    leaver = processes.worker(scheduler.address, "leaver", timeout="25s" if in_time else "2s", threads=4)
+    leaver = processes.worker(scheduler.address, "leaver", timeout="10m" if in_time else "2s", threads=4)
     processes.worker(scheduler.address, "other", threads=4)
     await registered(scheduler, "leaver", "other")
     at_once, late = tasks.function(), tasks.function(gated=True)

@@ -102,7 +102,7 @@ async def works(client: Client, scheduler: Scheduler, name: str) -> None:
 
 def sigterm_ends_it(process):
     process.send_signal(signal.SIGTERM)
-    return ended(process, timeout_s=10)
+    return ended(process)
 
 
 async def test_drained_worker_parks_until_sigterm(processes, scheduler, client, drains, tasks, port):
@@ -162,7 +162,7 @@ async def test_ready_while_a_task_holds_the_gil(processes, scheduler, client, po
     answers = []
     while not held.done():
         answers.append(is_open(port))
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(0.01)
     await held
     assert len(answers) > 20
     assert all(answers)

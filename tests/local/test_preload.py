@@ -171,7 +171,7 @@ def test_an_invalid_configuration_ends_the_scheduler(
 
 def test_p37_after_a_lost_client_everything_goes(served: Served, marked: Marked) -> None:
     """The client is killed with work running and queued and a result held: nobody will ask for it."""
-    scheduler = served.scheduler(environment=SMALL | {"DASK_TIDE__IDLE_SHUTDOWN": "2s"})
+    scheduler = served.scheduler(environment=SMALL | {"DASK_TIDE__IDLE_SHUTDOWN": "10s"})
     with connect(scheduler) as keeper:
         # Or there would be no scheduler any more by the time the other client has imported Dask.
         keeping = submit(keeper, marked, "keeping", "kept")

@@ -52,35 +52,43 @@ def test_p02_fan_out_barrier_fan_out(tide, tasks, minimum):
 
 
 @pytest.mark.parametrize(("minimum", "method"), [(0, "p2p"), (1, "p2p"), (0, "tasks"), (1, "tasks")])
-def test_p02_memory_intensive_barrier_memory_intensive(tide, tasks, minimum, method):
+def test_p02_memory_intensive_barrier_memory_intensive(tide, tasks, tmp_path, minimum, method):
     """A transposition, in which each worker needs something of every other; a barrier; and again."""
     da = pytest.importorskip("dask.array")
     cluster = tide(minimum=minimum, maximum=MAXIMUM)
     seen = WorkersSeen(cluster)
 
-    def transposed_sum(seconds):
-        # 2 × 61 MiB at the most, in blocks of 7 MiB; slow enough to be worth more than one worker.
+    def transposed_sum(gate):
+        # 2 × 61 MiB at the most, in blocks of 7 MiB; long enough to be worth more than one worker.
+        opened = str(tmp_path / gate)
+
         def load(block):
             import time
+            from pathlib import Path
 
-            time.sleep(seconds)
+            while not Path(opened).exists():
+                time.sleep(0.02)
             return block + 1
 
         with dask.config.set({"array.rechunk.method": method}):
-            matrix = da.zeros((2400, 3200), chunks=(2400, 356)).map_blocks(load, dtype=float)
+            zeros = da.zeros((2400, 3200), chunks=(2400, 356))
+            # With `meta`, as Dask would else call it here, to see what it makes.
+            matrix = zeros.map_blocks(load, dtype=float, meta=zeros._meta)
             return matrix.rechunk((200, 3200)).sum()
 
     with cluster.get_client() as client:
-        total = client.compute(transposed_sum(0.5))
+        total = client.compute(transposed_sum("first"))
         barrier = client.submit(tasks.function(gated=True, gate="barrier"), 100, total)
         wait_until(lambda: count(cluster) == MAXIMUM, "up", detail=cluster.explain)
+        (tmp_path / "first").touch()
         wait_until(lambda: tasks.starts, "the barrier", detail=cluster.explain)
         wait_until(lambda: count(cluster) == 1, "down to the one with the barrier", detail=cluster.explain)
         tasks.open("barrier")
         assert barrier.result() == 100
         assert total.result() == 2400 * 3200
-        again = client.compute(transposed_sum(0.6))
+        again = client.compute(transposed_sum("second"))
         wait_until(lambda: count(cluster) == MAXIMUM, "up again", detail=cluster.explain)
+        (tmp_path / "second").touch()
         assert again.result() == 2400 * 3200
         del total, barrier, again
         wait_until(lambda: count(cluster) == minimum, "down to the minimum", detail=cluster.explain)

@@ -209,9 +209,6 @@ def test_p26_shrinking_restarts_no_shuffle(tide: Make, marked: Marked, by_hand: 
     ):
         cluster.scale(3)
         ready(cluster, 3)
-        if not by_hand:
-            # A short while ago the work could use three; the shuffle's last input keeps but one busy.
-            cluster.adapt(minimum=0, maximum=3)
         values = np.arange(90 * 90).reshape(90, 90)
         folder = marked.folder
 
@@ -233,9 +230,11 @@ def test_p26_shrinking_restarts_no_shuffle(tide: Make, marked: Marked, by_hand: 
             runs.update((s.id, s.run_id) for s in list(plugin.active_shuffles.values()))
             return True
 
+        before = len(actions(cluster, Drain))
         if by_hand:
             cluster.scale(1)
-        before = len(actions(cluster, Drain))
+        else:  # a short while ago the work could use three; the shuffle's last input keeps but one busy
+            cluster.adapt(minimum=0, maximum=3)
         ticks(cluster, 6)
         note()
         participants = {ws for s in plugin.active_shuffles.values() for ws in s.participating_workers}

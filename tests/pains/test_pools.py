@@ -39,7 +39,11 @@ def test_p05_a_mixed_graph_gets_the_exact_count_of_each_pool(tide, tasks):
         with dask.annotate(duration="1h", resources={"GPU": 1}):
             futures += client.map(tasks.function(gated=True), [3])
         wait_until(lambda: len(tasks.starts) == 3, "all three at work", detail=cluster.explain)
-        assert (running(cluster, "cpu"), running(cluster, "gpu")) == (2, 1), cluster.explain()
+        wait_until(
+            lambda: (running(cluster, "cpu"), running(cluster, "gpu")) == (2, 1),
+            "a unit for each",
+            detail=cluster.explain,
+        )
         tasks.open()
         assert client.gather(futures) == [1, 2, 3]
     assert (peak(cluster, "cpu"), peak(cluster, "gpu")) == (2, 1), cluster.explain()
@@ -120,7 +124,7 @@ def test_p07_what_nobody_can_run_is_said_at_once_and_once(tide, warned):
     with cluster.get_client() as client:
         with dask.annotate(resources={"TPU": 2}):
             future = client.submit(abs, -1, key="needs-a-tpu")
-        wait_until(lambda: "needs-a-tpu" in cluster.explain(), "explanation", 5, cluster.explain)
+        wait_until(lambda: "needs-a-tpu" in cluster.explain(), "explanation", detail=cluster.explain)
         first_s = cluster.controller.latest.at_s
         wait_until(lambda: cluster.controller.latest.at_s > first_s + 1, "some more ticks")
         (warning,) = warned

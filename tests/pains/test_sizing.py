@@ -17,7 +17,7 @@ def test_p08_unknown_durations_begin_with_one_unit_and_reach_the_maximum_when_ta
     cluster = tide(maximum=4)
     with cluster.get_client() as client:
         futures = client.map(tasks.function(gated=True), range(12))
-        wait_until(lambda: running(cluster) == 4, "the maximum", 20, cluster.explain)
+        wait_until(lambda: running(cluster) == 4, "the maximum", detail=cluster.explain)
         tasks.open()
         client.gather(futures)
     launched = [action.count for action in actions(cluster, Launch)]
@@ -140,7 +140,7 @@ def test_p25_every_newcomer_gets_work(tide, tasks):
     cluster = tide(maximum=3)
     seen = WorkersSeen(cluster)
     with cluster.get_client() as client:
-        client.gather(client.map(tasks.function(0.6), range(12)))
+        client.gather(client.map(tasks.function(0.6), range(24)))
     assert set(seen.names) == set(tasks.ran_on), cluster.explain()
 
 

@@ -195,7 +195,7 @@ async def test_controller_closes_during_a_drain(harbour):
     (future,) = await full(h, unit, 1)
     h.drain(unit)
     await h.controller.close()
-    assert future.status == "error"  # its worker was stopped under it
+    await until(lambda: future.status == "error", "its worker was stopped under it")
     assert h.provider.names == []
     assert not retiring(h)
 

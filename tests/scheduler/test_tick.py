@@ -244,8 +244,9 @@ async def test_booting_unit_whose_worker_registered_is_not_released(harbour):
 
 async def test_floor_ends(harbour):
     h = await harbour(**_AT_ONCE)
-    h.controller.floor(2, 0.5)
+    h.controller.floor(2, 60)
     await h.running(2)
+    h.controller.floor(2, 0.1)
     await h.running(0)
 
 
