@@ -147,11 +147,10 @@ class Release:
         )
         return self.pods()
 
-    def ready(self) -> None:
-        """Wait until the scheduler serves."""
-        self.kubectl(
-            "rollout", "status", f"deployment/{self.name}-scheduler", "--timeout=90s", deadline_s=100
-        )
+    def ready(self, deadline_s: int = 180) -> None:
+        """Wait until the scheduler serves; a machine may have to come for it."""
+        what = ("rollout", "status", f"deployment/{self.name}-scheduler", f"--timeout={deadline_s}s")
+        self.kubectl(*what, deadline_s=deadline_s + 10)
 
     def log(self) -> str:
         return self.kubectl("logs", f"deployment/{self.name}-scheduler", "--tail=-1")

@@ -49,7 +49,7 @@ def test_p30_the_scheduler_is_not_drained_and_if_it_is_comes_back_off_spot(
         wait_until(lambda: workers(client), "a worker", DEADLINE_S, fleet.situation)
         before = fleet.scheduler_pod()
         with pytest.raises(KubectlError, match="disruption budget"):
-            drain("--timeout=2s")
+            drain("--timeout=10s")
         assert fleet.scheduler_pod() == before
         assert workers(client)
         # Whoever insists can: this deletes pods, and asks no budget.

@@ -140,13 +140,15 @@ def test_who_is_taken_back_is_told_before(burst: Burst) -> None:
     path = f"/api/v1/namespaces/default/pods/{burst.name}-witness"
     burst.wait(lambda: burst.api("GET", path)["status"]["phase"] == "Running", "the witness runs")
     log = subprocess.Popen(cloud.kubectl.command("logs", "--follow", name), text=True, stdout=subprocess.PIPE)
+    assert log.stdout is not None
+    assert log.stdout.readline() == "asleep\n"
     cloud.interrupt(instance.node)
     status, said = cloud.kubectl("exec", f"{burst.name}-witness", *ask[2:], "spot/instance-action").split(
         " ", 1
     )
     assert (status, json.loads(said)["action"]) == ("200", "terminate")
     # SIGTERM came before the power went, and the log arrived: all of it.
-    assert log.communicate(timeout=60)[0] == "asleep\nwoken\n"
+    assert log.communicate(timeout=60)[0] == "woken\n"
     burst.wait(lambda: instance.id not in {each.id for each in burst.instances()}, "it is gone")
     burst.wait(lambda: [each["spec"]["nodeName"] for each in burst.pods()] != [instance.node], "a new one")
     burst.wait_running(1)

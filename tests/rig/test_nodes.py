@@ -75,6 +75,8 @@ def test_a_pod_runs_and_ends_when_told(cluster: Cluster) -> None:
         following = subprocess.Popen(
             cluster.kubectl.command("logs", "--follow", "sleeper"), text=True, stdout=subprocess.PIPE
         )
+        assert following.stdout is not None
+        assert following.stdout.readline() == "asleep\n"
         cluster.kubectl("delete", "pod", "sleeper")  # waits
         assert "woken" in following.communicate(timeout=30)[0]
 

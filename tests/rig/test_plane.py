@@ -164,7 +164,7 @@ def test_by_hand(tmp_path: Path) -> None:
         assert f"{name} (this checkout's): KUBECONFIG=" in rig("status")
         attached = Plane.attach(name)
         attached.restart_apiserver()
-        assert attached.ready_nodes() == {"kwok-0", "kwok-1"}
+        wait_until(lambda: attached.ready_nodes() == {"kwok-0", "kwok-1"}, "both are Ready")
     finally:
         traces = Traces(name).take()
         assert "nothing is left" in rig("down")
