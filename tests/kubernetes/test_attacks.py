@@ -400,9 +400,9 @@ from distributed import Client, Security
 
 own, other, address = sys.argv[1:]
 
-def attempt(protocol, security=None):
+def attempt(protocol, security=None, timeout=3):
     try:
-        with Client(f"{protocol}://{address}", timeout=3, security=security) as client:
+        with Client(f"{protocol}://{address}", timeout=timeout, security=security) as client:
             return "at work" if client.submit(sum, [1, 2]).result(timeout=30) == 3 else "strange"
     except OSError as error:
         return "refused"
@@ -418,7 +418,7 @@ def with_certificate(folder):
 print(json.dumps({
     "plain": attempt("tcp"),
     "other's certificate": attempt("tls", with_certificate(other)),
-    "own certificate": attempt("tls", with_certificate(own)),
+    "own certificate": attempt("tls", with_certificate(own), timeout=30),
 }))
 """
 

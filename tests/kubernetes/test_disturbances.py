@@ -47,8 +47,8 @@ def test_work_goes_on_where_a_kubelet_has_died(
     install: Callable[..., Release], nodes: Cluster, machines: Callable[..., None]
 ) -> None:
     """Its pods look unready, so a ReplicaSet would give them up first: busy as they are, they stay."""
-    machines("numb", "well")
     release = install({"pools": {"cpu": POOL | {"maximum": 4, "nodeSelector": HERE}}})
+    machines("numb", "well")  # younger than the scheduler, which is on neither
     with release.client() as client:
         ask(client, "tide_scale", n=4)
         wait_until(lambda: len(workers(client)) == 4, "four workers", DEADLINE_S, release.situation)

@@ -88,6 +88,12 @@ def test_p31_a_busy_worker_leaves_a_node_that_is_taken_away(
     taken, left = machines
     with release.client() as client:
         done, held = two_busy_workers(client, release, machines)
+        wait_until(
+            lambda: all(kept.get(DO_NOT_DISRUPT) == "true" for kept in on(release, taken).values()),
+            "it is marked as busy",
+            DEADLINE_S,
+            release.situation,
+        )
         assert not disrupt(release, taken), "busy workers are protected"
         nodes.kubectl("taint", "node", taken, f"{DISRUPTED}:NoSchedule")
         wait_until(

@@ -15,7 +15,7 @@ from rig.nodes import Cluster
 
 pytestmark = [pytest.mark.xdist_group("nodes"), pytest.mark.timeout(300, func_only=True)]
 
-UP_S = 120.0
+UP_S = 240.0
 SMALL = {"requests": {"cpu": "50m", "memory": "150Mi"}}
 VALUES: dict[str, Any] = {
     "poolDefaults": {"memory": "400Mi", "resources": SMALL, "terminationGracePeriodSeconds": 10},

@@ -167,7 +167,7 @@ def test_what_is_asked_for_while_the_api_server_is_away_comes_when_it_is_back(
     paths = os.pathsep.join([str(Path(__file__).parents[1]), str(CHECKOUT)])
     with nodes.apiserver_away():
         command = [sys.executable, "-c", MEANWHILE, str(release.folder), f"{service}:8786", "30"]
-        told = json.loads(nodes.run_in(command, env=os.environ | {"PYTHONPATH": paths}).stdout)
+        told = json.loads(nodes.run_in(command, env=os.environ | {"PYTHONPATH": paths}, timeout=120).stdout)
     assert told["first"] == 0, "the job went on"
     assert "the platform did not answer, so nothing is known and nothing is done" in told["words"]
     assert told["workers"] == before, told["words"]

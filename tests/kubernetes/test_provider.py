@@ -59,6 +59,7 @@ async def test_asking_again_for_as_many_does_nothing(plane, pool):
         assert pool.replicas() == 5
 
 
+@pytest.mark.timeout(300, func_only=True)
 async def test_p40_a_thousand_pods_are_as_many_calls_as_one_and_idle_there_are_none(plane, pool):
     pool.delete()
     pool.spec = {"schedulerName": "nobody"}  # what happens to them on nodes is not the point
@@ -67,7 +68,7 @@ async def test_p40_a_thousand_pods_are_as_many_calls_as_one_and_idle_there_are_n
         await provider.observe()
         scale, calls = provider.scales["cpu"], provider._api.calls
         await provider.scale_up("cpu", 1000)
-        await until(lambda: len(scale.active()) == 1000 and not scale.requested(), "all have names")
+        await until(lambda: len(scale.active()) == 1000 and not scale.requested(), "all have names", 120)
         assert (calls["scale"], calls["list"]) == (1, 3)
         watches = calls["watch"]
         for _ in range(100):
@@ -77,9 +78,9 @@ async def test_p40_a_thousand_pods_are_as_many_calls_as_one_and_idle_there_are_n
         # The API server may end one of a client that was slow; it goes on where that ended.
         assert calls["watch"] - watches <= 1
         # All at once: nobody is to be preferred, so nothing need be marked.
-        await until(lambda: len(pool.pods()) == 1000, "they are there")
+        await until(lambda: len(pool.pods()) == 1000, "they are there", 120)
         assert not await provider.scale_down(sorted(pool.pods()))
-        await until(lambda: not scale.active(), "all are gone")
+        await until(lambda: not scale.active(), "all are gone", 120)
         assert not pool.pods()
         assert (calls["annotate"], calls["list"]) == (0, 3)
 

@@ -107,7 +107,7 @@ async def test_p39_it_grows_soon_after_the_quota_was_raised(plane, pool):
 
 async def test_terminating_pods_need_their_room_too(plane, pool):
     pool.quota(4)
-    async with provided(plane, pool.namespace) as provider:
+    async with provided(plane, pool.namespace, patience=replace(QUICK, quota_s=600.0)) as provider:
         await provider.observe()
         await provider.scale_up("cpu", 4)
         names = await shows(provider, 4)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
-from replicasets import MERGE, PoolSet, provided, shows
+from replicasets import MERGE, QUICK, PoolSet, provided, shows
 from waiting import until
 
 from dask_tide.errors import ProviderError
@@ -18,6 +19,9 @@ from rig.plane import Plane
 from rig.servers import free_port
 
 pytestmark = [pytest.mark.xdist_group("plane"), pytest.mark.usefixtures("machines")]
+
+#: The event that names an autoscaler must come before its scaling is forgotten; it counts whole seconds.
+LONGER = replace(QUICK, rival_s=15.0)
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +60,7 @@ def autoscaler(pool: PoolSet, name: str, labels: dict[str, str] | None = None) -
 
 
 async def test_a_horizontal_pod_autoscaler_freezes_the_pool_and_is_named(plane, pool, said):
-    async with provided(plane, pool.namespace) as provider:
+    async with provided(plane, pool.namespace, patience=LONGER) as provider:
         await provider.observe()
         await provider.scale_up("cpu", 1)
         await shows(provider, 1)
@@ -78,7 +82,7 @@ async def test_a_horizontal_pod_autoscaler_freezes_the_pool_and_is_named(plane, 
 
 async def test_of_kedas_autoscaler_the_scaledobject_is_to_be_removed(plane, pool):
     """KEDA's operator would make the HorizontalPodAutoscaler again. It is not here: this is what it makes."""
-    async with provided(plane, pool.namespace) as provider:
+    async with provided(plane, pool.namespace, patience=LONGER) as provider:
         await provider.observe()
         await provider.scale_up("cpu", 1)
         await shows(provider, 1)
@@ -289,11 +293,11 @@ async def test_a_vertical_pod_autoscaler_freezes_the_pool_and_is_named(plane, po
             "a VerticalPodAutoscaler changes pods of ReplicaSet r-cpu: remove it, or set"
         )
         assert "(Pod resources updated by upright: container 0: " in message
-        await pool.running(2)
         with pytest.raises(ProviderError, match="updated by upright"):
             await provider.scale_up("cpu", 9)
         assert pool.replicas() == 2
         assert said("is left alone") == 1
+        await pool.running(2)
         vertical.gone()
 
         async def forgotten() -> bool:

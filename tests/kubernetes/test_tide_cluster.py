@@ -25,7 +25,7 @@ from dask_tide.errors import CapacityExhausted, LaunchRejected, ProviderError, Q
 from rig.image_build import TAG
 from rig.nodes import Cluster
 
-pytestmark = pytest.mark.xdist_group("nodes")
+pytestmark = [pytest.mark.xdist_group("nodes"), pytest.mark.timeout(300, func_only=True)]
 
 #: For a scheduler or a worker to come up on a machine that does other things, too.
 UP_S = 120.0
@@ -163,7 +163,8 @@ def test_two_in_one_namespace(nodes: Cluster, place: str, afloat: Callable[..., 
         futures = [first.submit(lambda x: x, 1), second.submit(lambda x: x, 2)]
         assert [future.result() for future in futures] == [1, 2]
         assert not set(one.workers) & set(other.workers)
-    before = left(nodes, place, one.name)
+    # Its worker may go meanwhile, as nobody needs it.
+    before = [each for each in left(nodes, place, one.name) if not each.startswith("Pod ")]
     with pytest.raises(LaunchRejected, match="already exists"):
         afloat(name=one.name)
     assert set(before) <= set(left(nodes, place, one.name)), "who came second takes nothing away"
@@ -197,7 +198,8 @@ def test_another_scheduler_when_its_pod_is_deleted(
             return False
 
     wait_until(works, "work on the new one", UP_S)
-    wait_until(lambda: cluster.workers, "the cluster hears of workers again", detail=cluster.explain)
+    cluster.scale(1)  # else the worker may go before the cluster has connected again
+    wait_until(lambda: cluster.workers, "the cluster hears of workers again", UP_S, cluster.explain)
 
 
 # -- when it does not come up ---------------------------------------------------------------------
@@ -221,7 +223,7 @@ def test_another_scheduler_when_its_pod_is_deleted(
 def test_what_does_not_come_up_is_told_and_removed(
     nodes: Cluster, place: str, arguments: dict[str, Any], kind: type[ProviderError], words: str
 ) -> None:
-    limit = {"timeout": "8s"} if kind is CapacityExhausted else {}
+    limit = {"timeout": "20s"} if kind is CapacityExhausted else {}
     with pytest.raises(kind, match=words):
         TideCluster(**(usual(nodes, place) | arguments | limit))
     assert left(nodes, place) == []
@@ -282,7 +284,7 @@ _FORGETFUL = """
     client = cluster.get_client()
     if tasks := int(sys.argv[2]):
         fire_and_forget(client.map(work, [4.0] * tasks, pure=False))
-        client.submit(int, 1).result()
+        client.submit(int, 1, priority=1).result()
     host = cluster._site._host
     security = host.security
     print(json.dumps([security.tls_ca_file, security.tls_client_cert, security.tls_client_key]), flush=True)
@@ -370,7 +372,7 @@ def test_killed_in_the_middle_of_the_making_it_goes_by_its_deadline(
     monkeypatch.setattr(Belongings, "delete", nothing)
     values = VALUES | {"admission": {"enabled": False}}
     with pytest.raises(KilledError):
-        TideCluster(**(usual(nodes, place) | {"timeout": "3s", "values": values}))
+        TideCluster(**(usual(nodes, place) | {"timeout": "10s", "values": values}))
     assert left(nodes, place)
     wait_until(lambda: not left(nodes, place), "its deadline ends it", UP_S, lambda: left(nodes, place))
 

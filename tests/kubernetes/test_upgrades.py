@@ -147,6 +147,11 @@ def test_certificates_are_rotated_under_workers_that_hold_results(release: Relea
             lambda: before.isdisjoint(release.all_pods()), "they are replaced", DEADLINE_S, release.situation
         )
         assert set(made_from(release).values()) <= {newer}
-        assert set(workers(client)) <= set(release.pods())
+        wait_until(
+            lambda: set(workers(client)) <= set(release.pods()),
+            "each worker has its pod",
+            DEADLINE_S,
+            release.situation,
+        )
         del futures
         release.settled(0)
