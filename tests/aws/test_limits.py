@@ -67,7 +67,7 @@ def test_the_budget_holds_is_told_and_what_it_held_back_follows(fleet: Fleet) ->
 
 def test_p39_quota_2_ask_4(fleet: Fleet) -> None:
     """On machines that come and go: none for a pod that may not be, and no calls by the hundred."""
-    before, changes, log = len(fleet.bill()), generation(fleet), len(fleet.log())
+    before, changes = len(fleet.bill()), generation(fleet)
     fleet.kubectl("create", "quota", "few", "--hard=pods=3")  # one is the scheduler's
     with fleet.client() as client:
         running = until_told(client, 4 * THREADS)
@@ -78,10 +78,9 @@ def test_p39_quota_2_ask_4(fleet: Fleet) -> None:
         running.clear()
         fleet.settled(0, "once more")
     assert len(fleet.bill()) - before == 1
-    # Each time up, and down to the two that there are; at the end to none. A refusal is doubted by and by.
-    asked = fleet.log()[log:].count("Pool cpu: asked for")
-    assert generation(fleet) - changes <= 2 * asked + 2
-    assert refusals(fleet) <= 15 * asked
+    # Up to one, to three, down to the two that there are, and to none; perhaps it was tried again.
+    assert generation(fleet) - changes <= 8
+    assert refusals(fleet) <= 20
 
 
 def generation(fleet: Fleet) -> int:

@@ -150,14 +150,14 @@ def test_p39_quota_10_ask_20(install: Callable[..., Release], nodes: Cluster) ->
         return len(release.all_pods()), replicaset["spec"]["replicas"]
 
     with release.client() as client:
-        futures = client.map(nap, [0.2] * 30, pure=False)  # done before the refusal is doubted
+        futures = client.map(nap, [0.4] * 60, pure=False)
         wait_until(lambda: "exceeded quota" in release.explain(), "it is told", 60, release.explain)
         wait_until(lambda: counts() == (3, 3), "as many as may be", DEADLINE_S, release.situation)
         asked = calls(client)["scale"]
         while not all(future.done() for future in futures):
             assert counts() == (3, 3), release.situation()
         assert calls(client)["scale"] == asked, "it is not asked again and again"
-        assert len(client.gather(futures)) == 30
+        assert len(client.gather(futures)) == 60
         assert release.log().count("exceeded quota: ten") == 1, "one warning"
         del futures
     release.settled(0)
