@@ -113,7 +113,7 @@ bench-aws: .venv/stamp rig-binaries
 	$(BIN)/python -m benchmarks.aws $(BENCH_ARGS)
 
 image: .venv/stamp
-	@$(BIN)/python -m rig.image_build
+	@$(BIN)/python -m rig.image_build $(IMAGE_ARGS)
 
 cluster: .venv/stamp
 	@$(BIN)/python -m rig up $(CLUSTER_ARGS)

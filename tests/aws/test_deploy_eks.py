@@ -110,6 +110,8 @@ def test_karpenters_pools(
         (AUTOSCALER, "threshold: 0.95", "threshold: 0.5", AUTOSCALER, "extraArgs.scale-down-utilization-threshold", "0.5", "at least 0.8"),
         (AUTOSCALER, "extraArgs:\n", "", AUTOSCALER, "shape", "mapping values are not allowed", "a shape that the checks can read"),
         (AUTOSCALER, "expander: least-waste", "expander: priority", AUTOSCALER, "extraArgs.expander", "priority", "expanderPriorities"),
+        (AUTOSCALER, "cloudProvider: aws", "cloudProvider: aws\nautoDiscovery: {clusterName: lab}", AUTOSCALER, "autoDiscovery", "lab", "none: EKS tags all node groups"),
+        (GROUPS, "      workers-on-demand = aws_eks_node_group.workers_on_demand\n", "", GROUPS, "aws_eks_node_group.workers_on_demand: local.groups", "aws_eks_node_group.scheduler", "by these cluster-autoscaler knows its groups"),
         (AUTOSCALER, "cloudProvider: aws", "cloudProvider: awss", AUTOSCALER, "cloudProvider", "awss", "aws"),
         (AUTOSCALER, "extraArgs:\n", "extraArgs: none\nmore:\n", AUTOSCALER, "shape", "", "a shape that the checks can read"),
         (MANAGED, "    spot: true\n", "", MANAGED, "pools.cpu.spot", "False", "workers has spot machines"),

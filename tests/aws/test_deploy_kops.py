@@ -9,7 +9,9 @@ import pytest
 import yaml
 from deployed import SCHEMAS, Copy, told
 
+from deploy.aws.check import kops_groups
 from deploy.aws.check.everything import Check, run
+from deploy.aws.check.sizes import Sizes
 from deploy.aws.check.tree import Tree
 
 TEMPLATE = "kops/cluster.tmpl.yaml"
@@ -17,6 +19,14 @@ INPUTS = "kops/defaults.yaml"
 VALUES = "values-aws-kops.yaml"
 HOPS = "httpPutResponseHopLimit: 1"
 WORKERS_TAINT = '"dask-tide/role=worker:NoSchedule"'
+HANDLER = "kops/termination-handler-values.yaml"
+#: That pods may only be where Karpenter's label of the market is so.
+ONLY = """    affinity:
+      nodeAffinity:
+        requiredDuringSchedulingIgnoredDuringExecution:
+          nodeSelectorTerms:
+          - matchExpressions: [{{key: karpenter.sh/capacity-type, operator: {}, values: [{}]}}]
+"""
 
 needs_schemas = pytest.mark.skipif(not SCHEMAS.exists(), reason=f"kOps's schemas are not in {SCHEMAS}")
 
@@ -162,7 +172,8 @@ def test_what_the_schema_does_not_know(
         (TEMPLATE, "  rootVolumeSize: 48\n", "", "spec.rootVolumeSize", "None", "a number of GiB from 20"),
         (TEMPLATE, "  rootVolumeSize: 48\n", "  rootVolumeSize: 48000\n", "spec.rootVolumeSize", "48000", "a number of GiB from 20"),
         (TEMPLATE, "ephemeral-storage: 32Gi", "ephemeral-storage: 320Gi", "InstanceGroup dask-scheduler: spec.cloudLabels", "320Gi", "at most the root volume, 48Gi"),
-        (INPUTS, "systemCount: 1", "systemCount: 0", "groups", "[]", "always has a machine"),
+        (INPUTS, "systemCount: 2", "systemCount: 0", "groups", "[]", "always has a machine"),
+        (INPUTS, "systemCount: 2", "systemCount: 1", "groups", "{'system': 1}", "at least 2 machines in groups without taints"),
         (INPUTS, 'dnsZone: ""', "dnsZone: example.org", "spec.dnsZone", "example.org", "a zone that dask-adaptive.k8s.local ends with"),
         (INPUTS, "controlPlaneZones: [eu-west-1a]", "controlPlaneZones: [eu-west-1a, eu-west-1b]", "etcdMembers", "eu-west-1b", "an odd number"),
         (INPUTS, "adminCidrs: [203.0.113.0/24]", "adminCidrs: [0.0.0.0/0]", "spec.kubernetesApiAccess", "0.0.0.0/0", "not the whole internet"),
@@ -203,9 +214,9 @@ def test_what_the_schema_cannot_say(
         (VALUES, "    spot: true\n", "", VALUES, "pools.cpu.spot", "False", "dask-workers has spot machines"),
         (VALUES, "scheduler:\n", "scheduler:\n  spot: true\n", VALUES, "scheduler.spot", "True", "the work in hand"),
         (VALUES, "nodes: {read: true}", "nodes: {read: true}\nadmission: {enabled: false}", VALUES, "admission.enabled", "False", "nobody else enforces the maximum"),
-        (VALUES, "operator: NotIn, values: [spot]", "operator: In, values: [on-deman]", VALUES, "pools.safe.affinity", "on-deman", "labels that dask-workers-on-demand"),
-        (VALUES, "operator: NotIn", "operator: NotInn", VALUES, "pools.safe.affinity", "NotInn", "one of In"),
-        (VALUES, "operator: NotIn, values: [spot]", "operator: NotIn, values: [spott]", VALUES, "pools.safe.spot", "False", "dask-workers-on-demand has spot machines"),
+        (VALUES, "    spot: false\n", "    spot: false\n" + ONLY.format("In", "on-deman"), VALUES, "pools.safe.affinity", "on-deman", "labels that dask-workers-on-demand"),
+        (VALUES, "    spot: false\n", "    spot: false\n" + ONLY.format("NotInn", "spot"), VALUES, "pools.safe.affinity", "NotInn", "one of In"),
+        (TEMPLATE, "  maxSize: {{ .workerOnDemandMaximum }}\n", "  maxSize: {{ .workerOnDemandMaximum }}\n  mixedInstancesPolicy: {instances: [m5.xlarge], onDemandAboveBase: 0}\n", VALUES, "pools.safe.spot", "False", "dask-workers-on-demand has spot machines"),
         (VALUES, "nodes: {read: true}", "nodes: {read: true}\nnotebook: {enabled: true, spot: true}", VALUES, "notebook.spot", "True", "what its user has not saved"),
         (VALUES, "nodes: {read: true}", "nodes: {read: true}\nnotebook: {enabled: true, nodeSelector: {dask-tide/role: worker}, tolerations: [{operator: Exists}]}", VALUES, "notebook.nodeSelector", "worker", "no spot machines"),
         (VALUES, "nodes: {read: true}", "nodes: {read: true}\nbuffer: {pools: {cpu: {units: 60}}}", VALUES, "buffer.pools.cpu", "60", "at most 40"),
@@ -230,6 +241,51 @@ def test_the_charts_pods_and_the_groups_are_for_each_other(
     copy.replace(file, old, new)
     problems = copy.problems("kops")
     assert told(problems, where, key, value, expected), "\n".join(map(str, problems))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "key", "value", "expected"),
+    [
+        ("enableSqsTerminationDraining: false", "enableSqsTerminationDraining: true", "enableSqsTerminationDraining", "True", "there is no queue"),
+        ("useHostNetwork: true", "useHostNetwork: false", "useHostNetwork", "False", "hop limit of 1"),
+        ("taintNode: true\n", "", "taintNode", "None", "true, said: by that taint the scheduler learns of it"),
+        ("enableSpotInterruptionDraining: true", "enableSpotInterruptionDraining: false", "enableSpotInterruptionDraining", "False", "nobody drains a spot machine"),
+        ("enableRebalanceMonitoring: false", "enableRebalanceMonitoring: true", "enableRebalanceMonitoring", "True", "a recommendation is no notice"),
+        ("enableRebalanceDraining: false", "enableRebalanceDraining: true", "enableRebalanceDraining", "True", "a recommendation is no notice"),
+        ("taintNode: true", "taintNodes: true", "taintNodes", "taintNodes", "taintNode"),
+        ("{dask-tide/role: worker}", "{dask-tide/role: wrker}", "daemonsetNodeSelector", "wrker", "labels of all groups with spot machines"),
+        ("daemonsetNodeSelector: {dask-tide/role: worker}\n", "", "daemonsetNodeSelector", "{}", "and of no other: dask-workers"),
+        ("daemonsetTolerations: [{operator: Exists}]\n", "", "daemonsetTolerations", "[]", "one of dask-tide/role=worker:NoSchedule"),
+        ("taintNode: true", "- taintNode", "shape", "", "a shape that the checks can read"),
+    ],
+)  # fmt: skip
+def test_who_tells_of_a_spot_notice_where_karpenter_hears_of_none(
+    tmp_path: Path, old: str, new: str, key: str, value: str, expected: str
+) -> None:
+    """kubernetes/kops#18016: kOps gives Karpenter no queue."""
+    copy = Copy.make(tmp_path)
+    copy.replace(HANDLER, old, new)
+    problems = copy.problems("kops")
+    where = TEMPLATE if key == "shape" else HANDLER
+    assert told(problems, where, key, value, expected), "\n".join(map(str, problems))
+
+
+@pytest.mark.parametrize(
+    ("said", "markets"),
+    [
+        ({}, ["on-demand"]),
+        ({"mixedInstancesPolicy": {"instances": ["m5.xlarge"]}}, ["on-demand"]),
+        ({"mixedInstancesPolicy": {"onDemandAboveBase": 0}}, ["spot", "on-demand"]),
+        ({"maxPrice": "0.1"}, ["spot"]),
+    ],
+)
+def test_which_markets_kops_gives_karpenters_groups(said: dict[str, object], markets: list[str]) -> None:
+    """As its `karpenterCapacityTypes`: without a policy of mixed instances on demand only, however cheap spot is."""
+    spec = {"role": "Node", "manager": "Karpenter", "machineType": "m5.xlarge", "maxSize": 1, **said}
+    document = {"metadata": {"name": "some"}, "spec": spec}
+    [group] = kops_groups.groups_of("file", [document], Sizes.read(Tree()))
+    assert list(group.markets) == markets
+    assert list(group.choices["karpenter.sh/capacity-type"]) == markets
 
 
 @pytest.mark.parametrize(

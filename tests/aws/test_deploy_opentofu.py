@@ -18,6 +18,7 @@ STATE = "opentofu/kops/state.tf"
 DISCOVERY = "opentofu/kops/discovery.tf"
 QUEUE = "opentofu/modules/interruptions/main.tf"
 KARPENTER = "opentofu/eks-karpenter/main.tf"
+ROLE = "opentofu/modules/pod-role/main.tf"
 CONDITIONS = "opentofu/modules/eks-conditions/main.tf"
 
 
@@ -47,6 +48,8 @@ def test_what_we_ship_has_no_problem(tmp_path: Path, part: str) -> None:
         (KARPENTER, "cluster_name    = var.cluster_name\n", "cluster        = var.cluster_name\n", "module karpenter_role: cluster", "var.cluster_name", "a variable of opentofu/modules/pod-role"),
         (KARPENTER, '  name   = "${var.cluster_name}-karpenter"\n', "", "module interruptions: name", "None", "requires it"),
         (KARPENTER, 'source = "../modules/interruptions"', 'source = "../modules/interruption"', "source", "interruption", "a folder of ours"),
+        (ROLE, "count = length(var.policies)", "count = var.policies[0] == null ? 0 : 1", "aws_iam_role_policy.this: count", "data.aws_iam_policy_document.karpenter", "known before anything is made"),
+        (ROLE, "count = length(var.policies)", 'count = aws_iam_role.this.arn == "" ? 0 : 1', "aws_iam_role_policy.this: count", "aws_iam_role.this.arn", "known before anything is made"),
         ("opentofu/eks-karpenter/outputs.tf", "module.registry.repository_url", "module.registry.url", "value", "module.registry.url", "module.registry.repository_url"),
         ("opentofu/modules/budget/main.tf", '"GREATER_THAN"', '"GREATER"', "aws_budgets_budget.this: notification[0].comparison_operator", "GREATER", "one of GREATER_THAN"),
         ("opentofu/modules/budget/main.tf", "= 80", '= "eighty"', "notification[0].threshold", "eighty", "a number from"),
@@ -75,10 +78,11 @@ def test_what_we_ship_has_no_problem(tmp_path: Path, part: str) -> None:
         (KARPENTER, "var.status_page == null", "var.status_page == nul", "module status_page: count", "nul", "a name that there is"),
         (KARPENTER, "var.budget.monthly_usd", "var.budget.monthly_us", "module budget: monthly_usd", "var.budget.monthly_us", "var.budget.monthly_usd"),
         (KARPENTER, "  for_each = toset(var.subnet_ids)\n", "", "aws_ec2_tag.subnet: for_each", "None", "each.value are of it"),
-        (KARPENTER, "  policy          = data.aws_iam_policy_document.karpenter.minified_json\n", "", "module karpenter_role: policy", "None", "policy or policy_arns"),
+        (KARPENTER, "  policies        = [data.aws_iam_policy_document.karpenter.minified_json]\n", "", "module karpenter_role: policies", "None", "policies or policy_arns"),
         ("opentofu/modules/status-page/main.tf", "option.domain_name => option", "option.domain_name => optin", "for_each", "optin", "a name that there is"),
         ("opentofu/modules/status-page/main.tf", "for record in aws_route53_record.validation : record.fqdn", "for record in aws_route53_record.validation : recrd.fqdn", "validation_record_fqdns", "recrd", "a name that there is"),
         ("opentofu/eks-karpenter/outputs.tf", "interruptionQueue =", "interruptionQue =", "output karpenter_settings: value", "interruptionQue", "the keys settings clusterName interruptionQueue"),
+        ("opentofu/eks-node-groups/outputs.tf", "minSize =", "minSiz =", "output autoscaler_values: value", "minSiz", "the keys awsRegion autoscalingGroups name minSize maxSize"),
         ("opentofu/eks-karpenter/outputs.tf", "  value       = yamlencode({ clusterName", "  valu        = yamlencode({ clusterName", "output karpenter_values: valu", "valu", "one of description, value"),
         ("opentofu/kops/variables.tf", "  default     = false", "  defalt      = false", "variable delete_state: defalt", "defalt", "one of description, type, default"),
         ("opentofu/kops/variables.tf", "type        = string", "type        = strin", "variable region: type", "strin", "string"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -40,9 +41,13 @@ _FLAGS = {
 
 def check(module: Module, sizes: Sizes) -> Iterator[Problem]:
     """What is wrong with the node groups and launch templates of a module."""
-    for block in module.resources.values():
+    scaled = str(module.values.get("groups"))
+    for name, block in module.resources.items():
         if block.type == "aws_eks_node_group":
             yield from _group(module, block, sizes)
+            words = f"local.groups with {name}: by these cluster-autoscaler knows its groups"
+            holds = re.search(rf"{re.escape(name)}\b", scaled) is not None
+            yield from block.place.expect(holds, "local.groups", scaled, words)
         elif block.type == "aws_launch_template":
             yield from _template(block)
 
@@ -131,6 +136,9 @@ def check_autoscaler(values: Mapping[str, Any]) -> Iterator[Problem]:
     holds = expander != "priority" or "expanderPriorities" in values
     yield from place.expect(holds, "extraArgs.expander", expander, words)
     yield from place.expect_one_of("cloudProvider", values.get("cloudProvider"), ["aws"])
+    found = values.get("autoDiscovery")
+    words = "none: EKS tags all node groups of a cluster for it, and others' would be scaled like ours"
+    yield from place.expect(found is None, "autoDiscovery", found, words)
     key = "skip-nodes-with-local-storage"
     words = "false: workers spill to an emptyDir, and would keep their machine when idle"
     yield from place.expect(flags.get(key) is False, f"extraArgs.{key}", flags.get(key), words)

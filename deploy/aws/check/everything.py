@@ -26,6 +26,7 @@ from deploy.aws.check import (
     references,
     rendering,
     schemas,
+    termination,
 )
 from deploy.aws.check.hcl import Module, read
 from deploy.aws.check.machines import Group
@@ -121,9 +122,15 @@ class Check:
         self._add(place, told, lambda: kops_cluster.check(place, cluster))
         self._add(place, told, lambda: iam.check_kops(self.tree, place, cluster))
         self._add(Place(file), told, lambda: kops_groups.check(file, cluster, groups, self.sizes))
-        self._agree(
-            "values-aws-kops.yaml", file, told, lambda: kops_groups.groups_of(file, groups, self.sizes)
-        )
+        made = partial(kops_groups.groups_of, file, groups, self.sizes)
+        self._agree("values-aws-kops.yaml", file, told, made)
+
+        def handled() -> Iterable[Problem]:
+            if not cluster["spec"].get("karpenter", {}).get("enabled"):
+                return ()
+            return termination.check(self.tree.yaml(termination.FILE), made())
+
+        self._add(Place(file), told, handled)
 
     def karpenter(self) -> None:
         """The chart of Karpenter's pools on EKS, and the values of the project's chart for it."""

@@ -22,6 +22,12 @@ _NARROWEST = re.compile(
 )
 #: EC2 asks for the right to launch on all that a machine is made with; its tags say whose it is.
 _LAUNCHES = {"ec2:RunInstances", "ec2:CreateFleet"}
+#: What makes things, whose tags are those of the request. All else is done to what has tags already.
+_MAKES = re.compile(r"ec2:RunInstances|[a-z0-9-]+:Create(?!Tags)\w+")
+#: Says that tags are put on only what is being made.
+_MAKING = "ec2:CreateAction"
+#: EKS tags all groups of a cluster alike, others' too.
+_SCALES = re.compile(r"autoscaling:(SetDesiredCapacity|TerminateInstanceInAutoScalingGroup)")
 _INGREDIENTS = re.compile(
     r":(image|snapshot|security-group|subnet|capacity-reservation|placement-group)/\*\"?$"
 )
@@ -61,10 +67,10 @@ def check(tree: Tree, modules: Mapping[Path, Module]) -> Iterator[Problem]:
                 needed = facts.needed.get(f"{module.name}: {block.name.split('.')[1]}")
                 yield from _enough(block.place, said, needed)
         for call in module.modules.values():
-            given = [name for name in call.body if name.startswith("policy")]
-            words = "policy or policy_arns: a role without any is for nothing"
+            given = call.body.keys() & {"policies", "policy_arns"}
+            words = "policies or policy_arns: a role without any is for nothing"
             holds = not str(plain(call.body.get("source"))).endswith("/pod-role") or bool(given)
-            yield from call.place.expect(holds, "policy", None, words)
+            yield from call.place.expect(holds, "policies", None, words)
         for block in module.resources.values():
             yield from _attached(block, facts)
 
@@ -214,7 +220,7 @@ def _resources(statement: Statement) -> Iterator[Problem]:
     assumes = bool(statement.principals) and all(each.startswith("sts:") for each in statement.actions)
     words = "at least one; none is whatever the policy is attached to"
     yield from place.expect(bool(statement.resources) or assumes, key, list(statement.resources), words)
-    tagged = any(re.match(r"aws:(Resource|Request)Tag/", variable) for variable in statement.conditions)
+    tagged = {variable.split("Tag/")[0] for variable in statement.conditions if "Tag/" in variable}
     for resource in statement.resources:
         for action in statement.actions:
             if resource == "*":
@@ -222,10 +228,15 @@ def _resources(statement: Statement) -> Iterator[Problem]:
                 yield from place.expect(bool(_NARROWEST.fullmatch(action)), key, resource, words)
             elif "/*" in resource and not _READS.fullmatch(action):
                 launches = action in _LAUNCHES and bool(_INGREDIENTS.search(resource))
-                words = f"a condition on aws:ResourceTag or aws:RequestTag: {action} on all of them"
-                yield from place.expect(
-                    tagged or launches or bool(statement.principals), key, resource, words
-                )
+                making = bool(_MAKES.fullmatch(action)) or _MAKING in statement.conditions
+                enough = {"aws:Resource", "aws:Request"} if making else {"aws:Resource"}
+                words = f"a condition on {' or '.join(f'{each}Tag' for each in sorted(enough, reverse=True))}"
+                words += f": {action} on all of them"
+                holds = bool(tagged & enough) or launches or bool(statement.principals)
+                yield from place.expect(holds, key, resource, words)
+            if _SCALES.fullmatch(action):
+                words = f"groups by name: EKS tags all of the cluster's alike, and {action} is for ours"
+                yield from place.expect(not resource.endswith("*"), key, resource, words)
 
 
 def _passes(statement: Statement) -> Iterator[Problem]:
@@ -257,7 +268,9 @@ def _attached(block: Block, facts: Facts) -> Iterator[Problem]:
     for name, value in block.body.items():
         if name in ("policy", "assume_role_policy", "inline_policy") and _POLICIES.fullmatch(block.type):
             words = f"a data.{_DOCUMENT}, which is checked, or a variable"
-            holds = bool(re.search(rf"\bdata\.{_DOCUMENT}\.|^\$\{{var\.\w+\}}$", str(value)))
+            holds = bool(
+                re.search(rf"\bdata\.{_DOCUMENT}\.|^\$\{{var\.\w+(\[count\.index\])?\}}$", str(value))
+            )
             yield from block.place.expect(holds, name, plain(value), words)
         found = _SWEEPING.search(str(value)) if block.type.startswith("aws_iam_") else None
         words = "a policy of AWS's that allows less"

@@ -15,11 +15,12 @@ DEFAULTS = "kops/defaults.yaml"
 _ITEM = {"namespace", "name", "policyArns"}
 
 
+_SCALED = "awsRegion autoscalingGroups name minSize maxSize rbac serviceAccount name"
 #: What other outputs print for whom: all the keys in them.
 _PRINTED = {
     ("eks-karpenter", "karpenter_values"): "clusterName nodeRole",
     ("eks-karpenter", "karpenter_settings"): "settings clusterName interruptionQueue",
-    ("eks-node-groups", "autoscaler_values"): "awsRegion autoDiscovery clusterName rbac serviceAccount name",
+    ("eks-node-groups", "autoscaler_values"): _SCALED,
 }
 
 

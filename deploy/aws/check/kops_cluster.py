@@ -224,7 +224,7 @@ def _interruptions(place: Place, spec: Mapping[str, Any]) -> Iterator[Problem]:
     handler = spec.get("nodeTerminationHandler", {})
     key = "spec.nodeTerminationHandler"
     if spec.get("karpenter", {}).get("enabled"):
-        words = "none beside Karpenter, which handles interruptions itself"
+        words = "none beside Karpenter, where kOps refuses it: see kops/termination-handler-values.yaml"
         yield from place.expect(not handler.get("enabled"), key, handler, words)
         return
     name = "enableRebalanceMonitoring"

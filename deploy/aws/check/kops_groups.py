@@ -32,6 +32,8 @@ PROCESSES = ("AZRebalance", "AlarmNotification", "InstanceRefresh", "ReplaceUnhe
 VOLUMES = ("gp2", "gp3", "io1", "io2", "standard")
 _ALL_PERCENT = 100
 _LIFECYCLE = "node.kubernetes.io/lifecycle"
+#: Of kOps's metrics-server, which are never two on one machine.
+_METRICS_REPLICAS = 2
 _DISK = "k8s.io/cluster-autoscaler/node-template/resources/ephemeral-storage"
 
 Document = Mapping[str, Any]
@@ -65,15 +67,19 @@ def check(file: str, cluster: Document, groups: Sequence[Document], sizes: Sizes
 
 def _system(place: Place, cluster: Document, groups: Sequence[Document]) -> Iterator[Problem]:
     """What the cluster as a whole needs of its groups."""
-    always = [
-        group["metadata"]["name"]
+    always = {
+        group["metadata"]["name"]: int(least)
         for group in groups
         if group["spec"].get("role") == "Node"
         and not group["spec"].get("taints")
-        and (group["spec"].get("minSize") or 0) > 0
-    ]
-    words = "a group without taints that always has a machine, for DNS, cert-manager and the autoscaler"
-    yield from place.expect(bool(always), "groups", always, words)
+        and (least := group["spec"].get("minSize") or 0) > 0
+    }
+    words = "a group without taints that always has a machine, for DNS and metrics"
+    yield from place.expect(bool(always), "groups", list(always), words)
+    if always and cluster["spec"].get("metricsServer", {}).get("enabled") is True:
+        words = f"at least {_METRICS_REPLICAS} machines in groups without taints: metrics-server has as many "
+        words += "pods, never two on one machine, and `kops validate` fails while one waits"
+        yield from place.expect(sum(always.values()) >= _METRICS_REPLICAS, "groups", always, words)
     autoscaler = cluster["spec"].get("clusterAutoscaler", {})
     configured = "customPriorityExpanderConfig" in autoscaler or any(
         "autoscalePriority" in group["spec"] for group in groups
@@ -243,8 +249,10 @@ def groups_of(file: str, groups: Sequence[Document], sizes: Sizes) -> list[Group
 
 def _markets(spec: Document) -> tuple[tuple[str, ...], dict[str, tuple[str, ...]]]:
     """Which kinds of machines a group has, and the labels that say so without its doing."""
+    mixed = spec.get("mixedInstancesPolicy", {}).get("onDemandAboveBase", _ALL_PERCENT) < _ALL_PERCENT
     if spec.get("manager") == "Karpenter":
-        # kOps's NodePools take whichever is cheaper.
-        return (SPOT, ON_DEMAND), {CAPACITY: (SPOT, ON_DEMAND)}
-    above = spec.get("mixedInstancesPolicy", {}).get("onDemandAboveBase", _ALL_PERCENT)
-    return (SPOT if above < _ALL_PERCENT or "maxPrice" in spec else ON_DEMAND,), {}
+        # As kOps's karpenterCapacityTypes has it: of the two Karpenter takes the cheaper.
+        both = (SPOT, ON_DEMAND) if mixed else (ON_DEMAND,)
+        markets = (SPOT,) if "maxPrice" in spec else both
+        return markets, {CAPACITY: markets}
+    return (SPOT if mixed or "maxPrice" in spec else ON_DEMAND,), {}

@@ -98,13 +98,18 @@ def statements(module: Module, block: Block) -> Iterator[Statement]:
 
 
 def _resolved(module: Module, expression: str) -> list[str]:
-    """What an expression for resources stands for, with locals in their places; `for` over a list, too."""
+    """What an expression for resources stands for, with locals in their places; `for`, too.
+
+    Over a list that is written out there is one for each, else one for all.
+    """
     found = re.fullmatch(r"\$\{local\.(\w+)\}", expression)
     if found and found[1] in module.values:
         return [each for text in texts(module.values[found[1]]) for each in _resolved(module, plain(text))]
-    found = re.fullmatch(r'\$\{\[for (\w+) in \[(.*)\] : "(.*)"\]\}', expression)
+    found = re.fullmatch(r'\$\{\[for (\w+) in (.+?) : "(.*)"\]\}', expression)
     if not found:
         return [_expanded(module, expression)]
+    if not found[2].startswith("["):
+        return [_expanded(module, found[3])]
     kinds = re.findall(r'"([^"]*)"', found[2])
     return [_expanded(module, found[3].replace(f"${{{found[1]}}}", kind)) for kind in kinds]
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from deploy.aws.check.hcl import Module, code
+from deploy.aws.check.hcl import Module, code, plain
 from deploy.aws.check.problems import Place, Problem
 from deploy.aws.check.provider import FILE
 from deploy.aws.check.tree import Tree
@@ -26,6 +26,10 @@ _KEYWORDS = {"null", "true", "false", "for", "in", "if"}
 _ROOTS = {"var", "local", "module", "data", "each", "count", "self", "path"}
 #: Arguments whose names are others: types, and attributes of the block itself.
 _OF_OTHER_WORDS = ("type", "lifecycle", "depends_on", "providers")
+#: How long a list is, is known before what is in it.
+_LENGTH = re.compile(r"\blength\([^()]*\)")
+#: What is known before anything is made.
+_KNOWN = {"var", "local", "each"}
 _CALL = re.compile(r"(?<![\w.])([a-z]\w*)\(")
 #: Of functions that configurations such as ours use.
 _TABLE = "schema/opentofu.json"
@@ -54,10 +58,31 @@ def check(tree: Tree, modules: Mapping[Path, Module]) -> Iterator[Problem]:
             for found in _REFERENCE.finditer(code(text)):
                 used.add(f"{found[1]}.{found[2]}")
                 yield from _resolve(place, key, found, module, modules, attributes)
+        yield from _counts(module, modules)
         for name, variable in module.variables.items():
             yield from variable.place.expect(f"var.{name}" in used, "use", name, "somewhere in the module")
         for name, place in module.locals.items():
             yield from place.expect(f"local.{name}" in used, "use", name, "somewhere in the module")
+
+
+def _counts(module: Module, modules: Mapping[Path, Module]) -> Iterator[Problem]:
+    """Numbers of resources that could not be planned: what decides is known only once others are made."""
+    words = "a number that is known before anything is made: the length of a list, say"
+    for place, key, text in module.expressions:
+        if key != "count":
+            continue
+        deciding = list(_REFERENCE.finditer(_LENGTH.sub("", code(text))))
+        for found in deciding:
+            yield from place.expect(found[1] in _KNOWN, key, found[0], words)
+        names = {found[2] for found in deciding if found[1] == "var"}
+        for caller in modules.values():
+            for call in caller.modules.values():
+                source = str(plain(call.body.get("source")))
+                if (caller.folder / source).resolve() == module.folder.resolve():
+                    for name in sorted(names & call.body.keys()):
+                        for found in _REFERENCE.finditer(code(str(call.body[name]))):
+                            given = f"var.{name}, which is {found[0]} in {call.place.file}"
+                            yield from place.expect(found[1] in _KNOWN, key, given, words)
 
 
 def _attributes(kind: str) -> list[str]:

@@ -159,13 +159,68 @@ data "aws_iam_policy_document" "karpenter" {
 
   statement {
     sid       = "MakeProfiles"
-    actions   = ["iam:CreateInstanceProfile", "iam:TagInstanceProfile"]
+    actions   = ["iam:CreateInstanceProfile"]
     resources = [local.profiles]
 
     condition {
       test     = "StringEquals"
       variable = "aws:RequestTag/${local.owned}"
       values   = ["owned"]
+    }
+
+    condition {
+      test     = "StringEquals"
+      variable = "aws:RequestTag/eks:eks-cluster-name"
+      values   = [var.cluster_name]
+    }
+
+    condition {
+      test     = "StringEquals"
+      variable = "aws:RequestTag/topology.kubernetes.io/region"
+      values   = [var.region]
+    }
+
+    condition {
+      test     = "StringLike"
+      variable = "aws:RequestTag/karpenter.k8s.aws/ec2nodeclass"
+      values   = ["*"]
+    }
+  }
+
+  # Only those that are its own already: else it could make any profile so, and then do to it what is allowed below.
+  statement {
+    sid       = "TagOwnProfiles"
+    actions   = ["iam:TagInstanceProfile"]
+    resources = [local.profiles]
+
+    condition {
+      test     = "StringEquals"
+      variable = "aws:ResourceTag/${local.owned}"
+      values   = ["owned"]
+    }
+
+    condition {
+      test     = "StringEquals"
+      variable = "aws:ResourceTag/topology.kubernetes.io/region"
+      values   = [var.region]
+    }
+
+    condition {
+      test     = "StringLike"
+      variable = "aws:ResourceTag/karpenter.k8s.aws/ec2nodeclass"
+      values   = ["*"]
+    }
+
+    condition {
+      test     = "StringEquals"
+      variable = "aws:RequestTag/${local.owned}"
+      values   = ["owned"]
+    }
+
+    condition {
+      test     = "StringEquals"
+      variable = "aws:RequestTag/eks:eks-cluster-name"
+      values   = [var.cluster_name]
     }
 
     condition {

@@ -53,7 +53,7 @@ module "karpenter_role" {
   cluster_name    = var.cluster_name
   namespace       = var.karpenter_namespace
   service_account = "karpenter"
-  policy          = data.aws_iam_policy_document.karpenter.minified_json
+  policies        = [data.aws_iam_policy_document.karpenter.minified_json]
 }
 
 module "worker_role" {

@@ -1,5 +1,16 @@
 # The scheduler's machine, on demand, and the workers': spot, and a few on demand for results. Labels and taints are those of ../../values-eks-node-groups.yaml.
 
+locals {
+  # Those that cluster-autoscaler scales, and no other: by EKS's tags it would take all of the cluster's.
+  groups = merge(
+    {
+      scheduler         = aws_eks_node_group.scheduler
+      workers-on-demand = aws_eks_node_group.workers_on_demand
+    },
+    { for subnet, group in aws_eks_node_group.workers : "workers-${subnet}" => group },
+  )
+}
+
 data "aws_iam_policy_document" "machine_trust" {
   statement {
     actions = ["sts:AssumeRole"]
@@ -181,13 +192,7 @@ resource "aws_eks_node_group" "workers_on_demand" {
 # From nothing cluster-autoscaler knows a machine by its tags. EKS tells it labels and taints by DescribeNodegroup, but not
 # how much disk there is.
 resource "aws_autoscaling_group_tag" "disk" {
-  for_each = merge(
-    {
-      scheduler         = aws_eks_node_group.scheduler
-      workers-on-demand = aws_eks_node_group.workers_on_demand
-    },
-    { for subnet, group in aws_eks_node_group.workers : "workers-${subnet}" => group },
-  )
+  for_each = local.groups
 
   autoscaling_group_name = each.value.resources[0].autoscaling_groups[0].name
 

@@ -1,5 +1,6 @@
 # Managed node groups for dask-tide on an EKS cluster that exists, and what cluster-autoscaler may do with them; the image's
-# repository, the budget. EKS itself drains spot machines that are about to go: no termination handler is needed.
+# repository, the budget. EKS itself drains spot machines that are about to go, so that no termination handler is needed; it also
+# replaces and drains those for which EC2 merely recommends it (Capacity Rebalancing), and has no switch for that.
 
 data "aws_partition" "current" {}
 
@@ -37,12 +38,14 @@ module "status_page" {
 }
 
 module "autoscaler_role" {
-  source          = "../modules/pod-role"
+  count  = var.autoscaler == null ? 0 : 1
+  source = "../modules/pod-role"
+
   name            = "${var.cluster_name}-cluster-autoscaler"
   cluster_name    = var.cluster_name
   namespace       = var.autoscaler.namespace
   service_account = var.autoscaler.service_account
-  policy          = data.aws_iam_policy_document.autoscaler.json
+  policies        = [data.aws_iam_policy_document.autoscaler.json]
 }
 
 module "worker_role" {
@@ -88,9 +91,12 @@ data "aws_iam_policy_document" "autoscaler" {
   }
 
   statement {
-    sid       = "Scale"
-    actions   = ["autoscaling:SetDesiredCapacity", "autoscaling:TerminateInstanceInAutoScalingGroup"]
-    resources = ["arn:${local.partition}:autoscaling:${var.region}:${local.account}:autoScalingGroup:*:autoScalingGroupName/*"]
+    sid     = "Scale"
+    actions = ["autoscaling:SetDesiredCapacity", "autoscaling:TerminateInstanceInAutoScalingGroup"]
+    resources = [
+      for group in local.groups :
+      "arn:${local.partition}:autoscaling:${var.region}:${local.account}:autoScalingGroup:*:autoScalingGroupName/${group.resources[0].autoscaling_groups[0].name}"
+    ]
 
     # EKS puts it on the groups that it makes.
     condition {

@@ -1,9 +1,15 @@
 output "autoscaler_values" {
   description = "For cluster-autoscaler's own chart, after ../../cluster-autoscaler-values.yaml."
   value = yamlencode({
-    awsRegion     = var.region
-    autoDiscovery = { clusterName = var.cluster_name }
-    rbac          = { serviceAccount = { name = var.autoscaler.service_account } }
+    awsRegion = var.region
+    autoscalingGroups = [
+      for group in local.groups : {
+        name    = group.resources[0].autoscaling_groups[0].name
+        minSize = group.scaling_config[0].min_size
+        maxSize = group.scaling_config[0].max_size
+      }
+    ]
+    rbac = { serviceAccount = { name = try(var.autoscaler.service_account, null) } }
   })
 }
 

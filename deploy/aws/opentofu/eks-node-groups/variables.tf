@@ -74,7 +74,7 @@ variable "scheduler_types" {
 }
 
 variable "autoscaler" {
-  description = "The ServiceAccount that cluster-autoscaler runs as."
+  description = "The ServiceAccount that cluster-autoscaler runs as; null: there is one already, with rights of its own."
   type        = object({ namespace = string, service_account = string })
   default     = { namespace = "kube-system", service_account = "cluster-autoscaler" }
 }

@@ -1,5 +1,6 @@
 # What is around a kOps cluster: where kOps keeps its state, where pods' identities are looked up, the image's
-# repository, the budget. The cluster itself, with its VPC, roles, queue and groups, is kOps's.
+# repository, the budget. The cluster itself, with its VPC, roles and groups, is kOps's; so is the queue of spot notices, which
+# there is only with cluster-autoscaler.
 
 data "aws_caller_identity" "current" {}
 

@@ -37,11 +37,11 @@ resource "aws_iam_role" "this" {
 }
 
 resource "aws_iam_role_policy" "this" {
-  count = var.policy == null ? 0 : 1
+  count = length(var.policies) # of which no text need be known when this is planned
 
-  name   = "own"
+  name   = "own-${count.index}"
   role   = aws_iam_role.this.id
-  policy = var.policy
+  policy = var.policies[count.index]
 }
 
 resource "aws_iam_role_policy_attachment" "this" {

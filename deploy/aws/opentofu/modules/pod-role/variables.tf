@@ -23,10 +23,10 @@ variable "service_account" {
   type        = string
 }
 
-variable "policy" {
-  description = "A policy of the role's own, as JSON."
-  type        = string
-  default     = null
+variable "policies" {
+  description = "Policies of the role's own, as JSON."
+  type        = list(string)
+  default     = []
 }
 
 variable "policy_arns" {
