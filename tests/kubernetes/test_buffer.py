@@ -32,6 +32,7 @@ class Place:
 
     def __init__(self, plane: Plane, namespace: str) -> None:
         self.plane = plane
+        self.api = plane.api()
         self.namespace = namespace
         self.objects: list[Manifest] = []
         self.nodes: list[str] = []
@@ -62,9 +63,9 @@ class Place:
         self.kubectl("scale", "replicaset", f"r-{pool}", f"--replicas={count}")
 
     def pods(self, component: str) -> list[dict[str, Any]]:
-        selector = f"app.kubernetes.io/component={component}"
-        arguments = ("--namespace", self.namespace, "get", "pods", "--selector", selector)
-        pods: list[dict[str, Any]] = self.plane.kubectl.json(*arguments)["items"]
+        selector = f"app.kubernetes.io%2Fcomponent%3D{component}"
+        path = f"/api/v1/namespaces/{self.namespace}/pods?labelSelector={selector}"
+        pods: list[dict[str, Any]] = self.api("GET", path)["items"]
         return [pod for pod in pods if "deletionTimestamp" not in pod["metadata"]]
 
     def on(self, component: str) -> list[str]:

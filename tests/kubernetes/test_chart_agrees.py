@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import json
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -188,7 +190,7 @@ CASES: dict[str, dict[str, Any]] = {
             "d": {"affinity": {"podAffinity": None}},
         },
     },
-    "notices": {"tide": {"interruption": {"watch": "aws", "url": None, "interval": "2s"}}},
+    "notices": {"tide": {"interruption": {"watch": "aws", "interval": "2s"}}},
     "no notices": {"tide": {"interruption": {"watch": None}}},
     "buffer": {"buffer": {"pools": {"default": {"units": 0}}}},
     "buffers": {
@@ -220,6 +222,13 @@ CASES: dict[str, dict[str, Any]] = {
     "no network policies": {"networkPolicy": {"enabled": False}},
     "workers shut in": {"networkPolicy": {"egress": []}, "ingress": {"enabled": True}},
     "metrics": {"serviceMonitor": {"enabled": True}},
+    "a number as the tag": {"image": {"tag": 20261128}},
+    "volumes of other kinds": {
+        "poolDefaults": {"scratch": {"ephemeral": {"volumeClaimTemplate": {"spec": {}}}}},
+        "notebook": {"enabled": True, "work": {"persistentVolumeClaim": {"claimName": "x"}}},
+    },
+    "a larger volume of the same kind": {"poolDefaults": {"scratch": {"emptyDir": {"sizeLimit": "9Gi"}}}},
+    "another priority of placeholders": {"buffer": {"priority": -3, "pools": {"default": {"units": 1}}}},
     "nulls": {
         "image": {"tag": None},
         "pools": None,
@@ -264,19 +273,34 @@ MISTAKES: list[tuple[str, dict[str, Any], str]] = [
     ("r", {"tide": {"options": {"prices": {"m5.xlarge": 0.2}}}}, "prices"),
     ("r", {"scheduler": {"spot": "no"}}, "spot"),
     ("r", {"pools": {"cpu": {"packing": "yes"}}}, "packing"),
+    ("r", {"tide": {"interruption": {"url": None}}}, "url"),
+    ("r", {"tide": {"options": {"namespace": "ns"}}}, "namespace"),
+    ("r", {"security": {"tls": {"validityDays": 10_000_000}}}, "validityDays"),
     ("r", {"tide": {"provider": "local"}}, "provider"),
     ("0r", {}, "beginning with a letter"),
     ("r" * 37, {}, "36 characters"),
 ]
 
 
-def template(name: str, values: dict[str, Any], folder: Path) -> subprocess.CompletedProcess[str]:
-    (folder / "values.yaml").write_text(yaml.safe_dump(values))
+def template(
+    name: str, values: dict[str, Any], folder: Path, *arguments: str, namespace: str = "ns"
+) -> subprocess.CompletedProcess[str]:
+    # JSON is YAML, and text in it is text; PyYAML would write 1e5, which Helm reads as a number.
+    (folder / "values.yaml").write_text(json.dumps(values))
     helm = str(binaries.ensure("helm")["helm"])
     # A helm of one's own making takes itself for one of Kubernetes 1.20's time.
-    command = [helm, "template", name, str(CHART), "--namespace", "ns", "--kube-version", "1.35.0"]
-    command += ["--values", str(folder / "values.yaml")]
+    command = [helm, "template", name, str(CHART), "--namespace", namespace, "--kube-version", "1.35.0"]
+    command += ["--values", str(folder / "values.yaml"), *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+class GoLoader(yaml.SafeLoader):
+    """To which 1e5 is a number, as to Helm and kubectl."""
+
+
+GoLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
 
 
 def by_name(objects: list[dict[str, Any]]) -> dict[tuple[str, str], dict[str, Any]]:
@@ -287,20 +311,25 @@ def by_name(objects: list[dict[str, Any]]) -> dict[tuple[str, str], dict[str, An
 
 @pytest.mark.parametrize("values", CASES.values(), ids=CASES)
 def test_chart_and_python_agree(values: dict[str, Any], tmp_path: Path) -> None:
-    rendered = template("r", values, tmp_path)
+    agree("r", "ns", values, tmp_path)
+
+
+def agree(release: str, namespace: str, values: dict[str, Any], tmp_path: Path) -> list[dict[str, Any]]:
+    """Compare what both make, and return it."""
+    rendered = template(release, values, tmp_path, namespace=namespace)
     assert rendered.returncode == 0, rendered.stderr
-    chart = by_name([one for one in yaml.safe_load_all(rendered.stdout) if one])
+    chart = by_name([one for one in yaml.load_all(rendered.stdout, Loader=GoLoader) if one])
 
     def secret(name: str, *keys: str) -> list[str]:
         data = chart.get(("Secret", name), {}).get("data", {})
         return [base64.b64decode(data[key]).decode() for key in keys if data]
 
     # What is random comes from the chart.
-    certificates = secret("r-tls", "ca.crt", "tls.crt", "tls.key")
-    token = secret("r-notebook", "token")
+    certificates = secret(f"{release}-tls", "ca.crt", "tls.crt", "tls.key")
+    token = secret(f"{release}-notebook", "token")
     made = manifests(
-        "r",
-        "ns",
+        release,
+        namespace,
         parse((tmp_path / "values.yaml").read_text()),
         tls=Certificates(*certificates) if certificates else None,
         token=token[0] if token else None,
@@ -309,6 +338,65 @@ def test_chart_and_python_agree(values: dict[str, Any], tmp_path: Path) -> None:
     assert sorted(python) == sorted(chart)
     for name, one in chart.items():
         assert python[name] == one
+        for volume in one.get("spec", {}).get("template", {}).get("spec", {}).get("volumes", ()):
+            assert len(volume) == 2, "a name and one source"
+    return made
+
+
+#: Whatever has a name that YAML may take for something else.
+LOOKS_LIKE_SOMETHING_ELSE: dict[str, Any] = {
+    **EVERYTHING,
+    "pools": {"1e5": {"priorityClassName": "0x10", "runtimeClassName": "2024"}, "on": {"nodeSelector": {}}},
+    "buffer": {
+        "pools": {"1e5": {"units": 1}, "on": {"schedule": [EVENING]}},
+        "priorityClassName": "1_000",
+    },
+    "scheduler": {"priorityClassName": "1e5", "podDisruptionBudget": {"enabled": True}},
+    "priorityClasses": {"on": {"value": 1}, "1e5": {"value": 2}},
+    "security": {"tls": {"source": "secret", "secretName": "2024"}},
+    "notebook": {"enabled": True, "existingSecret": "1e5", "priorityClassName": "on"},
+}
+NAMES = {
+    *("name", "namespace", "serviceAccountName", "secretName", "priorityClassName", "runtimeClassName"),
+    *("kubernetes.io/metadata.name", "app.kubernetes.io/instance", "dask-tide/pool", "policyName", "token"),
+}
+
+
+@pytest.mark.parametrize(
+    ("release", "namespace"),
+    [("r", "2024"), ("r", "1e5"), ("r", "0x10"), ("r", "2024-01-01"), ("on", "yes"), ("null", "true")],
+)
+@pytest.mark.parametrize(
+    "values",
+    [
+        LOOKS_LIKE_SOMETHING_ELSE,
+        {
+            "security": {"tls": {"source": "cert-manager"}},
+            "notebook": {"enabled": True, "token": "\x17z\xdb"},
+        },
+    ],
+    ids=["everything", "cert-manager"],
+)
+def test_names_that_look_like_something_else_are_text(
+    release: str, namespace: str, values: dict[str, Any], tmp_path: Path
+) -> None:
+    """`namespace: 2024` is a number, which no API server takes for a name; `on` is true."""
+    made = agree(release, namespace, values, tmp_path)
+    namespaces = {one["metadata"].get("namespace", namespace) for one in made}
+    assert namespaces == {namespace}
+
+    def check(value: object, path: str) -> None:
+        if isinstance(value, dict):
+            for key, below in value.items():
+                assert isinstance(key, str), f"{path}: {key!r}"
+                assert key not in NAMES or isinstance(below, str | dict), f"{path}.{key}: {below!r}"
+                check(below, f"{path}.{key}")
+        elif isinstance(value, list):
+            for number, below in enumerate(value):
+                check(below, f"{path}[{number}]")
+
+    for one in made:
+        check(one, f"{one['kind']} {one['metadata']['name']}")
 
 
 @pytest.mark.parametrize(
@@ -322,6 +410,15 @@ def test_chart_and_python_refuse_the_same(
     assert named in rendered.stderr
     with pytest.raises(ConfigError, match=named):
         manifests(name, "ns", parse((tmp_path / "values.yaml").read_text()))
+
+
+def test_the_image_may_be_named_as_the_guides_do(tmp_path: Path) -> None:
+    """With `--set`, which makes a number of what looks like one."""
+    [guide] = re.findall(r"--set (image\S+)", (CHART.parents[1] / "docs" / "chart.md").read_text())
+    assert guide.endswith(",image.tag=1")
+    rendered = template("r", {}, tmp_path, "--set", guide)
+    assert rendered.returncode == 0, rendered.stderr
+    assert "image: registry.example/dask-tide:1\n" in rendered.stdout.replace('"', "")
 
 
 def test_templates_make_new_certificates_each_time(tmp_path: Path) -> None:

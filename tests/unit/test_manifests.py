@@ -144,8 +144,7 @@ def test_spot_pools_are_so_in_the_schedulers_configuration():
 
 
 def test_workers_are_told_how_to_see_a_notice():
-    interruption = {"watch": "aws", "url": None, "interval": 2.5}
-    made = objects({"tide": {"interruption": interruption}})
+    made = objects({"tide": {"interruption": {"watch": "aws", "interval": 2.5}}})
     environment = [
         (one["name"], one["value"])
         for one in pod_specs(made)["r-default"]["containers"][0]["env"]
@@ -156,6 +155,9 @@ def test_workers_are_told_how_to_see_a_notice():
         ("DASK_TIDE__INTERRUPTION__WATCH", "aws"),
     ]
     assert dask_config(environment) == {"interval": 2.5, "watch": "aws"}
+    made = objects({"tide": {"interruption": {"watch": None}}})
+    names = [one["name"] for one in pod_specs(made)["r-default"]["containers"][0]["env"]]
+    assert not [name for name in names if "INTERRUPTION" in name]
 
 
 def dask_config(environment):
@@ -412,6 +414,48 @@ def test_the_notebooks_token_is_given_chosen_or_random():
     assert ("Secret", "r-notebook") not in named
 
 
+# What the scheduler would refuse
+
+
+@pytest.mark.parametrize(
+    ("values", "key"),
+    [
+        ({"tide": {"release": {"keep": "30 parsecs"}}}, "tide.release.keep"),
+        ({"tide": {"interval": "1 parsec"}}, "tide.interval"),
+        ({"tide": {"limits": {"maximum": 1}}, "poolDefaults": {"minimum": 2}}, "tide.limits.maximum"),
+        ({"tide": {"start": {"backoff-maximum": "1ms"}}}, "tide.start.backoff-maximum"),
+        ({"tide": {"journal": {"max-bytes": "much"}}}, "tide.journal.max-bytes"),
+        ({"tide": {"options": {"machine-within": "1 parsec"}}}, "tide.options.machine-within"),
+        (
+            {"tide": {"options": {"prices": {"a/b/c/d": 1}}}, "nodes": {"read": True}},
+            "tide.options.prices.a/b/c/d",
+        ),
+        ({"tide": {"interruption": {"url": None}}}, "tide.interruption.url"),
+        ({"security": {"tls": {"validityDays": 10_000_000}}}, "security.tls.validityDays"),
+        ({"security": {"tls": {"validityDays": 36_501}}}, "security.tls.validityDays"),
+    ],
+)
+def test_what_the_scheduler_would_refuse_is_refused_before_anything_is_made(tmp_path, values, key):
+    with pytest.raises(ConfigError) as error:
+        make_release("r", "ns", values)
+    assert error.value.key == key
+    (tmp_path / "v.yaml").write_text(yaml.safe_dump(values))
+    result = CliRunner().invoke(manifests_command, ["--values", str(tmp_path / "v.yaml")])
+    assert result.exit_code == 2
+    assert f"Error: {key}: got " in result.output
+    assert "kind:" not in result.output
+
+
+def test_certificates_may_last_for_a_century():
+    made = make_release("r", "ns", {"security": {"tls": {"validityDays": 36_500}}})
+    assert made.certificates is not None
+
+
+def test_the_configuration_of_the_process_that_makes_them_is_nothing_to_them():
+    with dask.config.set({"tide.limits.maximum": 0, "tide.start.backoff": "1h"}):
+        make_release("r", "ns", {"poolDefaults": {"minimum": 2}}, tls=TLS)
+
+
 # The command
 
 
@@ -420,7 +464,7 @@ def test_the_command_prints_what_kubectl_applies(tmp_path):
     first.write_text("pools: {cpu: {maximum: 3, threads: 2}}")
     second.write_text("pools: {cpu: {maximum: 4}}")
     arguments = ["--name", "r", "--namespace", "ns", "--values", str(first), "--values", str(second)]
-    arguments += ["--set", "image.tag='1'", "--set", r"poolDefaults.nodeSelector.kubernetes\.io/arch=arm64"]
+    arguments += ["--set", "image.tag=1", "--set", r"poolDefaults.nodeSelector.kubernetes\.io/arch=arm64"]
     result = CliRunner().invoke(manifests_command, arguments)
     assert result.exit_code == 0, result.output
     assert "&id" not in result.output
@@ -429,7 +473,7 @@ def test_the_command_prints_what_kubectl_applies(tmp_path):
     certificates = [base64.b64decode(encoded[name]).decode() for name in ("ca.crt", "tls.crt", "tls.key")]
     values = {
         "pools": {"cpu": {"maximum": 4, "threads": 2}},
-        "image": {"tag": "1"},
+        "image": {"tag": 1},
         "poolDefaults": {"nodeSelector": {"kubernetes.io/arch": "arm64"}},
     }
     assert printed == objects(values, tls=Certificates(*certificates))

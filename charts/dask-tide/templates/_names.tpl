@@ -2,7 +2,7 @@
 
 {{- define "dask-tide.labels" -}}
 app.kubernetes.io/name: dask-tide
-app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/instance: {{ .root.Release.Name | quote }}
 {{- with .component }}
 app.kubernetes.io/component: {{ . }}
 {{- end }}
@@ -11,8 +11,13 @@ dask-tide/pool: {{ . | quote }}
 {{- end }}
 {{- end }}
 
+{{- /* Text that may be given as a number. Helm keeps those as floats: 20261123 would become 2.0261123e+07. */ -}}
+{{- define "dask-tide.text" -}}
+{{- if kindIs "string" . }}{{ . }}{{ else }}{{ toRawJson . }}{{ end }}
+{{- end }}
+
 {{- define "dask-tide.image" -}}
-{{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}
+{{ .Values.image.repository }}:{{ include "dask-tide.text" (.Values.image.tag | default .Chart.AppVersion) }}
 {{- end }}
 
 {{- define "dask-tide.address" -}}

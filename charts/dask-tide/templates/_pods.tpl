@@ -30,6 +30,11 @@ capabilities: {drop: [ALL]}
 {{- end }}
 {{- end }}
 
+{{- /* Where a volume comes from. Helm puts another kind beside the default one. */ -}}
+{{- define "dask-tide.volumeSource" -}}
+{{- toYaml (gt (len .) 1 | ternary (omit . "emptyDir") .) }}
+{{- end }}
+
 {{- define "dask-tide.tlsMount" -}}
 {{- if .Values.security.tls.enabled -}}
 - {name: tls, mountPath: /etc/dask-tide-tls, readOnly: true}
@@ -39,6 +44,6 @@ capabilities: {drop: [ALL]}
 {{- define "dask-tide.tlsVolume" -}}
 {{- if .Values.security.tls.enabled -}}
 - name: tls
-  secret: {secretName: {{ include "dask-tide.tlsSecret" . }}, defaultMode: 0440}
+  secret: {secretName: {{ include "dask-tide.tlsSecret" . | quote }}, defaultMode: 0440}
 {{- end }}
 {{- end }}

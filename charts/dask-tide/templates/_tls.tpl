@@ -6,10 +6,8 @@
 {{- end }}
 {{- end }}
 
-{{- /* security.tls.rotate as text. Helm keeps numbers as floats: 20261123 would become 2.0261123e+07. */ -}}
 {{- define "dask-tide.rotate" -}}
-{{- $rotate := .Values.security.tls.rotate }}
-{{- if kindIs "string" $rotate }}{{ $rotate }}{{ else }}{{ toRawJson $rotate }}{{ end }}
+{{ include "dask-tide.text" .Values.security.tls.rotate }}
 {{- end }}
 
 {{- /*

@@ -7,8 +7,9 @@
 {{- toRawJson $buffers }}
 {{- end }}
 
+{{- /* With its value, which Kubernetes does not let one change: another value makes another class. */ -}}
 {{- define "dask-tide.placeholderClass" -}}
-{{ .Release.Namespace }}.{{ .Release.Name }}.buffer
+{{ .Release.Namespace }}.{{ .Release.Name }}.buffer{{ int .Values.buffer.priority }}
 {{- end }}
 
 {{- /*
@@ -23,9 +24,9 @@ enableServiceLinks: false
 # It ends at once. With 0, kube-scheduler may miss that and leave the worker waiting for 5 minutes
 # (kubernetes/kubernetes#141694).
 terminationGracePeriodSeconds: 1
-priorityClassName: {{ $root.Values.buffer.priorityClassName | default (include "dask-tide.placeholderClass" $root) }}
+priorityClassName: {{ $root.Values.buffer.priorityClassName | default (include "dask-tide.placeholderClass" $root) | quote }}
 {{- with $pool.runtimeClassName }}
-runtimeClassName: {{ . }}
+runtimeClassName: {{ . | quote }}
 {{- end }}
 {{- with (hasKey $pool "imagePullSecrets" | ternary $pool.imagePullSecrets $root.Values.image.pullSecrets) }}
 imagePullSecrets: {{- toYaml . | nindent 2 }}

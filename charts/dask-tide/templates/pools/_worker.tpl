@@ -7,10 +7,10 @@ automountServiceAccountToken: false
 enableServiceLinks: false
 terminationGracePeriodSeconds: {{ int $pool.terminationGracePeriodSeconds }}
 {{- with $pool.priorityClassName }}
-priorityClassName: {{ include "dask-tide.priorityClass" (dict "root" $root "name" .) }}
+priorityClassName: {{ include "dask-tide.priorityClass" (dict "root" $root "name" .) | quote }}
 {{- end }}
 {{- with $pool.runtimeClassName }}
-runtimeClassName: {{ . }}
+runtimeClassName: {{ . | quote }}
 {{- end }}
 {{- with (hasKey $pool "imagePullSecrets" | ternary $pool.imagePullSecrets $root.Values.image.pullSecrets) }}
 imagePullSecrets: {{- toYaml . | nindent 2 }}
@@ -90,7 +90,7 @@ containers:
       {{- end }}
 volumes:
   - name: tmp
-    {{- toYaml $pool.scratch | nindent 4 }}
+    {{- include "dask-tide.volumeSource" $pool.scratch | nindent 4 }}
   {{- with include "dask-tide.tlsVolume" $root }}
   {{- . | nindent 2 }}
   {{- end }}

@@ -10,6 +10,9 @@ import secrets
 from collections.abc import Mapping
 from typing import Any
 
+from dask_tide.config import read_section
+from dask_tide.providers.kubernetes.options import Options
+
 from . import access, limits, values, workloads
 from .buffer import make_buffer
 from .certificates import Certificates, make_certificates
@@ -86,7 +89,10 @@ def make_release(
     elif tls is None:
         tls = make_certificates(name, namespace, days=wanted["validityDays"])
     token = token or checked["notebook"].get("token") or secrets.token_urlsafe(36)
-    return Release(name, namespace, checked, certificates=tls, token=token, replicas=replicas)
+    release = Release(name, namespace, checked, certificates=tls, token=token, replicas=replicas)
+    # What the schema lets pass the scheduler might refuse, when everything has been made.
+    Options.read(read_section(workloads.make_section(release)).options)
+    return release
 
 
 def make_all(release: Release) -> list[Manifest]:
@@ -126,6 +132,8 @@ def _make_scheduler(release: Release) -> list[Manifest]:
         workloads.make_service(release),
         workloads.make_scheduler(release),
     ]
+    if chosen["scheduler"]["service"]["type"] != "ClusterIP":
+        made.append(workloads.make_outside_service(release))
     if chosen["scheduler"].get("podDisruptionBudget", {}).get("enabled"):
         made.append(workloads.make_disruption_budget(release))
     if chosen["ingress"].get("enabled"):

@@ -10,6 +10,7 @@ import base64
 from .certificates import Certificates, host_names
 from .pods import READINESS_PORT
 from .release import Manifest, Release
+from .values import watched
 
 __all__ = [
     "make_account",
@@ -198,8 +199,7 @@ def make_network_policies(release: Release) -> list[Manifest]:
     values = release.values["networkPolicy"]
     ours = {"podSelector": {"matchLabels": release.labels()}}
     anybody: Manifest = {"namespaceSelector": {}}
-    watched = any(release.values[key].get("enabled") for key in ("ingress", "serviceMonitor"))
-    dashboard = values.get("dashboard") or ([anybody] if watched else [])
+    dashboard = values.get("dashboard") or ([anybody] if watched(release.values) else [])
     policies = [
         _make_network_policy(
             release,

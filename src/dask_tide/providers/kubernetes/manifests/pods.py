@@ -118,7 +118,7 @@ def make_worker_spec(release: Release, pool: Mapping[str, Any]) -> Manifest:
         "readinessProbe": {"tcpSocket": {"port": "readiness"}, "periodSeconds": 1, "failureThreshold": 1},
     }
     mounts = [{"name": "tmp", "mountPath": "/tmp"}]
-    volumes = [{"name": "tmp", **pool["scratch"]}]
+    volumes = [_volume("tmp", pool["scratch"])]
     values = {**pool, "resources": _worker_resources(pool)}
     constraints = pool["topologySpreadConstraints"]
     if pool["packing"]:
@@ -216,8 +216,15 @@ def make_notebook_spec(release: Release) -> Manifest:
         "readinessProbe": {"tcpSocket": {"port": "http-notebook"}, "periodSeconds": 2},
     }
     mounts = [{"name": "tmp", "mountPath": "/tmp"}, {"name": "work", "mountPath": "/work"}]
-    volumes = [{"name": "tmp", "emptyDir": {}}, {"name": "work", **values["work"]}]
+    volumes = [{"name": "tmp", "emptyDir": {}}, _volume("work", values["work"])]
     return _make_spec(release, "notebook", _placed(values), container, mounts, volumes)
+
+
+def _volume(name: str, source: Mapping[str, Any]) -> Manifest:
+    """A volume; of another kind than the default, that one stands beside it, as Helm has it."""
+    if len(source) > 1:
+        source = {kind: each for kind, each in source.items() if kind != "emptyDir"}
+    return {"name": name, **source}
 
 
 def _make_spec(

@@ -83,7 +83,7 @@ class Release:
     @property
     def image(self) -> str:
         image = self.values["image"]
-        return f"{image['repository']}:{image.get('tag') or chart_values.app_version()}"
+        return f"{image['repository']}:{_text(image.get('tag') or chart_values.app_version())}"
 
     @property
     def dashboard_prefix(self) -> str:
@@ -99,8 +99,7 @@ class Release:
     @property
     def rotation(self) -> str:
         """``security.tls.rotate`` as text."""
-        rotate = self.tls["rotate"]
-        return rotate if isinstance(rotate, str) else compact(rotate)
+        return _text(self.tls["rotate"])
 
     @property
     def tls_checksum(self) -> str:
@@ -113,8 +112,8 @@ class Release:
 
     @property
     def placeholder_class(self) -> str:
-        """Full name of the placeholders' own priority class."""
-        return self.cluster_scoped("buffer")
+        """Full name of the placeholders' own priority class; with its value, which nobody may change."""
+        return self.cluster_scoped(f"buffer{self.values['buffer']['priority']:d}")
 
     def priority_class(self, name: str) -> str:
         """Full name of a priority class that may be said by its short name."""
@@ -145,3 +144,8 @@ class Release:
         if annotations:
             metadata["annotations"] = dict(annotations)
         return metadata
+
+
+def _text(value: str | int) -> str:
+    """Text that may be given as a whole number."""
+    return value if isinstance(value, str) else compact(value)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from jsonschema.exceptions import ValidationError
     from jsonschema.protocols import Validator
 
-__all__ = ["app_version", "buffers", "check_name", "defaults", "parse", "pools", "read"]
+__all__ = ["app_version", "buffers", "check_name", "defaults", "parse", "pools", "read", "watched"]
 
 #: As in :mod:`dask_tide.schema`: `<name>-<pool>-<5 letters>` must be the name of a pod, which has 63.
 _RELEASE = re.compile(r"[a-z]([a-z0-9-]{0,34}[a-z0-9])?")
@@ -124,6 +124,17 @@ def buffers(values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     return {name: given[name] for name in sorted(given) if given[name] is not None}
 
 
+def watched(values: Mapping[str, Any]) -> bool:
+    """Whether the status page or the metrics are for somebody outside of the release.
+
+    Parameters
+    ----------
+    values
+        With the chart's defaults.
+    """
+    return any(values[key].get("enabled") for key in ("ingress", "serviceMonitor"))
+
+
 def defaults() -> dict[str, Any]:
     """The chart's ``values.yaml``, a new copy."""
     content: dict[str, Any] = plain(parse(_text("values.yaml")))
@@ -146,6 +157,12 @@ class _Loader(yaml.SafeLoader):
         first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
+
+
+# To PyYAML 1e-05, as JSON has it, is text; not to Helm.
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
 
 
 def _over(base: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:

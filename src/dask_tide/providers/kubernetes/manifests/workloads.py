@@ -57,16 +57,27 @@ def make_scheduler(release: Release) -> Manifest:
 def make_service(release: Release) -> Manifest:
     """Service by which clients and workers find the scheduler."""
     values = release.values["scheduler"]["service"]
-    name = f"{release.name}-scheduler"
+    annotations = values.get("annotations") if values["type"] == "ClusterIP" else None
+    ports = [_service_port(release.comm_port, 8786), _service_port("http-dashboard", 8787)]
+    return _make_service(release, f"{release.name}-scheduler", "ClusterIP", annotations, ports)
+
+
+def make_outside_service(release: Release) -> Manifest:
+    """The one for clients outside of the cluster. Not the dashboard: it asks nobody who he is."""
+    values = release.values["scheduler"]["service"]
+    ports = [_service_port(release.comm_port, 8786)]
+    name = f"{release.name}-scheduler-outside"
+    return _make_service(release, name, values["type"], values.get("annotations"), ports)
+
+
+def _make_service(
+    release: Release, name: str, kind: str, annotations: Mapping[str, str] | None, ports: list[Manifest]
+) -> Manifest:
     return {
         "apiVersion": "v1",
         "kind": "Service",
-        "metadata": release.metadata(name, "scheduler", annotations=values.get("annotations")),
-        "spec": {
-            "type": values["type"],
-            "selector": release.labels("scheduler"),
-            "ports": [_service_port(release.comm_port, 8786), _service_port("http-dashboard", 8787)],
-        },
+        "metadata": release.metadata(name, "scheduler", annotations=annotations),
+        "spec": {"type": kind, "selector": release.labels("scheduler"), "ports": ports},
     }
 
 
@@ -217,8 +228,8 @@ def _protected(release: Release, pool: Mapping[str, Any]) -> dict[str, str]:
     return PROTECTED
 
 
-def _config(release: Release) -> str:
-    """The section ``tide``. JSON is YAML, and looks the same whoever writes it."""
+def make_section(release: Release) -> Manifest:
+    """The section ``tide`` of the scheduler's configuration."""
     tide: Manifest = dict(release.values.get("tide") or {})
     tide["options"] = {
         "on-close": "keep",  # the next scheduler, which the Deployment starts, takes over the workers
@@ -230,7 +241,12 @@ def _config(release: Release) -> str:
     tide["provider"] = "kubernetes"
     tide["name"] = release.name
     tide["pools"] = {name: _pool_config(pool) for name, pool in release.pools.items()}
-    return pretty({"tide": tide})
+    return tide
+
+
+def _config(release: Release) -> str:
+    # JSON is YAML, and looks the same whoever writes it.
+    return pretty({"tide": make_section(release)})
 
 
 def _pool_config(pool: Mapping[str, Any]) -> Manifest:
