@@ -14,7 +14,7 @@ from distributed.security import Security
 from dask_tide import config as configuration
 from dask_tide.errors import ConfigError
 from dask_tide.providers.registry import load
-from dask_tide.schema import nearest
+from dask_tide.schema import nearest, spell
 from dask_tide.sites import Elsewhere, Here, Site
 
 __all__ = ["Arguments"]
@@ -146,7 +146,7 @@ class Arguments:
                 near = nearest(key, known)
                 hint = f"did you mean {near!r}?" if near else f"one of {', '.join(sorted(known))}"
                 raise ConfigError(key, value, f"an argument that exists; {hint}")
-        overrides = {key.replace("_", "-"): value for key, value in settings.items()}
+        overrides = spell({key.replace("_", "-"): value for key, value in settings.items()})
         overrides["provider"] = provider
         if self.name is not None:
             overrides["name"] = self.name

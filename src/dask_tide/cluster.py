@@ -9,8 +9,9 @@ import inspect
 import logging
 import math
 import weakref
-from collections.abc import Callable, Generator, Iterator, Mapping
-from typing import Any, ClassVar
+from collections.abc import Callable, Generator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, ClassVar, TypeVar
 
 from distributed.core import Status
 from distributed.deploy.cluster import Cluster
@@ -23,6 +24,8 @@ from dask_tide.arguments import Arguments
 from dask_tide.controller.loop import Controller
 from dask_tide.errors import ConfigError
 from dask_tide.model import Unit
+
+T = TypeVar("T")
 
 logger = logging.getLogger("distributed.tide.cluster")
 
@@ -148,6 +151,8 @@ class TideCluster(Cluster):
         self._silence_logs = silence_logs
         self._exit_stack = contextlib.ExitStack()
         self._starting: asyncio.Future[None] | None = None
+        #: How many wait for the start, and whether one of them has what was started.
+        self._waiting, self._taken = 0, False
         self._closing: asyncio.Future[None] | None = None
         super().__init__(asynchronous=asynchronous, loop=loop, name=name)
         self._clusters.add(self)
@@ -216,8 +221,19 @@ class TideCluster(Cluster):
     async def _begin(self) -> None:
         if self._starting is None and self.status in (Status.created, Status.starting):
             self._starting = asyncio.ensure_future(self._start())
-        if self._starting is not None:
+        if self._starting is None:
+            return
+        self._waiting += 1
+        try:
             await asyncio.shield(self._starting)
+            self._taken = True
+        except asyncio.CancelledError:
+            # Nobody has it who could close it, and it would keep itself alive.
+            if self._waiting == 1 and not self._taken and self._site.gives_up:
+                await self._close()
+            raise
+        finally:
+            self._waiting -= 1
 
     async def _watch_worker_status(self, comm: Any) -> None:
         """As Dask's, and again with a scheduler that was started anew (elsewhere; here it cannot be)."""
@@ -382,10 +398,38 @@ class TideAdapting:
         self._cluster._call(self._cluster._site.freeze)
 
 
+class _NoThreads(ThreadPoolExecutor):
+    """Does at once what it is given: at the interpreter's end no thread looks up the API server's name."""
+
+    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
+        future: Future[T] = Future()
+        try:
+            future.set_result(fn(*args, **kwargs))
+        except Exception as error:  # noqa: BLE001 -- whoever waits for it gets it
+            future.set_exception(error)
+        return future
+
+
 @atexit.register
 def _close_clusters() -> None:
-    clusters: Iterator[TideCluster] = iter(list(TideCluster._clusters))
-    for cluster in clusters:
-        if cluster.status not in (Status.closed, Status.created):
+    for cluster in list(TideCluster._clusters):
+        if cluster.status in (Status.closed, Status.created):
+            continue
+        if cluster._site.gives_up:
+            try:
+                _close_elsewhere(cluster)
+            except Exception as error:  # noqa: BLE001 -- the others are to be closed all the same
+                logger.warning("Cluster %s could not be closed at the end: %r", cluster.name, error)
+        else:
             with contextlib.suppress(TimeoutError, RuntimeError):
                 cluster.close(timeout=cluster._site.close_s)
+
+
+def _close_elsewhere(cluster: TideCluster) -> None:
+    """Not by `close`: Dask's passes over any RuntimeError, so that nobody would hear of what stays."""
+    loop: Any = cluster.loop
+    if not loop.asyncio_loop.is_running():
+        raise RuntimeError("its event loop has ended")
+    loop.asyncio_loop.set_default_executor(_NoThreads())
+    cluster.sync(cluster._close, callback_timeout=cluster._site.close_s)
+    cluster._loop_runner.stop()

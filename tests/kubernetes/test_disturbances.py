@@ -132,19 +132,9 @@ def test_a_preempted_worker_finishes_its_task_hands_over_its_results_and_is_repl
             held = hold(client, 2)
             assert set(held.placed(release)) == before
             nodes.kubectl.apply(preemptor(release, "900m"))
-            wait_until(
-                lambda: "PreemptionByScheduler" in release.explain(),
-                "it is told why one goes",
-                DEADLINE_S,
-                release.situation,
-            )
+            release.told(client, "PreemptionByScheduler")
             held.tell()
-            wait_until(
-                lambda: "Insufficient cpu" in release.explain(),
-                "and why no other comes",
-                DEADLINE_S,
-                release.situation,
-            )
+            release.told(client, "Insufficient cpu")
             assert client.gather(held.futures) == [0, 1]
             assert held.begun() == [1, 1]
             assert len(client.gather(results)) == 10

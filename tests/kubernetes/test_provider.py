@@ -10,6 +10,7 @@ from replicasets import MERGE, PoolSet, calm, container, let_go, provided, shows
 from waiting import until
 
 from dask_tide.model import Phase
+from dask_tide.providers.kubernetes.pods import POOL
 
 pytestmark = [pytest.mark.xdist_group("plane"), pytest.mark.usefixtures("machines")]
 
@@ -127,6 +128,20 @@ async def test_what_cannot_start_does_not_count(plane, pool):
         await until(lambda: set(names[1:]) < set(pool.pods()), "the right one has gone")
         assert names[0] not in pool.pods()
         assert pool.replicas() == 2
+
+
+async def test_a_pod_that_somebody_relabels_is_no_longer_one_of_the_pool(plane, pool):
+    """As one does to look into it; the ReplicaSet makes another one."""
+    async with provided(plane, pool.namespace) as provider:
+        await provider.observe()
+        await provider.scale_up("cpu", 2)
+        odd, _ = await shows(provider, 2)
+        pool.api("PATCH", pool.path(odd), {"metadata": {"labels": {POOL: "debug"}}}, MERGE)
+        await until(lambda: odd not in provider.scales["cpu"].active(), "it is not counted")
+        assert odd not in await shows(provider, 2)
+        pool.delete_pod(odd)
+        await until(lambda: odd not in provider._pods.objects, "it is gone")
+        assert not any(odd in pods for pods in provider._by_pool.values())
 
 
 # -- fewer -------------------------------------------------------------------------------------------------

@@ -109,7 +109,7 @@ def test_a_task_that_eats_too_much_fails_and_the_cluster_goes_on(release: Releas
     ended = {status["lastState"].get("terminated", {}).get("reason") for status in statuses} - {None}
     assert ended <= {"OOMKilled"}
     if ended:
-        wait_until(lambda: "OOMKilled" in release.explain(), "it is told", DEADLINE_S, release.situation)
+        release.told(client, "OOMKilled")
 
 
 def test_a_container_that_is_killed_for_its_memory_starts_again_and_explain_says_why(
@@ -134,4 +134,4 @@ def test_a_container_that_is_killed_for_its_memory_starts_again_and_explain_says
     assert container(release.pods()[name])["lastState"]["terminated"]["reason"] == "OOMKilled"
     assert client.submit(sum, [20, 22], pure=False).result(timeout=DEADLINE_S) == 42
     assert list(workers(client)) == [name]
-    wait_until(lambda: "OOMKilled" in release.explain(), "it is told", DEADLINE_S, release.situation)
+    release.told(client, "OOMKilled")

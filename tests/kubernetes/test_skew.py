@@ -16,7 +16,6 @@ from typing import Any
 import pytest
 from distributed import KilledWorker
 from releases import DEADLINE_S, POOL, VALUES, Release, nap
-from waiting import wait_until
 
 from rig.folders import CHECKOUT
 from rig.nodes import Cluster
@@ -151,12 +150,7 @@ def test_p44_workers_too_old_for_their_scheduler_are_no_end_of_the_others(releas
             future.result(timeout=DEADLINE_S)
         names = client.gather(client.map(nap, [0.1] * 6, pure=False))
         assert {name.startswith("r-cpu-") for name in names} == {True}
-        wait_until(
-            lambda: "Pool old: gave back" in release.explain(),
-            "it is given back",
-            DEADLINE_S,
-            release.situation,
-        )
+        release.told(client, "Pool old: gave back")
         del future
         release.settled(0)
 

@@ -31,10 +31,6 @@ def small(nodes: Cluster) -> Iterator[dict[str, str]]:
     nodes.node_down("small", forget=True)
 
 
-def told(release: Release, words: str, deadline_s: float = DEADLINE_S) -> None:
-    wait_until(lambda: words in release.explain(), f"it is told: {words}", deadline_s, release.situation)
-
-
 def one_worker(release: Release, client: Any) -> str:
     """The name of the one that there is, and not of the one that the chart began with."""
     release.settled(0)
@@ -49,9 +45,9 @@ def test_an_image_that_cannot_be_pulled(install: Callable[..., Release]) -> None
     release = install({"pools": {"cpu": missing}} | image)
     with release.client() as client:
         future = client.submit(nap, 0.1)
-        told(release, "ImagePullBackOff: Back-off pulling image")
+        release.told(client, "ImagePullBackOff: Back-off pulling image")
         assert "docker.io/dask-tide/no-such-image:1" in release.explain()
-        told(release, "starts failed in a row")
+        release.told(client, "starts failed in a row")
         del future
     release.settled(0, "when nobody wants it any more")
 
@@ -61,7 +57,9 @@ def test_a_pod_that_is_evicted_by_somebody(install: Callable[..., Release]) -> N
     with release.client() as client:
         name = one_worker(release, client)
         release.evict(name)
-        told(release, "the platform takes the unit away: EvictionByEvictionAPI: Eviction API: evicting")
+        release.told(
+            client, "the platform takes the unit away: EvictionByEvictionAPI: Eviction API: evicting"
+        )
 
 
 def test_a_pod_that_its_node_evicts(install: Callable[..., Release]) -> None:
@@ -78,7 +76,7 @@ def test_a_pod_that_its_node_evicts(install: Callable[..., Release]) -> None:
         one_worker(release, client)
         assert client.submit(fill).result(timeout=DEADLINE_S)
         # The kubelet measures volumes once a minute, and looks at that every ten seconds.
-        told(release, 'Evicted: Usage of EmptyDir volume "tmp" exceeds the limit "20Mi"', 150)
+        release.told(client, 'Evicted: Usage of EmptyDir volume "tmp" exceeds the limit "20Mi"', 150)
 
 
 def test_a_pod_that_must_make_room_for_a_more_important_one(
@@ -116,9 +114,9 @@ def test_a_pod_that_must_make_room_for_a_more_important_one(
             },
         }
         release.kubectl("apply", "--filename=-", stdin=json.dumps(important))
-        told(release, "the platform takes the unit away: PreemptionByScheduler: ")
+        release.told(client, "the platform takes the unit away: PreemptionByScheduler: ")
         # The ReplicaSet wants another one, for which there is no room now.
-        told(release, "Unschedulable: ")
+        release.told(client, "Unschedulable: ")
 
 
 def test_rights_that_are_missing_are_named_without_haste_and_missed_no_longer_once_given(
@@ -159,7 +157,7 @@ def test_rights_that_are_missing_are_named_without_haste_and_missed_no_longer_on
         before, began_s = calls(client)["scale"], time.monotonic()
         without(("replicasets/scale", "patch"))
         future = client.submit(nap, 0.1)
-        told(release, "starts failed in a row")
+        release.told(client, "starts failed in a row")
         assert f'replicasets.apps "{release.name}-cpu" is forbidden: User' in release.explain()
         assert to_scale in release.explain()
         tried = wait_until(
@@ -178,11 +176,11 @@ def test_rights_that_are_missing_are_named_without_haste_and_missed_no_longer_on
     release.kubectl("delete", "pod", release.scheduler_pod(), deadline_s=60)
     release.close()
     release.ready()
-    told(release, to_list)
     with release.client() as client:
+        release.told(client, to_list)
         future = client.submit(nap, 0.1, pure=False)
-        told(
-            release,
+        release.told(
+            client,
             "the platform did not answer, so nothing is known and nothing is done: listing Pods: pods is",
         )
         # One list of ReplicaSets, one of events, and those of pods that are refused.

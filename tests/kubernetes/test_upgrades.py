@@ -59,7 +59,7 @@ def test_an_upgrade_of_the_pods_disturbs_no_task_and_neither_does_a_rollback_nor
         second = template(release)
         assert second != first
         skew = f"made from template {first}, which is {second} now"
-        wait_until(lambda: skew in release.explain(), "the skew is told", DEADLINE_S, release.situation)
+        release.told(client, skew)
         assert made_from(release) == dict.fromkeys(workers(client), first), "nobody has gone for it"
         ask(client, "tide_adapt", minimum=0)
         wait_until(
@@ -78,9 +78,7 @@ def test_an_upgrade_of_the_pods_disturbs_no_task_and_neither_does_a_rollback_nor
 
         release.helm("rollback", release.name, "1")
         assert template(release) == first
-        wait_until(
-            lambda: f"template {second}, which is {first} now" in release.explain(), "told", DEADLINE_S
-        )
+        release.told(client, f"template {second}, which is {first} now")
         assert made_from(release) == newcomers, "they have work"
         ask(client, "tide_adapt", minimum=2)
         # `--force` sets the number of pods to 1, so that one of them is told to go.

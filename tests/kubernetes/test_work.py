@@ -116,12 +116,8 @@ def test_p09_an_impossible_selector_is_explained_in_the_platforms_words(
     release = install({"pools": {"cpu": POOL | {"nodeSelector": {"no": "such-label"}}}})
     with release.client() as client:
         future = client.submit(nap, 0.1)
-        wait_until(
-            lambda: "didn't match Pod's node affinity/selector" in release.explain(),
-            "it is explained",
-            60,
-            release.explain,
-        )
+        release.told(client, "didn't match Pod's node affinity/selector", 60)
+        assert "didn't match Pod's node affinity/selector" in release.explain()
         del future
     release.settled(0, "when nobody wants it any more")
 
@@ -132,8 +128,8 @@ def test_an_image_that_does_not_exist_is_told_and_not_tried_in_a_loop(
     release = install({"pools": {"cpu": POOL | {"image": "docker.io/dask-tide/none:never"}}})
     with release.client() as client:
         future = client.submit(nap, 0.1)
-        wait_until(lambda: "ErrImageNeverPull" in release.explain(), "it is told", 60, release.explain)
-        wait_until(lambda: "starts failed in a row" in release.explain(), "it backs off", 60, release.explain)
+        release.told(client, "ErrImageNeverPull", 60)
+        release.told(client, "starts failed in a row", 60)
         del future
     release.settled(0)
 
@@ -151,7 +147,7 @@ def test_p39_quota_10_ask_20(install: Callable[..., Release], nodes: Cluster) ->
 
     with release.client() as client:
         futures = client.map(nap, [0.4] * 60, pure=False)
-        wait_until(lambda: "exceeded quota" in release.explain(), "it is told", 60, release.explain)
+        release.told(client, "exceeded quota", 60)
         wait_until(lambda: counts() == (3, 3), "as many as may be", DEADLINE_S, release.situation)
         asked = calls(client)["scale"]
         while not all(future.done() for future in futures):

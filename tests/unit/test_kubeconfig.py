@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 from pathlib import Path
 
@@ -10,6 +11,9 @@ import yaml
 
 from dask_tide.errors import ConfigError
 from dask_tide.providers.kubernetes import kubeconfig
+from dask_tide.providers.kubernetes.api import Api
+from dask_tide.providers.kubernetes.options import Options
+from dask_tide.providers.kubernetes.patience import Patience
 
 
 @pytest.fixture(autouse=True)
@@ -85,6 +89,18 @@ def test_several_files_are_merged_as_kubectl_does_it(tmp_path: Path, monkeypatch
     assert server(None, "two") == "https://two:1"
 
 
+def test_the_first_file_that_says_something_is_heard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = [{"name": "one", "user": {"token": "t"}}]
+    odd = [{"name": "one", "user": {"token": "t", "as": "root"}}]
+    first = write(tmp_path / "first" / "config", "one", users=plain)
+    second = write(tmp_path / "second" / "config", "one", users=odd, clusters=None)
+    monkeypatch.setenv("KUBECONFIG", os.pathsep.join(map(str, (first, second))))
+    assert kubeconfig.read().user.token == "t"
+    monkeypatch.setenv("KUBECONFIG", os.pathsep.join(map(str, (second, first))))
+    with pytest.raises(ConfigError, match=r"users\.one\.as: got 'root'"):
+        kubeconfig.read()
+
+
 def test_nothing_at_all() -> None:
     with pytest.raises(ConfigError, match=r"ServiceAccount, \$KUBECONFIG or ~/.kube/config: there is none"):
         kubeconfig.read()
@@ -107,3 +123,85 @@ def test_a_file_that_makes_no_sense_is_told(tmp_path: Path, content: bytes, word
     path.write_bytes(content)
     with pytest.raises(ConfigError, match=words):
         kubeconfig.read(str(path))
+
+
+EXEC = {"apiVersion": "client.authentication.k8s.io/v1", "command": "login"}
+REFUSED: list[tuple[str, str, object]] = [
+    ("user", "as", "root"),
+    ("user", "as-uid", "0"),
+    ("user", "as-groups", ["system:masters"]),
+    ("user", "as-user-extra", {"reason": ["none"]}),
+    ("user", "auth-provider", {"name": "gcp"}),
+    ("user", "exec.apiVersion", "client.authentication.k8s.io/v2"),
+    ("cluster", "proxy-url", "socks5://127.0.0.1:1"),
+    ("cluster", "tls-server-name", "elsewhere"),
+]
+
+
+def odd(path: Path, kind: str, key: str, value: object) -> Path:
+    """A file with an entry `odd` that says this, and a context of that name, which is not the current one."""
+    first, _, below = key.partition(".")
+    said = {first: {**EXEC, below: value} if below else value}
+    plain = {"cluster": {"server": "https://here:1"}, "user": {"token": "t"}}
+    entries = {
+        part: [
+            {"name": "here", part: body},
+            {"name": "odd", part: {**body, **said} if part == kind else body},
+        ]
+        for part, body in plain.items()
+    }
+    contexts = [{"name": name, "context": {"cluster": name, "user": name}} for name in ("here", "odd")]
+    return write(path, "here", clusters=entries["cluster"], users=entries["user"], contexts=contexts)
+
+
+@pytest.mark.parametrize(("kind", "key", "value"), REFUSED, ids=[row[1] for row in REFUSED])
+def test_what_would_be_passed_over_is_refused_where_it_counts(
+    tmp_path: Path, kind: str, key: str, value: object
+) -> None:
+    """It says to whom one speaks, or as whom: passed over, that is another server, or more rights."""
+    path = str(odd(tmp_path / "config", kind, key, value))
+    assert server(path) == "https://here:1", "a context that is not in use does no harm"
+    with pytest.raises(ConfigError) as error:
+        kubeconfig.read(path, "odd")
+    assert error.value.key == f"tide.options.kubeconfig: {kind}s.odd.{key}"
+    assert error.value.value == value
+
+
+@pytest.mark.parametrize(
+    ("command", "found"),
+    [
+        ("login", "login"),
+        ("./login", "{}/login"),
+        ("bin/login", "{}/bin/login"),
+        ("/bin/login", "/bin/login"),
+    ],
+)
+def test_a_program_may_lie_beside_the_file(tmp_path: Path, command: str, found: str) -> None:
+    user = {"exec": {**EXEC, "command": command}}
+    path = write(tmp_path / "config", users=[{"name": "here", "user": user}])
+    assert kubeconfig.read(str(path)).user.exec.command == found.format(tmp_path)
+
+
+PEM = base64.b64encode(b"-----BEGIN CERTIFICATE-----\n").decode()
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("user", {"client-certificate-data": "a", "client-key-data": "a"}),
+        ("user", {"client-certificate-data": PEM}),
+        ("user", {"client-certificate-data": PEM, "client-key-data": PEM}),
+        ("user", {"client-certificate": "/no/such/file", "client-key": "/no/such/file"}),
+        ("cluster", {"certificate-authority-data": "no base64"}),
+        ("cluster", {"certificate-authority": "/no/such/file"}),
+        ("cluster", {"server": "https://here:port"}),
+    ],
+)
+def test_credentials_that_make_no_sense_are_told(tmp_path: Path, kind: str, said: dict[str, str]) -> None:
+    plain = {"cluster": {"server": "https://here:1"}, "user": {}}
+    entries = {part: [{"name": "here", part: body}] for part, body in plain.items()}
+    entries[kind][0][kind] = {**plain[kind], **said}
+    path = write(tmp_path / "config", clusters=entries["cluster"], users=entries["user"])
+    with pytest.raises(ConfigError, match="valid credentials") as error:
+        Api(Options(kubeconfig=str(path)), Patience())
+    assert error.value.key == "tide.options.kubeconfig"

@@ -31,6 +31,8 @@ NONE_KARPENTER = (
     "FailedScheduling",
     "Failed to schedule pod, no instance type has enough resources",
 )
+COMING_AUTO = ("eks-auto-mode/compute", "Nominated", "Pod should schedule on: nodeclaim/general-x7k2p")
+NONE_AUTO = ("eks-auto-mode/compute", "FailedScheduling", "incompatible with nodepool, no instance type")
 SCHEDULER = ("default-scheduler", "FailedScheduling", "0/1 nodes are available: 1 Insufficient cpu.")
 
 
@@ -88,7 +90,7 @@ def test_without_a_word_it_is_waited_for_as_long_as_the_options_say():
     assert (pool.limit.maximum, pool.limit.message) == (2, "old waits")
 
 
-@pytest.mark.parametrize("coming", [COMING_CA, COMING_KARPENTER])
+@pytest.mark.parametrize("coming", [COMING_CA, COMING_KARPENTER, COMING_AUTO])
 def test_a_machine_that_is_coming_is_waited_for(coming):
     pool = Pool(unschedulable_after_s=60.0, machine_within_s=600.0)
     pool.pod("a", waits_s=300)
@@ -105,7 +107,7 @@ def test_a_machine_that_is_coming_is_waited_for(coming):
     assert not pool.refused
 
 
-@pytest.mark.parametrize("none", [NONE_CA, NONE_KARPENTER])
+@pytest.mark.parametrize("none", [NONE_CA, NONE_KARPENTER, NONE_AUTO])
 def test_p09_that_none_is_coming_is_known_long_before_and_in_the_autoscalers_words(none):
     pool = Pool(unschedulable_after_s=60.0)
     pool.pod("a", waits_s=3)

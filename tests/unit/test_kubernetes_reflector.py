@@ -40,8 +40,9 @@ class Server:
             raise self.list_error
         return [item(name, version) for name, version in self.items.items()], str(max(self.items.values()))
 
-    async def watch(self, kind, labels, fields, version):
+    async def watch(self, kind, labels, fields, version, *, silence_s):
         self.calls["watch"] += 1
+        self.silence_s = silence_s
         self.versions.append(version)
         for event in self.watches.pop(0) if self.watches else [None]:
             if event is None:
@@ -51,13 +52,14 @@ class Server:
             yield event
 
     @asynccontextmanager
-    async def reflected(self, patience=PATIENCE, read=lambda pod: pod.metadata.resourceVersion):
+    async def reflected(self, patience=PATIENCE, read=lambda pod: pod.metadata.resourceVersion, **options):
         reflector = Reflector(
             self,  # type: ignore[arg-type]  # all of it that is called
             Pod,
             read,
             lambda *change: self.changed.append(change),
             patience=patience,
+            **options,
         )
         reflector.start()
         await reflector.settled()
@@ -82,6 +84,15 @@ async def test_a_watch_that_ends_goes_on_where_it_was_bookmarks_included():
         await until(lambda: server.calls["watch"] == 3, "it is watched again")
         assert server.versions == ["1", "7", "9"]
         assert server.calls["list"] == 1
+
+
+@pytest.mark.parametrize("bookmarks", [True, False])
+async def test_without_bookmarks_silence_is_no_sign_until_the_server_should_have_ended_the_watch(bookmarks):
+    server, patience = Server([None]), Patience()
+    async with server.reflected(patience, bookmarks=bookmarks):
+        await until(lambda: server.calls["watch"], "it is watched")
+        assert (server.silence_s > patience.watch_s) is not bookmarks
+        assert server.silence_s > 2 * 60, "two bookmarks"
 
 
 async def test_now_and_then_everything_is_listed_anew():

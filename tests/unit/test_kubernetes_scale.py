@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from waiting import until
 
-from dask_tide.errors import LaunchRejected
+from dask_tide.errors import LaunchRejected, Unavailable
 from dask_tide.model import Phase, Pool
 from dask_tide.providers.base import ObservedUnit
 from dask_tide.providers.kubernetes.patience import Patience
@@ -129,3 +129,19 @@ async def test_what_goes_while_more_are_asked_for_is_not_made_up_for():
     world.scale_.pods_changed()
     await growing
     assert world.asked == [3, 2]
+
+
+async def test_what_may_be_there_unseen_is_not_cancelled():
+    """The watch is late: to lower the number would delete workers that nobody here knows of."""
+    world = World(maximum=9)
+    await world.scale_.up(2)
+    world.see(2)
+    await world.scale_.up(5)
+    late = {name: world.pods.pop(name) for name in sorted(world.pods)[2:]}
+    world.see(5)
+    assert world.scale_.requested() == 3
+    with pytest.raises(Unavailable, match="3 pods of r-cpu are not seen"):
+        await world.scale_.cancel(3)
+    assert world.asked == [2, 5]
+    world.pods |= late
+    assert world.scale_.requested() == 0

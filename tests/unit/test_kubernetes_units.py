@@ -274,3 +274,12 @@ def test_nothing_is_learned_of_starts_for_which_there_was_no_place():
     update(ledger, 60.0, observed("r-cpu-a", phase=Phase.PENDING, waits=True, unplaced=True))
     update(ledger, 600.0, observed("r-cpu-a"), ["r-cpu-a"])
     assert ledger.records["cpu"].cold_boot_s is None
+
+
+@pytest.mark.parametrize(("waits", "failed"), [(True, 0), (False, 1)], ids=["no machine", "a machine"])
+def test_what_is_given_up_before_it_had_a_machine_has_not_failed(waits, failed):
+    """A ReplicaSet deletes pods without a machine first; they are gone without a word."""
+    ledger = Ledger(120.0)
+    update(ledger, 0.0, observed("a", phase=Phase.PENDING, waits=waits))
+    update(ledger, 1.0, observed())
+    assert ledger.records["cpu"].failed == failed

@@ -17,6 +17,9 @@ from distributed.security import Security
 
 from dask_tide.model import Phase, Pool
 
+#: What names of units that were asked for and are not seen yet contain (``cpu?0``), and no platform's do.
+NAMELESS = "?"
+
 
 @dataclass(frozen=True)
 class ObservedUnit:

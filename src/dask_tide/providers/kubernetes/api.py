@@ -12,6 +12,7 @@ from typing import Any
 import httpx2
 import msgspec
 from lightkube import ApiError, AsyncClient
+from lightkube.config.client_adapter import ExecAuth as LightkubeExecAuth
 from lightkube.core.exceptions import ConfigError as LightkubeConfigError
 from lightkube.core.generic_client import WatchDriver
 from lightkube.core.selector import build_selector
@@ -31,6 +32,7 @@ from dask_tide.errors import (
 )
 
 from . import kubeconfig
+from .exec_auth import ExecAuth
 from .options import Options
 from .patience import Patience
 
@@ -78,7 +80,13 @@ class Api:
             self._client = AsyncClient(
                 config=config, namespace=options.namespace, field_manager=FIELD_MANAGER, lazy=True
             )
-        except (LightkubeConfigError, OSError, ssl.SSLError, AssertionError) as error:
+            http: httpx2.AsyncClient = self._client._client._client
+            if isinstance(http.auth, LightkubeExecAuth):
+                http.auth = ExecAuth(config.user.exec)
+        except (
+            *(LightkubeConfigError, OSError, ssl.SSLError, AssertionError),
+            *(ValueError, TypeError, httpx2.InvalidURL),  # no base64, a certificate without a key, no address
+        ) as error:
             where = options.kubeconfig or "the kubeconfig that was found"
             raise ConfigError("tide.options.kubeconfig", where, f"valid credentials ({error})") from error
         self.namespace: str = self._client.namespace
@@ -102,9 +110,11 @@ class Api:
         return found, version
 
     async def watch(
-        self, kind: Any, labels: Selector | None, fields: str, version: str
+        self, kind: Any, labels: Selector | None, fields: str, version: str, *, silence_s: float
     ) -> AsyncGenerator[tuple[str, Any], None]:
         """What happens after ``version``: ``(type, object)``, bookmarks included. When it ends, ask again.
+
+        After a silence of ``silence_s`` the server counts as gone.
 
         Raises
         ------
@@ -131,7 +141,7 @@ class Api:
         try:
             while True:
                 with translated(f"watching {kind.__name__}s"):
-                    async with asyncio.timeout(self._patience.silence_s):
+                    async with asyncio.timeout(silence_s):
                         event = await anext(events, None)
                 if event is None:
                     return

@@ -11,18 +11,41 @@ from dask.utils import parse_bytes
 
 from dask_tide import config as configuration
 from dask_tide.errors import ConfigError
-from dask_tide.schema import merge
+from dask_tide.schema import merge, spell
 
-__all__ = ["make_values"]
+__all__ = ["make_values", "split_options"]
 
 #: Sections of one's own configuration that are about the scheduler, wherever it is.
-_SENT = ("interval", "forecast", "release", "memory", "start", "limits", "drain", "idle-shutdown")
+_SENT = ("interval", "aim", "forecast", "release", "memory", "start", "limits", "drain", "idle-shutdown")
+#: Options that say where the cluster is, and are arguments of the cluster class, too.
+_WHERE = ("namespace", "kubeconfig", "context")
+#: Options that the chart writes itself, and the values that say them.
+_VALUES = {"nodes": "nodes.read", "annotate": "admission.enabled"}
 #: What they are called in the configuration and in the chart.
 _KEYS = {"boot-time": "bootTime", "boot_time": "bootTime"}
 #: A container's `resources` have no other keys; all others are Dask's own.
 _CONTAINER_KEYS = frozenset({"requests", "limits", "claims"})
 _MI = 2**20
 _QUANTITY = re.compile(r"[0-9]+(\.[0-9]+)?(Mi|Gi|Ti|M|G|T)")
+
+
+def split_options(given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Options that say where the cluster is, and all others: one's own configuration's, and ``given`` on top.
+
+    Raises
+    ------
+    ConfigError
+        One is said elsewhere.
+    """
+    mine = spell(dask.config.get("tide", {}))
+    # Those of another provider are nothing to this one.
+    layers = [mine.get("options", {}) if mine.get("provider") == "kubernetes" else {}, given]
+    options = merge(*({str(key).replace("_", "-"): value for key, value in one.items()} for one in layers))
+    for key in sorted(options.keys() & _VALUES.keys()):
+        expected = f"nothing: the value {_VALUES[key]} of the chart says it"
+        raise ConfigError(f"tide.options.{key}", options[key], expected)
+    where = {key: options.pop(key) for key in _WHERE if key in options}
+    return where, options
 
 
 def make_values(
@@ -55,12 +78,13 @@ def make_values(
     """
     if values is not None and not isinstance(values, Mapping):
         raise ConfigError("values", values, "a mapping, the values of the chart")
-    mine = {name: _pool(name, entry) for name, entry in dask.config.get("tide.pools", {}).items()}
+    own = spell(dask.config.get("tide", {}))
+    mine = {name: _pool(name, entry) for name, entry in own.get("pools", {}).items()}
     base: dict[str, Any] = merge({"pools": mine}, values or {})
     theirs = base.get("pools")
     if theirs is not None and not isinstance(theirs, Mapping):
         raise ConfigError("pools", theirs, "a mapping from pool names to mappings")
-    sent = {key: dask.config.get(f"tide.{key}", configuration.DEFAULTS[key]) for key in _SENT}
+    sent = {key: own.get(key, configuration.DEFAULTS[key]) for key in _SENT}
     layers: list[Mapping[str, Any]] = [{"tide": _differences(sent, configuration.DEFAULTS)}, base]
     layers.append(
         {"tide": {key: value for key, value in settings.items() if key not in ("provider", "name")}}

@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Awaitable, Iterable
 from contextlib import suppress
+from functools import partial
 
 from dask_tide.errors import LaunchRejected, ProviderError, Unauthorized, Unavailable
 
@@ -30,10 +31,10 @@ _POLICIES = ("validatingadmissionpolicies", "validatingadmissionpolicybindings")
 async def may_make_policies(resources: Resources) -> bool:
     """Whether the user may make admission policies, and take them away again."""
     rights = [(verb, resource) for verb in ("create", "get", "delete") for resource in _POLICIES]
+    first, *others = (partial(resources.may, verb, _ADMISSION, resource) for verb, resource in rights)
     try:
-        return all(
-            await asyncio.gather(*(resources.may(verb, _ADMISSION, resource) for verb, resource in rights))
-        )
+        # One by itself: it may be the first request, and what it fails of all would fail of.
+        return await first() and all(await asyncio.gather(*(may() for may in others)))
     except (Unauthorized, LaunchRejected):
         return False
 

@@ -15,14 +15,16 @@ from distributed.security import Security
 from distributed.utils import format_dashboard_link
 
 from dask_tide.config import duration_s
-from dask_tide.errors import ConfigError, ProviderError, Unavailable
+from dask_tide.errors import ConfigError, ProviderError, Unavailable, words
 
 from .api import Api
-from .arguments import make_values
+from .arguments import make_values, split_options
 from .belongings import Belongings, may_make_policies
 from .ephemeral import make_ephemeral
 from .kubeconfig import own_namespace
 from .manifests import Manifest, make_all, make_release
+from .manifests.values import read as read_values
+from .manifests.values import watched
 from .options import Options
 from .patience import Patience
 from .port_forward import PortForward
@@ -96,6 +98,15 @@ class KubernetesHost:
         timeout: str | float = _TIMEOUT,
     ) -> None:
         self.name = name
+        self.dashboard_link = ""
+        where, options = split_options(settings.get("options") or {})
+        namespace = where.get("namespace") if namespace is None else namespace
+        kubeconfig = where.get("kubeconfig") if kubeconfig is None else kubeconfig
+        context = where.get("context") if context is None else context
+        if options:
+            settings = {**settings, "options": options}
+        else:
+            settings = {key: value for key, value in settings.items() if key != "options"}
         self.idle_timeout_s = (
             None if idle_timeout is None else duration_s("idle_timeout", idle_timeout, positive=True)
         )
@@ -119,6 +130,7 @@ class KubernetesHost:
         self.security = self._make_security()
         self._belongings = Belongings(self._resources, self._selector({}), self._called())
         self._forwards: list[PortForward] = []
+        self._no_answer = ""
         self.said: list[str] = []
 
     # -- making -----------------------------------------------------------------------------------
@@ -157,9 +169,12 @@ class KubernetesHost:
     def _let_in(self, namespace: str) -> None:
         """The network policy keeps all but this cluster's pods out; we are another pod."""
         here = {"matchLabels": {"kubernetes.io/metadata.name": namespace}}
+        values = read_values(self._values)
         policy = dict(self._values.get("networkPolicy") or {})
         for key in ("clients", "dashboard"):
-            policy.setdefault(key, [{"namespaceSelector": here}])
+            # Where the dashboard is for an ingress or a monitor, and nobody is named, anybody may see it.
+            if key == "clients" or policy.get(key) or not watched(values):
+                policy[key] = [*(policy.get(key) or ()), {"namespaceSelector": here}]
         self._values["networkPolicy"] = policy
 
     def _make_security(self) -> Security:
@@ -186,28 +201,32 @@ class KubernetesHost:
             address = f"{protocol}://127.0.0.1:{await self._forward(_COMM)}"
         trouble, since_s = Trouble("", None), time.monotonic()
         while True:
-            running = False
             try:
                 pod = await self._scheduler()
                 running = pod is not None and _runs(pod)
-                seen = Trouble("", None) if running else await self._trouble(pod)
+                if running and await self._serves(address):
+                    return address
+                seen = self._unreachable() if running else await self._trouble(pod)
             except Unavailable as error:
-                seen = Trouble(str(error), None)
+                seen = Trouble(f"Unreachable: {error}", None)
             if seen.kind != trouble.kind:
                 since_s = time.monotonic()
-            trouble = seen
-            now_s = time.monotonic()
-            if running and await self._serves(address):
-                return address
+            trouble, now_s = seen, time.monotonic()
             if now_s > deadline_s or (
                 trouble.patience_s is not None and now_s - since_s >= trouble.patience_s
             ):
                 waited = f"within {self._timeout_s:g} s" if now_s > deadline_s else "and will not"
-                words = (
-                    trouble.words or (self._forwards and self._forwards[0].error) or "nothing is known why"
-                )
-                raise trouble.error(f"{self._called()}: its scheduler did not come up {waited}: {words}")
+                said = trouble.words or "nothing is known why"
+                raise trouble.error(f"{self._called()}: its scheduler did not come up {waited}: {said}")
             await asyncio.sleep(_LOOK_S)
+
+    def _unreachable(self) -> Trouble:
+        """Why one that runs does not answer, as far as it was tried."""
+        forward = self._forwards[0] if self._forwards else None
+        said = (forward and forward.error) or self._no_answer
+        if forward is not None and forward.forbidden:
+            return Trouble(f"Forbidden: you may not create pods/portforward ({said})", _PATIENCE_S)
+        return Trouble(f"Unreachable: it runs, but cannot be reached from here: {said}" if said else "", None)
 
     async def _scheduler(self) -> Manifest | None:
         """The scheduler's pod, None if there is none now."""
@@ -227,7 +246,8 @@ class KubernetesHost:
                     return isinstance(await send_recv(comm, op="tide_status"), dict)
                 finally:
                     comm.abort()
-        except (OSError, TimeoutError):
+        except (OSError, TimeoutError) as error:
+            self._no_answer = words(error)
             return False
 
     async def _forward(self, port: int, local: int = 0) -> int:
@@ -244,8 +264,8 @@ class KubernetesHost:
 
     async def _show_dashboard(self) -> None:
         if self._dashboard_port is None:
-            self.dashboard_link = ""
-        elif self._inside:
+            return
+        if self._inside:
             host = f"{self.name}-scheduler.{self.namespace}.svc"
             self.dashboard_link = format_dashboard_link(host, _DASHBOARD)
         else:
@@ -293,4 +313,9 @@ class KubernetesHost:
 
 def _runs(pod: Manifest) -> bool:
     containers = pod.get("status", {}).get("containerStatuses", ())
-    return any("running" in container.get("state", {}) for container in containers)
+    # Others may have been injected.
+    return any(
+        "running" in container.get("state", {})
+        for container in containers
+        if container["name"] == "scheduler"
+    )

@@ -38,6 +38,9 @@ _MACHINE = {
     ("cluster-autoscaler", "NotTriggerScaleUp"): False,
     ("karpenter", "Nominated"): True,
     ("karpenter", "FailedScheduling"): False,
+    # Karpenter again, as EKS runs it for its users.
+    ("eks-auto-mode/compute", "Nominated"): True,
+    ("eks-auto-mode/compute", "FailedScheduling"): False,
 }
 #: Who scales horizontally, and what it says when it has.
 _AUTOSCALER, _RESCALED = "HorizontalPodAutoscaler", "SuccessfulRescale"

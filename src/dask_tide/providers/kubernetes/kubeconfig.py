@@ -18,6 +18,17 @@ __all__ = ["own_namespace", "read"]
 _ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 _DEFAULT = Path("~/.kube/config")
 _KEY = "tide.options.kubeconfig"
+_NOT_SO = "nothing: that is not supported"
+#: Keys that change to whom one speaks, or as whom, and what is expected instead.
+_ODD = {
+    "clusters": {
+        "proxy-url": "nothing: set HTTPS_PROXY instead",
+        "tls-server-name": _NOT_SO,
+    },
+    "users": dict.fromkeys(("as", "as-uid", "as-groups", "as-user-extra", "auth-provider"), _NOT_SO),
+}
+#: Versions of the protocol of programs that say a token.
+_EXEC = tuple(f"client.authentication.k8s.io/{version}" for version in ("v1", "v1beta1", "v1alpha1"))
 #: Paths in a kubeconfig are relative to its folder.
 _PATHS = {"clusters": ("certificate_auth",), "users": ("client_cert", "client_key", "token_file")}
 
@@ -38,13 +49,25 @@ def read(kubeconfig: str | None = None, context: str | None = None) -> Any:
     """
     config = _find(kubeconfig, context)[0]
     try:
-        return config.get(context)
+        found = config.get(context)
+        _refuse_odd(config, found)
+        return found
     except LightkubeConfigError as error:
         known = ", ".join(config.contexts) or "no context at all"
         raise ConfigError("tide.options.context", context, f"one of {known} ({error})") from error
     except KeyError as error:
         expected = f"one that has {error}, which its context {context or config.current_context} names"
         raise ConfigError(_KEY, kubeconfig, expected) from error
+
+
+def _refuse_odd(config: KubeConfig, found: Any) -> None:
+    """Complain of what lightkube would pass over: another server, perhaps, or with more rights."""
+    odd: dict[tuple[str, str], tuple[str, Any]] = getattr(config, "odd", {})
+    for entry in (("clusters", found.context.cluster), ("users", found.context.user)):
+        if entry in odd:
+            key, value = odd[entry]
+            expected = _ODD[entry[0]].get(key) or f"one of {', '.join(_EXEC)}"
+            raise ConfigError(f"{_KEY}: {entry[0]}.{entry[1]}.{key}", value, expected)
 
 
 def own_namespace(kubeconfig: str | None = None, context: str | None = None) -> str | None:
@@ -69,22 +92,40 @@ def _find(kubeconfig: str | None, context: str | None) -> tuple[KubeConfig, str 
 def _merge(paths: list[Path]) -> KubeConfig:
     """The first file that says something is heard."""
     merged: dict[str, Any] = {"clusters": {}, "users": {}, "contexts": {}}
+    odd: dict[tuple[str, str], tuple[str, Any]] = {}
     current: str | None = None
     for path in paths:
         config = _parse(path.expanduser().absolute())
         current = current or config.current_context
         for kind, entries in merged.items():
             for name, entry in getattr(config, kind).items():
+                if name not in entries and (kind, name) in config.odd:
+                    odd[kind, name] = config.odd[kind, name]
                 entries.setdefault(name, entry)
-    return KubeConfig(**merged, current_context=current)
+    return _Config(**merged, current_context=current, odd=odd)
 
 
-def _parse(path: Path) -> KubeConfig:
+class _Config(KubeConfig):
+    """With what lightkube does not know of: keys and values, by kind and name of the entry."""
+
+    def __init__(self, *, odd: dict[tuple[str, str], tuple[str, Any]], **parts: Any) -> None:
+        super().__init__(**parts)
+        self.odd = odd
+
+
+def _parse(path: Path) -> _Config:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
         # Each of them may be missing, or null.
         lists = {kind: content.get(kind) or [] for kind in ("clusters", "users", "contexts")}
         config = KubeConfig.from_dict({**content, **lists})
+        odd = {
+            (kind, str(entry["name"])): (key, said)
+            for kind, keys in _ODD.items()
+            for entry in lists[kind]
+            for key in keys
+            if (said := (entry[kind.removesuffix("s")] or {}).get(key))
+        }
     except (
         *(OSError, UnicodeDecodeError, yaml.YAMLError, msgspec.MsgspecError),
         *(AttributeError, KeyError, TypeError),
@@ -95,4 +136,17 @@ def _parse(path: Path) -> KubeConfig:
             for key in keys:
                 if value := getattr(entry, key):
                     setattr(entry, key, str(path.parent / value))
-    return config
+    for name, user in config.users.items():
+        if user.exec is None:
+            continue
+        if user.exec.apiVersion not in _EXEC:
+            odd["users", name] = ("exec.apiVersion", user.exec.apiVersion)
+        if os.sep in user.exec.command:
+            user.exec.command = str(path.parent / user.exec.command)
+    return _Config(
+        clusters=config.clusters,
+        users=config.users,
+        contexts=config.contexts,
+        current_context=config.current_context,
+        odd=odd,
+    )

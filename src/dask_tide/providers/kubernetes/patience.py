@@ -16,7 +16,8 @@ class Patience:
     watch_s
         The API server ends a watch after so long, and the next one starts where it ended.
     silence_s
-        The server sends a bookmark a minute: one that is silent for so long has gone without a word.
+        The server sends a bookmark a minute: one that is silent for so long has gone without a word. Of
+        kinds without bookmarks it ends watches after ``watch_s``, which may take so much longer to arrive.
     resync_s
         Everything is listed anew when a watch ends so long after the last list, whatever the watches said.
     failed_s, failed_max_s

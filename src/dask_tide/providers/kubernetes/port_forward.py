@@ -35,6 +35,7 @@ _CHUNK_BYTES = 64 * 1024
 _LIMIT_BYTES = 1024 * 1024
 #: A node may be slow to answer, but not for ever; a laptop that was closed comes back to dead connections.
 _PING_S, _PONG_S = 20.0, 60.0
+_FORBIDDEN = (401, 403)
 _ERRORS = (
     ProviderError,
     WebSocketDisconnect,
@@ -76,6 +77,8 @@ class PortForward:
         self.port = 0
         #: Why the last connection that failed did so.
         self.error = ""
+        #: That the API server does not let this user connect.
+        self.forbidden = False
 
     async def start(self, port: int = 0) -> None:
         """Listen, on ``port`` or if that is taken on any."""
@@ -107,6 +110,7 @@ class PortForward:
                 await self._forward(reader, writer)
         except* _ERRORS as errors:
             self.error = "; ".join(_words(error) for error in errors.exceptions)
+            self.forbidden = any(map(_is_forbidden, errors.exceptions))
             logger.debug("A connection to port %d of the scheduler's pod: %s", self._remote_port, self.error)
         finally:
             self._connections.discard(task)
@@ -162,6 +166,12 @@ async def _receive(socket: AsyncWebSocketSession, writer: asyncio.StreamWriter) 
                 await writer.drain()
     if refusal:
         raise ConnectionRefusedError(refusal)
+
+
+def _is_forbidden(error: BaseException) -> bool:
+    if isinstance(error, BaseExceptionGroup):
+        return any(map(_is_forbidden, error.exceptions))
+    return isinstance(error, WebSocketUpgradeError) and error.response.status_code in _FORBIDDEN
 
 
 def _words(error: BaseException) -> str:

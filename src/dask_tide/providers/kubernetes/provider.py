@@ -10,7 +10,7 @@ from functools import partial
 
 from dask_tide.errors import ConfigError, ProviderError
 from dask_tide.model import Phase
-from dask_tide.providers.base import Limit, Observation, ObservedUnit, ProviderContext
+from dask_tide.providers.base import NAMELESS, Limit, Observation, ObservedUnit, ProviderContext
 
 from .api import Api
 from .events import EVICTED, IGNORED, EventView, read_event
@@ -41,8 +41,6 @@ logger = logging.getLogger("distributed.tide.kubernetes")
 
 #: A pod's name is its ReplicaSet's and six characters, and is a worker's host name: a DNS label.
 _LONGEST = 57
-#: Units without a name yet: `?` cannot stand in a pod's name.
-_NAMELESS = "?"
 
 
 class KubernetesProvider:
@@ -121,7 +119,13 @@ class KubernetesProvider:
             self._api, ReplicaSet, read_replicaset, self._replicaset_changed, labels=labels, patience=patience
         )
         self._events: Reflector[EventView] = Reflector(
-            self._api, Event, self._read_event, lambda *_: None, fields=IGNORED, patience=patience
+            self._api,
+            Event,
+            self._read_event,
+            lambda *_: None,
+            fields=IGNORED,
+            patience=patience,
+            bookmarks=False,
         )
         self._nodes: Reflector[NodeView] | None = (
             Reflector(self._api, Node, read_node, self._node_changed, patience=patience)
@@ -171,6 +175,8 @@ class KubernetesProvider:
     async def scale_down(self, units: Sequence[str]) -> Collection[str]:
         """Lower the scale of the pools, so that exactly these go; returns those that must stay."""
         await self._start()
+        if self._pods.error is not None:
+            raise self._pods.error  # of pods that are not seen some would go, too
         # Those that have ended are the garbage collector's; the ReplicaSet has replaced them already.
         self._dismissed |= {
             pod.uid
@@ -191,7 +197,7 @@ class KubernetesProvider:
         return kept
 
     async def _fewer(self, pool: str, scale: PoolScale, units: Sequence[str]) -> Collection[str]:
-        nameless = sum(1 for name in units if name.startswith(pool + _NAMELESS))
+        nameless = sum(1 for name in units if name.startswith(pool + NAMELESS))
         if nameless:
             await scale.cancel(nameless)
         return await scale.down([name for name in units if name in self._by_pool[pool]])
@@ -262,6 +268,10 @@ class KubernetesProvider:
         return {DELETION_COST: PROTECTED[DELETION_COST], **kept}
 
     def _pod_changed(self, name: str, before: PodView | None, now: PodView | None) -> None:
+        if before is not None and now is not None and before.unit.pool != now.unit.pool:
+            # Somebody has relabelled it, as one does with a pod that is to be looked into.
+            self._pod_changed(name, before, None)
+            before = None
         pool = (now or before).unit.pool  # type: ignore[union-attr]
         pods = self._by_pool.setdefault(pool, {})
         if now is None:

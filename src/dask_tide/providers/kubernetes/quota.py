@@ -23,7 +23,8 @@ _DIGITS = re.compile(r"\d+")
 class Quota:
     """A refusal to create pods: by a ResourceQuota, a LimitRange, Pod Security or another admission.
 
-    Each further one is believed for twice as long, until there are more pods than before.
+    Each further one is believed for twice as long, until there are more pods than before, or none has come
+    for as long again.
 
     Parameters
     ----------
@@ -57,6 +58,8 @@ class Quota:
         if (words := _DIGITS.sub("#", view.refusal)) != self._told:
             logger.warning("ReplicaSet %s: %s", view.name, view.refusal)
             self._told = words
+        if self._clock() > self._until_s + self._believed_s:
+            self._believed_s = self._patience.quota_s
         self._limit = Limit(self._pool, maximum, view.refusal)
         self._until_s = self._clock() + self._believed_s
         self._believed_s = min(2 * self._believed_s, self._patience.quota_max_s)

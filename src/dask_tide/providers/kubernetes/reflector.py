@@ -41,6 +41,8 @@ class Reflector(Generic[T]):
         How long to wait after an error.
     labels, fields
         Which objects: label selector, field selector.
+    bookmarks
+        Whether the API server sends them for this kind: not for Events, which it does not cache.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class Reflector(Generic[T]):
         patience: Patience,
         labels: Selector | None = None,
         fields: str = "",
+        bookmarks: bool = True,
     ) -> None:
         self._api = api
         self._kind = kind
@@ -61,6 +64,7 @@ class Reflector(Generic[T]):
         self._patience = patience
         self._labels = labels
         self._fields = fields
+        self._silence_s = patience.silence_s + (0.0 if bookmarks else patience.watch_s)
         self._kept: dict[str, T] = {}
         self._task: asyncio.Task[None] | None = None
         self._synced = asyncio.Event()
@@ -143,7 +147,8 @@ class Reflector(Generic[T]):
 
     async def _watch(self, version: str) -> AsyncGenerator[str, None]:
         """The version after each event; a new watch begins where the last one was."""
-        async with aclosing(self._api.watch(self._kind, self._labels, self._fields, version)) as events:
+        watch = self._api.watch(self._kind, self._labels, self._fields, version, silence_s=self._silence_s)
+        async with aclosing(watch) as events:
             async for type_, item in events:
                 if type_ != "BOOKMARK":
                     name = item.metadata.name

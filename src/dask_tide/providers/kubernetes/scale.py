@@ -137,6 +137,7 @@ class PoolScale:
     def seen(self, view: ReplicaSetView | None) -> None:
         """Take what the watch shows of the ReplicaSet."""
         self._number.seen(view)
+        self._pods.changed()  # what waits for pods may wait for how many there are
         if view is None:
             return
         if view.refusal:
@@ -312,16 +313,29 @@ class PoolScale:
         return survived
 
     async def cancel(self, count: int) -> None:
-        """Ask for ``count`` fewer pods of those that do not exist yet."""
+        """Ask for ``count`` fewer pods of those that do not exist yet.
+
+        Raises
+        ------
+        Unavailable
+            The ReplicaSet has pods that are not seen: workers, perhaps, that would go instead.
+        """
         # From now on, so that nobody cancels them again.
         self._cancelling += count
         try:
+            await self._pods.until(lambda: not self._unseen(), self._patience.delete_s)
+            if unseen := self._unseen():
+                raise Unavailable(f"{unseen} pods of {self.replicaset} are not seen: the watch is late")
             async with self._lock:
                 replicas = max(len(self.active()), self.wanted - count)
                 if replicas < self.wanted and not self.frozen():
                     await self._number.set(replicas)
         finally:
             self._cancelling -= count
+
+    def _unseen(self) -> int:
+        """How many pods there are, according to the ReplicaSet, beyond those that the watch has shown."""
+        return 0 if self.view is None else max(0, self.view.existing - len(self.active()))
 
     def evicted(self, name: str) -> None:
         """Somebody deletes a pod that was given up before: the ReplicaSet makes another one all the same.

@@ -58,6 +58,10 @@ class Trouble:
 
     def error(self, message: str) -> ProviderError:
         """Make an error of it."""
+        if self.kind == "Forbidden":
+            return Unauthorized(message)
+        if self.kind == "Unreachable":
+            return Unavailable(message)
         if "exceeded quota" in self.words:
             return QuotaExceeded(message)
         if "Unschedulable" in self.words:
