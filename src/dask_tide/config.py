@@ -149,7 +149,15 @@ def read(overrides: Mapping[str, Any] | None = None) -> TideConfig:
     >>> read({"pools": {"cpu": {"threads": 2, "maximum": 8}}}).pools["cpu"].pool.maximum
     8
     """
-    layers = (dask.config.get("tide", {}), overrides)
+    return _read(dask.config.get("tide", {}), overrides)
+
+
+def read_section(section: Mapping[str, Any]) -> TideConfig:
+    """As :func:`read`, of this section alone: another process will read it."""
+    return _read(section)
+
+
+def _read(*layers: Any) -> TideConfig:
     config = merge(DEFAULTS, *map(spell, layers))
     check(config)
     return _build(config)

@@ -22,6 +22,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+import weakref
 from collections.abc import Collection
 from contextlib import suppress
 from functools import partial
@@ -29,7 +30,8 @@ from typing import TYPE_CHECKING, Any
 
 from dask.utils import format_bytes
 from distributed import Nanny, Worker
-from distributed.comm.core import connect
+from distributed.comm.addressing import parse_address, parse_host_port
+from distributed.comm.core import FatalCommClosedError, connect
 from distributed.core import Status, send_recv
 from distributed.protocol import pickle
 from distributed.worker import WORKER_ANY_RUNNING
@@ -49,6 +51,8 @@ logger = logging.getLogger("distributed.tide.departure")
 
 #: How often the scheduler is asked what the worker still has to do.
 POLL_S = 0.1
+#: How often what has been copied already is looked at again: who received it may have left since.
+COPY_AGAIN_S = 2.0
 #: How long to wait after the scheduler has found nobody to take the results.
 RETRY_S = 1.0
 #: For what part of the deadline a P2P shuffle is waited for; the rest is for what it leaves here.
@@ -68,6 +72,9 @@ NAMED = 20
 _CALLBACK = "tide-departure"
 
 Leaver = Nanny | Worker
+
+#: Workers of this process whose nannies depart.
+_announced: weakref.WeakSet[Worker] = weakref.WeakSet()
 
 
 async def depart(server: Leaver, timeout_s: float) -> None:
@@ -124,6 +131,9 @@ async def _leave_scheduler(server: Leaver, address: str, timeout_s: float) -> No
     deadline = asyncio.timeout(timeout_s)
     try:
         async with deadline:
+            if isinstance(server, Nanny):
+                with suppress(OSError):  # the worker has ended: what follows will tell
+                    await server.rpc(address).run(function=pickle.dumps(announce))
             await _outlast_shuffles(server, address, start + SHUFFLE_PART * timeout_s)
             await _drain(server, address)
     except OSError as error:  # a TimeoutError is one
@@ -192,22 +202,59 @@ async def _drain(server: Leaver, address: str) -> None:
         with suppress(OSError):  # the worker has ended: the scheduler will know, or say what is lost
             await server.rpc(address).run(function=pickle.dumps(turn_away))
     # One connection for all: it breaks when the scheduler goes. A pool would try for 30 s to make a new one.
-    comm = await connect(server.scheduler.address, timeout=REACH_S, **server.connection_args)
+    comm = await _connect(server)
     try:
-        await _retire(comm, address)
+        await _retire(server, comm, address)
     finally:
         comm.abort()
 
 
-async def _retire(comm: Comm, address: str) -> None:
+async def _connect(server: Leaver) -> Comm:
+    """Connect to the scheduler, however busy it is.
+
+    Raises
+    ------
+    OSError
+        Nobody listens there, or not to us.
+    """
+    address = server.scheduler.address
+    said = False
+    while True:
+        try:
+            comm: Comm = await connect(address, timeout=REACH_S, **server.connection_args)
+            return comm
+        except FatalCommClosedError:  # a certificate that is not taken, say
+            raise
+        except OSError:
+            # With TLS both sides have to say something first, which a busy one does not.
+            if not await _listens(address):
+                raise
+            if not said:
+                logger.info("The scheduler listens and does not answer; it is asked again.")
+            said = True
+
+
+async def _listens(address: str) -> bool:
+    try:
+        host, port = parse_host_port(parse_address(address)[1])
+        async with asyncio.timeout(REACH_S):
+            _, writer = await asyncio.open_connection(host, port)
+    except (OSError, ValueError):
+        return False
+    writer.transport.abort()
+    return True
+
+
+async def _retire(server: Leaver, comm: Comm, address: str) -> None:
     safe: set[Key] | None = None  # what it had to do when all that it held was last copied
+    copied_s = 0.0
     refused = False
     while True:
         try:
             tasks = set((await send_recv(comm, op="processing", workers=[address]))[address])
         except KeyError:
             return  # somebody else has struck it off
-        if tasks and tasks == safe:
+        if tasks and tasks == safe and time.monotonic() < copied_s + COPY_AGAIN_S:
             await asyncio.sleep(POLL_S)
             continue
         # Only when no task was left *after* the scheduler stopped giving it new ones (the first retirement
@@ -224,9 +271,10 @@ async def _retire(comm: Comm, address: str) -> None:
         if address in retired:
             if done:
                 return
-            safe = tasks
-            if tasks:
+            copied_s = time.monotonic()
+            if tasks and tasks != safe:
                 logger.info("Worker %s finishes %d tasks first: %s", address, len(tasks), _names(tasks))
+            safe = tasks
         else:
             # Dask sets it to the status it had: closing_gracefully, since `turn_away` comes first.
             if not refused:
@@ -234,7 +282,31 @@ async def _retire(comm: Comm, address: str) -> None:
                     "Nobody can take what worker %s holds; asking again until the deadline.", address
                 )
             refused = True
+            await _copy_beside_actors(server, comm, address)
             await asyncio.sleep(RETRY_S)
+
+
+async def _copy_beside_actors(server: Leaver, comm: Comm, address: str) -> None:
+    """Copy what can be: of a worker that has an actor ``retire_workers`` copies nothing."""
+    workers = (await send_recv(comm, op="identity"))["workers"]
+    others = [other for other, one in workers.items() if other != address and one["status"] == "running"]
+    keys: list[Key] = []
+    if isinstance(server, Worker):
+        keys = results(server)
+    else:
+        with suppress(OSError):  # the worker has ended
+            answer = await server.rpc(address).run(function=pickle.dumps(results))
+            keys = answer["result"] if answer["status"] == "OK" else []
+    if keys and others:
+        # To one of them; what one of them has already is left alone. A key may have been released since, or
+        # all of them have stopped: the next attempt will know.
+        with suppress(KeyError, ValueError):
+            await send_recv(comm, op="replicate", keys=keys, n=1, workers=others, delete=False)
+
+
+def results(dask_worker: Worker) -> list[Key]:
+    """Keys of what a worker holds, without its actors."""
+    return list(dask_worker.data)
 
 
 def turn_away(dask_worker: Worker) -> None:
@@ -248,7 +320,7 @@ def turn_away(dask_worker: Worker) -> None:
     dask_worker
         The worker, in whose event loop this must run. The name is what Dask's ``run`` wants.
     """
-    if not departs(dask_worker):
+    if _CALLBACK not in dask_worker.periodic_callbacks:
         callback = PeriodicCallback(partial(_hand_back, dask_worker), POLL_S * 1000)
         # The worker stops it when it closes.
         dask_worker.periodic_callbacks[_CALLBACK] = callback
@@ -256,9 +328,14 @@ def turn_away(dask_worker: Worker) -> None:
     _hand_back(dask_worker)
 
 
+def announce(dask_worker: Worker) -> None:
+    """Let a worker know that its nanny departs with it; it goes on working until :func:`turn_away`."""
+    _announced.add(dask_worker)
+
+
 def departs(worker: Worker) -> bool:
-    """Whether it has begun to depart."""
-    return _CALLBACK in worker.periodic_callbacks
+    """Whether it has begun to depart, or its nanny has."""
+    return worker in _announced or _CALLBACK in worker.periodic_callbacks
 
 
 def _hand_back(worker: Worker) -> None:

@@ -7,7 +7,8 @@ From a pod it is reached only where the instance's hop limit is 2 or more.
 
 The nanny asks, whatever its worker computes. It tells the scheduler (``tide_notice``), where the
 controller empties the unit and asks for another one. A scheduler without the controller knows no such
-thing: then the worker departs as if it had got SIGTERM (:mod:`dask_tide.departure`).
+thing, and a controller may not know the worker: then that departs as if it had got SIGTERM
+(:mod:`dask_tide.departure`).
 
 ``tide.interruption.watch`` says whether to ask (``aws``), and whom; ``null``: nobody.
 """
@@ -18,6 +19,7 @@ import asyncio
 import json
 import logging
 import signal
+import time
 from typing import Any
 
 import dask
@@ -41,6 +43,9 @@ _ACTION = "/latest/meta-data/spot/instance-action"
 _ANSWER_S = 2.0
 #: The longest that a token may be valid; it is asked for again when it has expired.
 _VALID_S = 21600
+#: A controller that does not know the worker for so long has nothing to do with it; one that has just started
+#: will.
+_UNKNOWN_S = 15.0
 _NOT_FOUND, _UNAUTHORIZED = 404, 401
 
 _watching: dict[Nanny, asyncio.Task[None]] = {}
@@ -127,6 +132,7 @@ class _Metadata:
 
 async def _watch(nanny: Nanny, metadata: _Metadata, interval_s: float) -> None:
     trouble = said = ""
+    known_s = 0.0
     while True:
         try:
             words = await metadata.notice()
@@ -138,14 +144,17 @@ async def _watch(nanny: Nanny, metadata: _Metadata, interval_s: float) -> None:
             logger.warning("Worker %s: %s", nanny.name, words)
             said = words
         # Again and again: a scheduler that starts anew in these two minutes knows nothing of it.
-        if words and not await _tell(nanny, words):
-            signal.raise_signal(signal.SIGTERM)
-            return
+        if words:
+            heard = await _tell(nanny, words)
+            known_s = time.monotonic() if heard or not known_s else known_s
+            if heard is None or time.monotonic() > known_s + _UNKNOWN_S:
+                signal.raise_signal(signal.SIGTERM)
+                return
         await asyncio.sleep(interval_s)
 
 
-async def _tell(nanny: Nanny, words: str) -> bool:
-    """Tell the scheduler; whether it is one that knows what a notice is."""
+async def _tell(nanny: Nanny, words: str) -> bool | None:
+    """Tell the scheduler; whether it knows this worker, None if it does not know what a notice is."""
     try:
         heard = await nanny.scheduler.tide_notice(worker=str(nanny.name), message=words)
     except OSError as error:
@@ -153,5 +162,5 @@ async def _tell(nanny: Nanny, words: str) -> bool:
         return True
     if heard is None:  # Dask's answer to what it does not know
         logger.info("The scheduler does not know what a notice is: the worker leaves by itself.")
-        return False
-    return True
+        return None
+    return bool(heard)

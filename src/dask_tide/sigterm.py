@@ -33,6 +33,8 @@ logger = logging.getLogger("distributed.tide.departure")
 DEFAULT_TIMEOUT = "20s"
 #: How long a worker's process that got SIGTERM waits for its nanny to begin a departure.
 DEFER_S = 10.0
+#: How long what it says may take to be read then.
+READ_S = 1.0
 
 
 class _Sigterm:
@@ -162,9 +164,14 @@ def defer(worker: Worker) -> None:
         if not departs(worker) and worker.status in WORKER_ANY_RUNNING:
             signal.raise_signal(signal.SIGTERM)
 
+    def wait() -> None:
+        # The loop may have stood still meanwhile, for a task that keeps the interpreter's lock, and what the
+        # nanny said not have been read yet.
+        loop.call_later(READ_S, obey)
+
     def handle(_signum: int, _frame: FrameType | None) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        loop.call_soon_threadsafe(loop.call_later, DEFER_S, obey)
+        loop.call_soon_threadsafe(loop.call_later, DEFER_S, wait)
 
     signal.signal(signal.SIGTERM, handle)
 

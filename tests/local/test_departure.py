@@ -10,8 +10,10 @@ import asyncio
 import itertools
 import logging
 import os
+import re
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import cast
 
 import dask
@@ -19,11 +21,13 @@ import psutil
 import pytest
 from commands import Processes, ended, registered
 from distributed import Client, Scheduler, Worker
+from distributed.comm.core import FatalCommClosedError
+from distributed.security import Security
 from known import nanny_runs
 from records import Tasks
 from waiting import until
 
-from dask_tide import sigterm
+from dask_tide import departure, sigterm
 
 
 @pytest.fixture(params=[True, False], ids=["nanny", "no-nanny"])
@@ -226,6 +230,66 @@ async def test_actor_is_waited_for(processes, scheduler, client):
     assert "nothing is lost" in processes.log("leaver")
 
 
+async def test_an_actor_keeps_no_other_result(processes, scheduler, client, tasks):
+    """Of a worker that has one Dask moves nothing."""
+
+    class Counter:
+        pass
+
+    leaver = processes.worker(scheduler.address, "leaver", timeout="6s")
+    futures = await results(client, tasks)
+    actor = client.submit(Counter, key="actor", actor=True)
+    await actor
+    processes.worker(scheduler.address, "other")
+    await registered(scheduler, "other")
+    replicate, calls = scheduler.handlers["replicate"], []
+
+    async def first_in_vain(**arguments):
+        calls.append(arguments)
+        if len(calls) == 1:
+            raise KeyError("released since")
+        return await replicate(**arguments)
+
+    scheduler.handlers["replicate"] = first_in_vain
+
+    leaver.send_signal(signal.SIGTERM)
+
+    assert await ended(leaver) == 0
+    assert len(calls) > 1
+    await client.gather(futures)
+    assert set(tasks.starts.values()) == {1}
+    del actor
+
+
+async def test_who_has_the_other_copy_may_leave_too(processes, scheduler, client, tasks):
+    """The first one found it safe there, and still runs a task that needs it."""
+    first, second = (processes.worker(scheduler.address, name) for name in ("first", "second"))
+    await registered(scheduler, "first", "second")
+    scheduler.extensions["amm"].policies.clear()  # which drops one of two copies every now and then
+    on = {
+        str(ws.name): {"workers": [ws.address], "allow_other_workers": True}
+        for ws in scheduler.workers.values()
+    }
+    twice = client.submit(tasks.function(), "twice", key="twice", **on["second"])
+    await twice
+    long = client.submit(tasks.function(gated=True), "long", twice, **on["first"])
+    await until(lambda: tasks.starts["long"], "the task runs")
+    processes.worker(scheduler.address, "other")
+    await registered(scheduler, "other")
+
+    first.send_signal(signal.SIGTERM)
+    await until(lambda: "finishes 1 tasks first" in processes.log("first"), "it is safe")
+    second.send_signal(signal.SIGTERM)
+    assert await ended(second) == 0
+
+    holders = scheduler.tasks["twice"].who_has
+    await until(lambda: "other" in {str(ws.name) for ws in holders}, "it is copied after all")
+    tasks.open()
+    assert await ended(first) == 0
+    await client.gather([twice, long])
+    assert tasks.starts == {"twice": 1, "long": 1}
+
+
 @pytest.mark.parametrize("processes", [True], indirect=True, ids=["nanny"])
 async def test_workers_of_one_process_depart_together(processes, scheduler, client, tasks):
     """Only nannies can be several in one process."""
@@ -278,6 +342,36 @@ async def test_sigterm_to_all_processes_of_a_group(processes, scheduler, client,
     await client.gather([*futures, running])
     assert set(tasks.starts.values()) == {1}
     assert "nothing is lost" in processes.log("leaver")
+
+
+@pytest.mark.parametrize("processes", [True], indirect=True, ids=["nanny"])
+async def test_sigterm_to_a_group_whose_nanny_waits_for_a_shuffle(processes, scheduler, client, tasks):
+    """For longer than the worker's process waits for a word of it."""
+
+    def shuffles() -> None:
+        from dask_tide import departure, sigterm
+
+        def shuffles(dask_worker):
+            return True
+
+        shuffles.__module__, shuffles.__qualname__ = departure.__name__, "shuffles"
+        departure.shuffles = shuffles  # what the nanny asks for, by its name
+        sigterm.DEFER_S, sigterm.READ_S = 0.2, 0.3
+
+    leaver = processes.worker(scheduler.address, "leaver", timeout="6s")
+    futures = await results(client, tasks)
+    await client.run(shuffles)
+    await nanny_runs(client)
+    processes.worker(scheduler.address, "other")
+    await registered(scheduler, "other")
+
+    os.killpg(leaver.pid, signal.SIGTERM)
+
+    assert await ended(leaver) == 0
+    assert "waits for a P2P shuffle" in processes.log("leaver")
+    assert "nothing is lost" in processes.log("leaver")
+    await client.gather(futures)
+    assert set(tasks.starts.values()) == {1}
 
 
 @pytest.mark.parametrize("processes", [True], indirect=True, ids=["nanny"])
@@ -361,6 +455,53 @@ async def test_scheduler_does_not_answer(processes, tasks, fate):
         # Stock Dask waits 30 s for the task.
         await ended(leaver, timeout_s=20)
         scheduler.kill()
+
+
+async def test_a_scheduler_that_is_busy_is_not_gone(processes, tasks, tmp_path):
+    """With TLS it has to answer before one can say anything."""
+    security = Security.temporary()
+    files = {
+        "--tls-ca-file": security.tls_ca_file,
+        "--tls-cert": security.tls_client_cert,
+        "--tls-key": security.tls_client_key,
+    }
+    options = []
+    for option, content in files.items():
+        path = tmp_path / option.strip("-")
+        path.write_text(content)
+        options += [option, str(path)]
+    scheduler = processes.start(
+        "scheduler",
+        "dask_scheduler",
+        *("--host", "127.0.0.1", "--port", "0", "--protocol", "tls", "--no-dashboard", *options),
+    )
+    await until(lambda: "Scheduler at:" in processes.log("scheduler"), "the scheduler is there")
+    address = re.findall(r"tls://[\w.:]+", processes.log("scheduler"))[0]
+    leaver = processes.worker(address, "leaver", *options, timeout="60s")
+    async with Client(address, security=security, asynchronous=True, set_as_default=False) as client:
+        futures = await results(client, tasks)
+        processes.worker(address, "other", *options)
+        await client.wait_for_workers(2, timeout=30)
+
+        scheduler.send_signal(signal.SIGSTOP)
+        leaver.send_signal(signal.SIGTERM)
+        await until(lambda: "does not answer" in processes.log("leaver"), "it has tried in vain")
+        scheduler.send_signal(signal.SIGCONT)
+
+        assert await ended(leaver) == 0
+        assert "nothing is lost" in processes.log("leaver")
+        await client.gather(futures)
+        assert set(tasks.starts.values()) == {1}
+
+
+async def test_a_scheduler_that_takes_no_such_certificate_is_not_asked_again():
+    async with Scheduler(
+        host="127.0.0.1", port=0, protocol="tls", security=Security.temporary(), dashboard=False
+    ) as scheduler:
+        stranger = Security.temporary().get_connection_args("worker")
+        nanny = SimpleNamespace(scheduler=scheduler, connection_args=stranger)
+        with pytest.raises(FatalCommClosedError):
+            await asyncio.wait_for(departure._connect(cast("departure.Leaver", nanny)), 4 * departure.REACH_S)
 
 
 async def test_wrong_configuration_is_an_exit_code(processes, scheduler):

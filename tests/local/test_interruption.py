@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 from collections.abc import AsyncIterator
 
 import dask
@@ -103,6 +104,27 @@ async def test_p11_a_notice_is_told_to_the_scheduler_that_is_there(
             assert all(words in message for _, message in told)
             interruption.leave(nanny)
     assert caplog.text.count("Worker pod-1: ") == 1, "but it says so once"
+
+
+async def test_a_worker_that_is_not_the_controllers_leaves_by_itself(metadata, scheduler, monkeypatch):
+    told: list[str] = []
+    signals: list[int] = []
+
+    async def tide_notice(worker: str, message: str) -> bool:
+        told.append(worker)
+        return False
+
+    scheduler.handlers["tide_notice"] = tide_notice
+    monkeypatch.setattr(interruption, "_UNKNOWN_S", 0.3)
+    monkeypatch.setattr(signal, "raise_signal", signals.append)
+    metadata.notice = NOTICE
+    with watching(metadata):
+        async with Nanny(scheduler.address, name="pod-1", nthreads=1) as nanny:
+            interruption.join(nanny)
+            await until(lambda: signals, "it has waited long enough")
+            interruption.leave(nanny)
+    assert signals == [signal.SIGTERM]
+    assert len(told) > 2, "one that has just started might have known it soon"
 
 
 async def test_who_does_not_answer_is_complained_of_once(metadata, scheduler, caplog):

@@ -46,7 +46,7 @@ async def scheduler():
 
 @pytest.fixture
 async def drains(scheduler):
-    drains = Drains(scheduler, timeout_s=DRAIN_S, close_workers=False, wake=lambda: None)
+    drains = Drains(scheduler, fill_ratio=0.7, timeout_s=DRAIN_S, close_workers=False, wake=lambda: None)
     yield drains
     await drains.close()
 
@@ -212,16 +212,15 @@ async def test_refused_when_it_was_parked_already(processes, scheduler, client, 
     await until(lambda: is_open(port), "it is ready")
     retire = drains._retire
 
-    async def refused(ws, *, leave: bool) -> None:
-        if leave:
-            assert not is_open(port)
-            raise DrainRefused("no room")
-        await retire(ws, leave=leave)
+    async def refused(ws) -> None:
+        assert not is_open(port)
+        raise DrainRefused("no room")
 
     monkeypatch.setattr(drains, "_retire", refused)
     start(drains, scheduler, "worker")
     end = await ends(drains)
     assert not end.done
+    assert "no room" in str(end.why)
     await until(lambda: is_open(port), "it is ready again")
     await works(client, scheduler, "worker")
     # And can be drained later.
@@ -235,13 +234,10 @@ async def test_cancelled_when_it_was_parked_already(processes, scheduler, client
     processes.worker(scheduler.address, "worker", port=port)
     await until(lambda: is_open(port), "it is ready")
     leaving = asyncio.Event()
-    retire = drains._retire
 
-    async def stuck(ws, *, leave: bool) -> None:
-        if leave:
-            leaving.set()
-            await asyncio.Event().wait()
-        await retire(ws, leave=leave)
+    async def stuck(ws) -> None:
+        leaving.set()
+        await asyncio.Event().wait()
 
     monkeypatch.setattr(drains, "_retire", stuck)
     start(drains, scheduler, "worker")

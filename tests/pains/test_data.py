@@ -99,7 +99,7 @@ def fill(client: Client, marked: Marked, per_worker: int, size: int) -> list[Any
 def test_p15_from_many_full_workers_to_one_loses_and_recomputes_nothing(tide: Make, marked: Marked) -> None:
     """Six workers, each 60 % full; together the ones that stay are never to be fuller than 70 %.
 
-    Who receives what is Dask's choice, by what the processes take: one may get a few results more.
+    Nor is any one of them filled up, whatever the processes take as of their last heartbeats.
     """
     with dask.config.set(BY_RESULTS):
         cluster = tide(maximum=6, memory_limit="20 MiB")

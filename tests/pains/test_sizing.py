@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import time
 
 import dask
 import pytest
@@ -31,6 +32,15 @@ def test_p08_many_short_tasks_of_unknown_duration_do_not_bring_the_maximum(tide,
         client.gather(client.map(tasks.function(), range(100)))
     # One to measure with, and perhaps one that was on its way by then.
     assert peak(cluster) <= 2, cluster.explain()
+
+
+def test_p08_short_tasks_with_names_of_their_own_are_taken_to_be_alike(tide, tasks):
+    """None of them is ever measured before it is over."""
+    cluster = tide(maximum=4)
+    with cluster.get_client() as client:
+        futures = client.map(lambda _: time.sleep(0.3), range(100), key=[f"file_{i}" for i in range(100)])
+        wait_until(lambda: running(cluster) == 4, "the maximum", detail=cluster.explain)
+        client.gather(futures)
 
 
 def test_p08_a_hint_of_two_hours_brings_the_maximum_at_once(tide, tasks):

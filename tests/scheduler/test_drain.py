@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from typing import Any
 
 import gates
 import pytest
@@ -14,6 +15,8 @@ from harbour import KEEP
 from waiting import until
 
 from dask_tide.model import Phase
+
+MIB = 2**20
 
 
 def where():
@@ -82,6 +85,156 @@ async def test_four_steps(harbour):
     await until(lambda: [event.unit for event in h.told("DRAIN_DONE")] == [victim], "it is told")
     assert other in h.provider.names
     await until(lambda: not retiring(h), "the AMM forgets it")
+
+
+async def test_results_go_where_there_is_room(harbour):
+    """As of their heartbeats the two that stay are alike; one may hold far less than the other."""
+    h = await harbour(**KEEP)
+    victim, small, large = await steady(h, 3)
+    h.worker(small).memory_limit = 10 * MIB
+    data = {f"only-copy-{i}": b"x" * MIB for i in range(30)}
+    kept = await h.client.scatter(data, workers=[h.worker(victim).address])
+
+    h.drain(victim)
+    await until(lambda: victim not in h.provider.names, "the unit is given back")
+    # Of 10 MiB it is to hold seven tenths.
+    assert h.worker(small).nbytes <= 7 * MIB
+    assert len(h.worker(large).has_what) >= 23
+    assert await h.client.gather(kept) == data
+
+
+async def test_what_nobody_has_room_for_goes_where_the_least_is_missing(harbour):
+    h = await harbour(**KEEP)
+    victim, small, large = await steady(h, 3)
+    h.worker(small).memory_limit = 4 * MIB
+    h.worker(large).memory_limit = 40 * MIB
+    data = {f"only-copy-{i}": b"x" * MIB for i in range(36)}
+    kept = await h.client.scatter(data, workers=[h.worker(victim).address])
+
+    h.drain(victim)
+    await until(lambda: victim not in h.provider.names, "the unit is given back")
+    assert 0 < h.worker(small).nbytes <= 5 * MIB
+    assert await h.client.gather(kept) == data
+
+
+async def test_two_that_hold_the_only_copies_go_at_once(harbour):
+    """Each could be emptied without copying anything, were it not for the other."""
+    h = await harbour(**KEEP)
+    first, second, other = await steady(h, 3)
+    pair = [h.worker(first).address, h.worker(second).address]
+    kept = await h.client.scatter({"twice": "data"}, workers=pair, broadcast=True)
+    assert {ws.name for ws in h.scheduler.tasks["twice"].who_has} == {first, second}
+
+    h.drain(first)
+    h.drain(second)
+    await until(lambda: h.provider.names == [other], "both are given back")
+    assert await h.client.gather(kept) == {"twice": "data"}
+
+
+@pytest.mark.parametrize("manager", [True, False], ids=["dask's manager", "our own"])
+async def test_of_many_that_go_at_once_each_result_is_asked_of_one_receiver(harbour, monkeypatch, manager):
+    """However long the copying takes; else others are sent the same ones, and filled."""
+    h = await harbour(**KEEP)
+    *victims, one, two = await steady(h, 6)
+    if not manager:
+        h.scheduler.extensions["amm"].stop()
+    for name in (one, two):
+        h.worker(name).memory_limit = 32 * MIB
+    kept: dict[str, Any] = {}
+    asked: dict[str, set[str]] = {}
+    may = asyncio.Event()
+    for n, victim in enumerate(victims):
+        # 30 MiB of the 44 that two may hold, in pieces of all sizes.
+        data = {f"{n}-{i}": b"x" * ((i + 1) * MIB // 3) for i in range(6)}
+        kept |= await h.client.scatter(data, workers=[h.worker(victim).address])
+        (worker,) = h.provider.workers(victim)
+        serve = worker.handlers["get_data"]
+
+        async def slow(comm, serve=serve, **request):
+            await may.wait()
+            return await serve(comm, **request)
+
+        monkeypatch.setitem(worker.handlers, "get_data", slow)
+    request = h.scheduler.request_acquire_replicas
+    rounds = 0
+
+    def noted(address, keys, *, stimulus_id):
+        nonlocal rounds
+        rounds += 1
+        for key in keys:
+            asked.setdefault(key, set()).add(address)
+        request(address, keys, stimulus_id=stimulus_id)
+
+    monkeypatch.setattr(h.scheduler, "request_acquire_replicas", noted)
+    for victim in victims:
+        h.drain(victim)
+    await until(lambda: rounds >= 6, "the manager has looked again and again")
+    may.set()
+    await until(lambda: set(h.provider.names) == {one, two}, "all are given back", detail=h.units)
+    assert {key: len(receivers) for key, receivers in asked.items()} == dict.fromkeys(kept, 1)
+    assert max(h.worker(name).nbytes for name in (one, two)) <= 0.7 * 32 * MIB
+    assert {key: len(value) for key, value in (await h.client.gather(kept)).items()} == {
+        f"{n}-{i}": (i + 1) * MIB // 3 for n in range(4) for i in range(6)
+    }
+
+
+async def test_what_ends_meanwhile_is_copied_before_all_has_ended(harbour):
+    h = await harbour(**KEEP, pools={"default": {"memory": "1 GiB", "maximum": 8, "threads": 2}})
+    victim, other = await steady(h, 2)
+    there = {"workers": [h.worker(victim).address], "allow_other_workers": True}
+    long, short = (h.client.submit(gates.held, name, name, key=name, **there) for name in ("long", "short"))
+    await until(lambda: gates.starts("long") and gates.starts("short"), "both run")
+    h.drain(victim)
+    await h.tick(2)
+    gates.let("short")
+    await until(
+        lambda: {ws.name for ws in h.scheduler.tasks["short"].who_has or ()} == {other},
+        "its result is elsewhere",
+        detail=lambda: h.scheduler.tasks["short"],
+    )
+    assert h.worker(victim).processing
+    gates.let()
+    assert await h.client.gather([long, short]) == ["long", "short"]
+    assert (gates.starts("long"), gates.starts("short")) == (1, 1)
+
+
+async def test_the_other_copy_is_not_dropped_where_the_first_is_about_to_go(harbour):
+    """The first one, which still runs a task that needs it, found it safe on the second one."""
+    h = await harbour(**KEEP)
+    first, second, other = await steady(h, 3)
+    pair = [h.worker(first).address, h.worker(second).address]
+    kept = await h.client.scatter({"twice": "data"}, workers=pair, broadcast=True)
+    long = h.client.submit(gates.held, "long", kept["twice"], workers=pair[:1], allow_other_workers=True)
+    await until(lambda: gates.starts("long") == 1, "it runs")
+    holders = h.scheduler.tasks["twice"].who_has
+    h.drain(first)
+    await h.tick(2)
+    assert {ws.name for ws in holders} == {first, second}
+    h.drain(second)
+    await until(lambda: second not in h.provider.names, "the second is given back")
+    assert other in {ws.name for ws in h.scheduler.tasks["twice"].who_has}
+    gates.let()
+    assert await long == "data"
+    await until(lambda: h.provider.names == [other], "the first one, too")
+    assert await h.client.gather(kept) == {"twice": "data"}
+
+
+async def test_of_two_workers_of_a_unit_neither_waits_for_the_other_when_it_is_refused(harbour):
+    h = await harbour(**KEEP, pools={"default": {"memory": "1 GiB", "maximum": 2, "workers-per-unit": 2}})
+    h.controller.scale(1)
+    await until(lambda: len(h.scheduler.running) == 2, "both are there")
+    holder, busy = h.scheduler.workers.values()
+    kept = await h.client.scatter({"only-copy": "data"}, workers=[holder.address])
+    task = h.client.submit(gates.held, "long", 1, workers=[busy.address], allow_other_workers=True)
+    await until(lambda: gates.starts("long") == 1, "it runs")
+    (unit,) = h.provider.names
+    h.controller.drains.start("default", unit, [(str(ws.name), ws.address) for ws in (holder, busy)])
+    # Nobody is left who could take the result.
+    await until(lambda: h.told("DRAIN_REFUSED"), "it is refused, although a task runs")
+    await until(lambda: {holder, busy} <= h.scheduler.running, "both are back at work")
+    gates.let()
+    assert await task == 1
+    assert await h.client.gather(kept) == {"only-copy": "data"}
 
 
 async def test_waiting_tasks_are_spread_over_the_others(harbour):
@@ -206,7 +359,7 @@ async def test_restarted_worker_is_left_alone(harbour, monkeypatch):
     unit, _ = await steady(h, 2)
     (future,) = await full(h, unit, 1)
     old = h.worker(unit)
-    monkeypatch.setattr("dask_tide.controller.drain._LOOK_S", 2.0)  # it comes back between two looks
+    monkeypatch.setattr("dask_tide.controller.drain._LOOK_S", 5.0)  # it comes back between two looks
     h.drain(unit)
     await until(lambda: old.status is Status.closing_gracefully, "the drain has begun")
     await h.provider.restart(unit)

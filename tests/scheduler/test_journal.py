@@ -8,11 +8,12 @@ import stat
 
 import gates
 import pytest
+from msgspec.structs import replace
 from waiting import until
 
 from dask_tide.controller.journal import Event, Journal, Line, encode_actions, read
 from dask_tide.errors import JournalError
-from dask_tide.model import Hold, Launch, Memory, Pool, PoolState, Settings, Snapshot, why
+from dask_tide.model import Hold, Launch, Memory, Phase, Pool, PoolState, Settings, Snapshot, Unit, why
 from dask_tide.model.reasons import Code
 from dask_tide.policy import decide
 
@@ -168,3 +169,15 @@ async def test_slow_disk_keeps_the_order_and_nobody_waiting(tmp_path, monkeypatc
     await asyncio.sleep(0)
     await journal.close()
     assert [entry.at_s for entry in read(path)] == [float(t) for t in range(20)]
+
+
+async def test_what_is_kept_in_memory_is_bounded_whatever_a_line_tells_of():
+    journal = Journal(None, 2**20, 2)
+    units = tuple(Unit(f"u{i}", "default", Phase.RUNNING) for i in range(100_000))
+    for at_s in range(10):
+        few = line(float(at_s), _LAUNCH)
+        journal.record(few if at_s < 5 else replace(few, snapshot=replace(few.snapshot, units=units)))
+    assert [entry.at_s for entry in journal.recent] == [8.0, 9.0]
+    for at_s in range(10, 700):
+        journal.record(line(float(at_s), _LAUNCH))
+    assert len(journal.recent) == 500

@@ -4,10 +4,20 @@ from __future__ import annotations
 
 import gates
 import pytest
+from distributed import secede
 from harbour import KEEP
 from waiting import until
 
 from dask_tide.model import Code, Phase
+
+
+class Counter:
+    """An actor."""
+
+
+def seceded(name):
+    secede()
+    return gates.held(name, name)
 
 
 async def by_platform(h, unit):
@@ -67,6 +77,42 @@ async def test_the_only_worker_waits_for_the_one_that_replaces_it(harbour):
     assert gates.starts("only") == 1
 
 
+async def test_results_do_not_go_to_another_worker_of_the_machine(harbour):
+    h = await harbour(**KEEP)
+    first, second, other = await h.scaled(3)
+    h.controller.adapt(minimum=0, maximum=3)
+    # It stays where it is: a drain of it would be refused.
+    actor = await h.client.submit(Counter, actor=True, workers=[h.worker(second).address])
+    data = {f"only-copy-{i}": "data" for i in range(12)}
+    kept = await h.client.scatter(data, workers=[h.worker(first).address])
+    h.provider.doomed |= dict.fromkeys((first, second), "their node is to be disrupted")
+    await until(lambda: first not in h.provider.names, "it is gone", detail=h.units)
+    assert {ws.name for key in data for ws in h.scheduler.tasks[key].who_has} == {other}
+    assert await h.client.gather(kept) == data
+    del actor
+
+
+async def test_tasks_that_have_seceded_do_not_keep_what_a_doomed_worker_holds(harbour):
+    h = await harbour(**KEEP)
+    doomed, other = await h.scaled(2)
+    h.controller.adapt(minimum=0, maximum=4)
+    there = {"workers": [h.worker(doomed).address], "allow_other_workers": True}
+    kept = await h.client.scatter({"only-copy": "data"}, workers=[h.worker(doomed).address])
+    task = h.client.submit(seceded, "long", **there)
+    await until(lambda: h.worker(doomed).long_running, "it has seceded")
+    h.provider.doomed[doomed] = "its node is to be disrupted"
+    await until(
+        lambda: {ws.name for ws in h.scheduler.tasks["only-copy"].who_has} - {doomed},
+        "its results are elsewhere, while it works",
+        detail=h.units,
+    )
+    gates.let("long")
+    assert await task == "long"
+    await until(lambda: doomed not in h.provider.names, "it is gone", detail=h.units)
+    assert await h.client.gather(kept) == {"only-copy": "data"}
+    assert other in h.provider.names
+
+
 async def test_what_nobody_has_is_no_notice(harbour):
     h = await harbour(**KEEP)
     (unit,) = await h.scaled(1)
@@ -74,3 +120,30 @@ async def test_what_nobody_has_is_no_notice(harbour):
     await h.tick(3)
     assert [u.phase for u in h.units()] == [Phase.RUNNING]
     assert h.provider.names == [unit]
+
+
+@pytest.mark.parametrize("notice", [by_platform, by_its_own_watcher])
+async def test_that_a_task_may_run_there_only_does_not_keep_a_worker_on_a_doomed_machine(harbour, notice):
+    """The task is lost with the machine in any case; the results that are there need not be."""
+    h = await harbour(**KEEP)
+    doomed, other = await h.scaled(2)
+    h.controller.adapt(minimum=1, maximum=4)
+    address = {unit: h.worker(unit).address for unit in (doomed, other)}
+    result = h.client.submit(gates.quick, "result", 1, workers=[address[doomed]])
+    await result
+    held = h.client.submit(gates.held, "held", workers=[address[other]])
+    after = h.client.submit(gates.quick, "after", 2, held, workers=[address[doomed]])
+    await until(lambda: gates.starts("held"), "it runs")
+    await notice(h, doomed)
+    await until(lambda: doomed not in h.provider.names, "it is gone", detail=h.units)
+    assert await result == 1
+    assert gates.starts("result") == 1, "it was handed over"
+    await until(lambda: h.told(Code.DOOMED.name), "it is told")
+    gates.let()
+    await held
+    await until(lambda: h.scheduler.unrunnable, "nobody can run it")
+    assert not after.done()
+    await until(
+        lambda: any(action.why.code == Code.BOUND.name for action in h.controller.preview().actions),
+        "it is told",
+    )

@@ -50,7 +50,14 @@ def tallied(controller):
 
 def check(h):
     assert tallied(h.controller) == recount(h.scheduler)
-    assert h.controller.tally.unfinished == sum(ts.state in _UNFINISHED for ts in h.scheduler.tasks.values())
+    unfinished = [ts for ts in h.scheduler.tasks.values() if ts.state in _UNFINISHED]
+    assert h.controller.tally.unfinished == len(unfinished)
+    bound = [ts for ts in unfinished if ts.worker_restrictions and not ts.loose_restrictions]
+    given = Counter(ts.processing_on.address for ts in bound if ts.processing_on is not None)
+    wanted: Counter[Any] = Counter((frozenset(ts.worker_restrictions), frozenset()) for ts in bound)
+    bindings = h.controller.tally.bindings
+    assert (bindings._given, bindings._wanted) == (given, wanted)
+    assert bindings._where.keys() == {ts.key for ts in bound}
 
 
 async def watched(h):
@@ -160,6 +167,55 @@ async def test_hint_of_the_duration(harbour, caplog):
     assert caplog.text.count("duration='soon'") == 1
     gates.let()
     await h.client.gather([known, bad])
+
+
+@pytest.mark.parametrize("odd", ["", "soon", "1e999s", {"p50": 3}, [1], "inf"], ids=str)
+async def test_a_task_with_an_odd_hint_is_counted_and_runs(harbour, odd, caplog):
+    h = await harbour(**KEEP)
+    with dask.annotate(duration=odd):
+        future = h.client.submit(gates.quick, "odd", key="odd-1")
+    await asyncio.wait_for(future, 30)
+    assert caplog.text.count("of task odd-1 is ignored") == 1
+
+
+async def test_tasks_with_names_of_their_own_are_one_kind_of_work(harbour):
+    """A TaskGroup each, which is never measured before it is over."""
+    h = await harbour(**KEEP)
+    names = [f"file_{i}" for i in range(100)]
+    futures = h.client.map(gates.held, names, key=names)
+    await until(lambda: h.controller.tally.unfinished == 100, "all are counted")
+    (work,) = h.controller.tally.work(h.controller.now_s())
+    assert (work.runnable, work.duration_s) == (100, None)
+    await h.scaled(1)
+    await until(lambda: gates.starts("file_0"), "the first one runs")
+    gates.let("file_0")
+    await futures[0]
+    (work,) = h.controller.tally.work(h.controller.now_s())
+    assert work.runnable == 99
+    assert work.duration_s is not None, "they are taken to be alike"
+    for future in futures:
+        future.release()
+    await until(lambda: not h.scheduler.tasks, "all are forgotten")
+    again = h.client.submit(gates.held, "file_0", key="file_0")
+    other = h.client.submit(gates.held, "other", key="other")
+    await until(lambda: h.controller.tally.unfinished == 2, "both are counted")
+    known = {work.example: work.duration_s for work in h.controller.tally.work(h.controller.now_s())}
+    assert known.keys() == {"file_0", "other"}, "it is known by its own name now"
+    gates.let()
+    await h.client.gather([again, other])
+
+
+async def test_a_thousand_groups_are_few_kinds_of_work(harbour):
+    h = await harbour(**KEEP)
+    names = [f"{name}{i}-0" for i in range(500) for name in "ab"]
+    futures = h.client.map(gates.held, names, key=names)
+    with dask.annotate(resources={"GPU": 1}):
+        futures += h.client.map(gates.held, names, key=[f"gpu{name}" for name in names])
+    await until(lambda: h.controller.tally.unfinished == 2000, "all are counted")
+    kinds = {work.needs: work for work in h.controller.tally.work(h.controller.now_s())}
+    assert {needs: work.runnable for needs, work in kinds.items()} == {(): 1000, (("GPU", 1.0),): 1000}
+    for future in futures:
+        future.release()
 
 
 async def test_measured_durations_stay_when_the_tasks_are_gone(harbour):

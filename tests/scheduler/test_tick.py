@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from dataclasses import replace
 
 import gates
 import pytest
@@ -135,6 +136,9 @@ async def test_observed_limit_holds_as_long_as_it_is_observed(harbour):
     await h.tick(3)
     assert h.provider.called("scale_up") == [("default", 2)]
     assert "quota of 2" in str(h.told("NO_CAPACITY")[-1].why)
+    *_, last = (await h.client.scheduler.tide_explain(lines=0)).splitlines()
+    assert "quota of 2" in last
+    assert "asked for" not in last
     h.provider.limits = ()
     await h.running(4)
 
@@ -300,8 +304,9 @@ async def test_no_idle_shutdown_while_work_waits(harbour):
     async def shut_down():
         shut.append(True)
 
-    h = await harbour(**{"idle-shutdown": "200ms", **KEEP})
+    h = await harbour(**KEEP)
     h.controller._shut_down = shut_down
+    h.controller.config = replace(h.controller.config, idle_shutdown_s=0.2)
     h.provider.placed.clear()
     future = h.client.submit(gates.held, "task")
     await until(lambda: h.controller.tally.unfinished, "it waits")
@@ -352,3 +357,34 @@ async def test_close_while_a_unit_cannot_be_given_back(harbour, caplog):
     await asyncio.sleep(0.6)  # longer than the pause between two attempts
     assert len(h.provider.called("scale_down")) == tried
     assert "never retrieved" not in caplog.text
+
+
+async def test_a_worker_that_a_waiting_task_may_not_do_without_stays(harbour):
+    """It is idle, and gone it would never come back: its address would be another one."""
+    h = await harbour(release={"keep": "100ms", "tail": "50ms"})
+    first, second, third = await h.scaled(3)
+    address = {unit: h.worker(unit).address for unit in (first, second)}
+    held = h.client.submit(gates.held, "held", workers=[address[first]])
+    after = h.client.submit(gates.quick, "after", 1, held, workers=[address[second]])
+    await until(lambda: gates.starts("held"), "it runs")
+    h.controller.adapt()
+    await until(lambda: third not in h.provider.names, "one that nobody needs goes")
+    await until(lambda: h.told("PINNED"), "the other one is kept")
+    assert "1 unfinished task may run on no other worker" in str(h.told("PINNED")[-1].why)
+    gates.let()
+    await asyncio.wait_for(after, 30)
+    await until(lambda: len(h.provider.names) == 1, "one is enough for the results")
+
+
+async def test_of_several_workers_that_could_run_it_one_stays(harbour):
+    h = await harbour(release={"keep": "100ms", "tail": "50ms"})
+    first, *others = await h.scaled(4)
+    held = h.client.submit(gates.held, "held", workers=[h.worker(first).address])
+    where = [h.worker(unit).address for unit in others]
+    after = h.client.submit(gates.quick, "after", 1, held, workers=where)
+    await until(lambda: gates.starts("held"), "it runs")
+    h.controller.adapt()
+    await until(lambda: len(h.provider.names) == 2, "two go")
+    await until(lambda: h.told("PINNED"), "one is kept")
+    gates.let()
+    await asyncio.wait_for(after, 30)

@@ -10,11 +10,13 @@ from builders import (
     PENDING,
     STARTING,
     World,
+    after_a_while,
     busy,
     decided,
     held,
     idle,
     launched,
+    let_go,
     pool,
     snapshot,
     the,
@@ -184,6 +186,65 @@ def test_paused_workers_are_no_capacity_and_others_are_asked_for():
 def test_bound_work_makes_no_demand():
     actions = decided(snapshot(work=[work(ready=100, waiting=3, bound=True, duration_s=60.0)]))
     assert held(actions) == Code.NO_WORK.name
+
+
+def test_what_runs_on_a_paused_worker_needs_no_other():
+    world = snapshot(**together(busy(4, status="paused")), work=[work(processing=4, duration_s=60.0)])
+    assert launched(decided(world)) == {}
+    assert let_go(after_a_while(world)) == set()
+
+
+def test_what_waits_on_a_paused_worker_does():
+    world = snapshot(
+        **together(busy(1, status="paused", tasks=3)), work=[work(processing=3, duration_s=60.0)]
+    )
+    (action,) = decided(world)
+    assert launched([action]) == {"cpu": 2}
+    assert str(action.why).endswith("so 2 units can be used; of 1 unit there or on the way 1 take no more")
+
+
+def test_tasks_that_may_run_on_certain_workers_only_take_the_threads_that_they_run_on():
+    """As training does that has one long task for each worker."""
+    train = work("train", bound=True, processing=4, duration_s=7200.0)
+    training = busy(4, bound=1)
+    more = work(ready=4, duration_s=60.0)
+    assert launched(decided(snapshot(**together(training), work=[train, more]))) == {"cpu": 4}
+    assert launched(decided(snapshot(**together(training), work=[train]))) == {}
+    assert launched(decided(snapshot(**together(training, idle(4, start=4)), work=[train, more]))) == {}
+
+
+def test_of_several_threads_one_such_task_takes_one():
+    train = work("train", bound=True, processing=1, duration_s=7200.0)
+    world = snapshot(
+        pool(threads=4), **together(busy(1, bound=1, threads=4)), work=[train, work(ready=3, duration_s=60.0)]
+    )
+    assert launched(decided(world)) == {}
+
+
+def test_tasks_whose_workers_are_gone_are_named():
+    world = snapshot(work=[work("train", bound=True, ready=3, waiting=2)])
+    (told,) = (action for action in decided(world) if not action.pool)
+    assert str(told.why).startswith(
+        "3 tasks such as train-0 may run only on workers or hosts that are not there"
+    )
+
+
+def test_work_flows_past_a_pool_that_is_set_by_hand():
+    cheap, dear = pool("cheap", price=0.3, state={"manual": 1}), pool("dear")
+    world = snapshot(cheap, dear, work=[work(ready=4, duration_s=60.0)])
+    assert launched(decided(world)) == {"cheap": 1, "dear": 3}
+
+
+def test_memory_that_an_idle_process_has_kept_is_no_result():
+    state = {"baseline_bytes": GB // 8}
+    kept = {"used_bytes": 26 * GB // 10, "limit_bytes": 4 * GB}
+    world = snapshot(
+        pool(state=state),
+        **together(busy(1, **kept), idle(9, start=1, **kept)),
+        work=[work(processing=1, duration_s=3600.0)],
+    )
+    assert launched(decided(world)) == {}
+    assert len(let_go(after_a_while(world))) == 9
 
 
 def test_foreign_workers_are_capacity():

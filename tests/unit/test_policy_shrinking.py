@@ -136,6 +136,12 @@ def test_p27_even_a_result_of_no_size_and_one_that_was_not_looked_up():
         assert let_go(decided(world)) == set()
 
 
+def test_p27_of_all_that_are_to_go_the_last_one_receives_it_though_it_holds_nothing():
+    worker = busy(1, start=1, held_keys=0, held_bytes=0, only_copies=0)
+    world = snapshot(by_hand(0), **together(idle(1, held_keys=1, held_bytes=0, only_copies=1), worker))
+    assert let_go(decided(world)) == {"cpu-u0"}
+
+
 def test_p27_a_copy_is_no_reason_to_stay():
     world = snapshot(**together(idle(1, held_keys=1, held_bytes=8, only_copies=0)))
     assert let_go(after_a_while(world)) == {"cpu-u0"}

@@ -3,7 +3,8 @@
 Four steps, each of which is needed (``retire_workers`` alone restarts running tasks or leaves
 waiting ones where they are):
 
-1. no new tasks: the worker becomes ``closing_gracefully``, its results are copied away;
+1. no new tasks: the worker becomes ``closing_gracefully``, its results are copied away, to workers
+   that have room for them (:mod:`.copies`);
 2. tasks it was given and has not started are moved to other workers, as work stealing does;
 3. its running tasks are waited for;
 4. what those returned is copied away, and the worker leaves. Where the platform would start it
@@ -20,7 +21,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Container, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -35,14 +36,18 @@ from dask_tide import parking
 from dask_tide.errors import DrainRefused, words
 from dask_tide.model import Code, Why, why
 
+from .copies import Copies
+
 if TYPE_CHECKING:
     from distributed.scheduler import Scheduler, TaskState, WorkerState
 
 logger = logging.getLogger("distributed.tide.drain")
 
-#: How often a drain looks whether the worker's tasks are done, and asks again for those that wait.
+#: How often a drain looks whether the worker's tasks are done, asks again for those that wait, and copies
+#: what the worker has got meanwhile.
 _LOOK_S = 0.05
 _ASK_AGAIN_S = 1.0
+_COPY_AGAIN_S = 2.0
 #: A task that nobody else may run and that no heartbeat has reported as running for so long waits: it would
 #: do so until the drain times out, as a worker that is being drained starts nothing. Longer than the time
 #: between two heartbeats, which is 6 s for 1,000 workers.
@@ -69,18 +74,30 @@ class Drains:
     ----------
     scheduler
         Whose workers.
+    fill_ratio
+        Results go to workers that are not fuller than this share of their memory limit then, if they can.
     timeout_s
         How long a drain may take.
     close_workers
         Whether a drained worker is told to close; else it parks, since a platform would restart it.
     wake
         Called when a drain has ended.
+    avoided
+        See :class:`.copies.Copies`.
     """
 
     def __init__(
-        self, scheduler: Scheduler, *, timeout_s: float, close_workers: bool, wake: Callable[[], None]
+        self,
+        scheduler: Scheduler,
+        *,
+        fill_ratio: float,
+        timeout_s: float,
+        close_workers: bool,
+        wake: Callable[[], None],
+        avoided: Callable[[], Container[str]] = tuple,
     ) -> None:
         self._scheduler = scheduler
+        self._copies = Copies(scheduler, fill_ratio, avoided)
         self.timeout_s = timeout_s
         self._close_workers = close_workers
         self._wake = wake
@@ -148,7 +165,7 @@ class Drains:
         started_s = time()
         try:
             async with asyncio.timeout(self.timeout_s):
-                await _all(map(self._empty, workers))
+                await _all_or_none(map(self._empty, workers))
                 if not self._close_workers:
                     # All of them, before the first one leaves: it could not come back.
                     await _all(map(self._park, workers))
@@ -170,7 +187,7 @@ class Drains:
 
     async def _empty(self, ws: WorkerState) -> None:
         """Steps 1 to 3; returns when nothing runs on the worker any more."""
-        copied = asyncio.ensure_future(self._retire(ws, leave=False))
+        copied, began_s, tasks = asyncio.ensure_future(self._copy(ws)), time(), len(ws.processing)
         asked_s: dict[TaskState, float] = {}
         stuck_s: dict[TaskState, float] = {}
         try:
@@ -184,6 +201,10 @@ class Drains:
                     await copied  # refused: its tasks need not end first for it to be back at work
                     if not ws.processing:
                         return
+                    if len(ws.processing) < tasks or time() - began_s > _COPY_AGAIN_S:
+                        # What has ended since, and what another one had that leaves now.
+                        copied, began_s = asyncio.ensure_future(self._copy(ws)), time()
+                        tasks = len(ws.processing)
                 self._hand_over(ws, asked_s, stuck_s)
                 await (asyncio.sleep(_LOOK_S) if copied.done() else asyncio.wait({copied}, timeout=_LOOK_S))
         finally:
@@ -208,7 +229,8 @@ class Drains:
 
     async def _leave(self, ws: WorkerState) -> None:
         """Step 4."""
-        await self._retire(ws, leave=True)
+        await self._copy(ws)
+        await self._retire(ws)
         if ws in self._parked:
             self._parked.discard(ws)
             # Not waited for: it has left the scheduler, and would notice so with its next heartbeat.
@@ -260,19 +282,28 @@ class Drains:
         if answer["status"] != "OK":
             raise RuntimeError(answer["exception_text"])
 
-    async def _retire(self, ws: WorkerState, *, leave: bool) -> None:
+    async def _copy(self, ws: WorkerState) -> None:
+        """Copy away what it holds."""
+        if self._here(ws) and not await self._copies.away(ws) and self._here(ws):
+            raise self._not_moved(ws)
+
+    async def _retire(self, ws: WorkerState) -> None:
+        """Strike it off."""
         if not self._here(ws):
             return
         retired = await self._scheduler.retire_workers(
             workers=[ws.address],
-            remove=leave,
-            close_workers=leave and self._close_workers,
+            close_workers=self._close_workers,
             stimulus_id=f"tide-drain-{time()}",
         )
         if ws.address not in retired and self._here(ws):
-            raise DrainRefused(
-                f"{len(ws.has_what)} results of worker {ws.name} could not be moved to another one"
-            )
+            raise self._not_moved(ws)
+
+    @staticmethod
+    def _not_moved(ws: WorkerState) -> DrainRefused:
+        return DrainRefused(
+            f"{len(ws.has_what)} results of worker {ws.name} could not be moved to another one"
+        )
 
     def _here(self, ws: WorkerState) -> bool:
         """Whether it is still the same worker: a restarted one has a new address and state."""
@@ -339,6 +370,17 @@ async def _all(coroutines: Iterable[Coroutine[Any, Any, None]]) -> None:
         raise error
 
 
+async def _all_or_none(coroutines: Iterable[Coroutine[Any, Any, None]]) -> None:
+    """Wait for all of them; when one raises, cancel the others and raise that."""
+    tasks = [asyncio.ensure_future(coroutine) for coroutine in coroutines]
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
 def shuffling(scheduler: Scheduler) -> set[str]:
     """Addresses of workers that a running P2P shuffle relies on: one that leaves restarts it.
 
@@ -355,7 +397,7 @@ def shuffling(scheduler: Scheduler) -> set[str]:
 
 def _load(ws: WorkerState, stealing: WorkStealing) -> float:
     """Tasks per thread, those on their way to the worker included."""
-    return (len(ws.processing) + stealing.in_flight_tasks[ws]) / ws.nthreads
+    return (len(ws.processing) + stealing.in_flight_tasks.get(ws, 0)) / ws.nthreads
 
 
 def _set_status(scheduler: Scheduler, ws: WorkerState, status: Status, stimulus_id: str) -> None:

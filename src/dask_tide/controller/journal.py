@@ -24,8 +24,9 @@ logger = logging.getLogger("distributed.tide.journal")
 VERSION = 1
 #: A line is written after this long even if nothing has changed.
 _QUIET_S = 60.0
-#: Lines kept in memory, for ``explain`` without a file.
-_RECENT = 500
+#: Lines kept in memory, for ``explain`` without a file; fewer, once they tell of more units, workers and
+#: kinds of work than that (some hundred bytes each).
+_RECENT, _TOLD = 500, 250_000
 
 
 class Event(msgspec.Struct, frozen=True):
@@ -80,7 +81,8 @@ class Journal:
         self._path = path
         self._max_bytes = max_bytes
         self._files = files
-        self.recent: deque[Line] = deque(maxlen=_RECENT)
+        self.recent: deque[Line] = deque()
+        self._told = 0
         self._shape: object = None
         self._written_s = -_QUIET_S
         self._writing: asyncio.Task[None] | None = None
@@ -94,6 +96,9 @@ class Journal:
         self._shape = shape
         self._written_s = line.at_s
         self.recent.append(line)
+        self._told += _told(line)
+        while len(self.recent) > _RECENT or (self._told > _TOLD and len(self.recent) > 1):
+            self._told -= _told(self.recent.popleft())
         if self._path is None:
             return
         previous = self._writing
@@ -154,6 +159,11 @@ def _write_all(descriptor: int, data: bytes) -> None:
         with contextlib.suppress(OSError):
             os.ftruncate(descriptor, start)
         raise
+
+
+def _told(line: Line) -> int:
+    """Of how much a line tells."""
+    return len(line.snapshot.units) + len(line.snapshot.workers) + len(line.snapshot.work)
 
 
 def _shape(line: Line) -> object:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from statistics import fmean, median
 
 from dask_tide.model import EXISTING, TRANSITIONS, Phase, Pool, Unit
-from dask_tide.providers.base import Observation, ObservedUnit
+from dask_tide.providers.base import NAMELESS, Observation, ObservedUnit
 
 from .machines import Machines, by_pool
 
@@ -42,6 +42,8 @@ class _Entry:
     found: bool = False
     machine: str = ""
     message: str = ""
+    #: When it was first seen on a machine.
+    placed_s: float | None = None
     #: When it last got a place to run, or lost its workers.
     starting_s: float | None = None
     #: When its first worker registered.
@@ -65,7 +67,8 @@ class PoolRecord:
     ----------
     boot_s, cold_boot_s
         Median time of the last starts from asking to registration, where a machine had room and where
-        one had to come; None: never measured.
+        one had to come; None: never measured. As long as all had to wait for a machine, the first one is the
+        time from there on.
     machines
         The machines that its units are on.
     room
@@ -94,6 +97,7 @@ class PoolRecord:
     baseline_bytes: int = 0
     _boots: deque[float] = field(default_factory=lambda: deque(maxlen=_BOOTS))
     _cold_boots: deque[float] = field(default_factory=lambda: deque(maxlen=_BOOTS))
+    _placed_boots: deque[float] = field(default_factory=lambda: deque(maxlen=_BOOTS))
     _drains: int = 0
 
     def learn_boot(self, boot_s: float, *, cold: bool = False) -> None:
@@ -104,6 +108,12 @@ class PoolRecord:
         else:
             self._boots.append(boot_s)
             self.boot_s = median(self._boots)
+
+    def learn_placed(self, placed_s: float) -> None:
+        """Learn how much of a start that had to wait for a machine came after that."""
+        if not self._boots:
+            self._placed_boots.append(placed_s)
+            self.boot_s = median(self._placed_boots)
 
     def learn_drain(self, drain_s: float) -> None:
         self._drains = min(self._drains + 1, _BOOTS)
@@ -234,7 +244,7 @@ class Ledger:
             self._learn_prices()
         self._notices = {name: words for name, words in self._notices.items() if name in self._entries}
         nameless = (
-            Unit(f"{pool}?{number}", pool, Phase.REQUESTED, age_s)
+            Unit(f"{pool}{NAMELESS}{number}", pool, Phase.REQUESTED, age_s)
             for pool, count in self._requested.items()
             for age_s in [max(0.0, now_s - self._owed_s[pool])]
             for number in range(count)
@@ -297,6 +307,8 @@ class Ledger:
         entry.machine, entry.message, entry.stale = unit.machine, unit.message, unit.stale
         entry.doomed, entry.unplaced, entry.price = unit.doomed, unit.unplaced, unit.price
         entry.waits = unit.waits
+        if unit.machine and entry.placed_s is None:
+            entry.placed_s = now_s
         entry.cold |= unit.waits
         # For how long there was no place at all says nothing about the next one.
         entry.found |= unit.unplaced
@@ -328,6 +340,8 @@ class Ledger:
             record.started += 1
             if not entry.found:
                 record.learn_boot(now_s - entry.asked_s, cold=entry.cold)
+            if entry.cold and entry.placed_s is not None:
+                record.learn_placed(now_s - entry.placed_s)
             entry.running_s = now_s
         entry.starting_s = now_s
 
@@ -348,8 +362,9 @@ class Ledger:
 
     def _gone(self, name: str, now_s: float) -> None:
         entry = self._entries.pop(name)
-        if entry.phase in (Phase.REQUESTED, Phase.PENDING, Phase.STARTING) and not entry.released:
-            # It vanished without a word before any worker of it registered.
+        coming = entry.phase in (Phase.REQUESTED, Phase.PENDING, Phase.STARTING)
+        if coming and not entry.released and not entry.waits:
+            # It vanished without a word before any worker of it registered, although it had a place to run.
             record = self.records[entry.pool]
             record.failed += 1
             record.failure = f"unit {name} vanished before its worker registered"

@@ -131,9 +131,11 @@ class Controller:
         self.supply.provider = provider
         self.drains = Drains(
             self.scheduler,
+            fill_ratio=self.config.settings.fill_ratio,
             timeout_s=self.config.drain_timeout_s,
             close_workers=provider.closes_workers,
             wake=self.wake,
+            avoided=self._doomed_addresses,
         )
         self.scheduler.add_plugin(self.tally, name=Tally.name)
         self._loop = asyncio.create_task(self._run(), name="dask-tide")
@@ -219,7 +221,8 @@ class Controller:
         units = self.ledger.update(now_s, observation, set(owners), leaving, self.pools)
         self._take_taken()
         refused = {unit: reason for unit, (reason, until_s) in self._refused.items() if until_s > now_s}
-        workers = observe.workers(self.scheduler, owners, refused)
+        doomed = {unit.name for unit in units if unit.doomed}
+        workers = observe.workers(self.scheduler, owners, refused, self.tally.bindings, doomed)
         for worker in workers:
             if worker.unit and not worker.held_keys and worker.used_bytes:
                 self.ledger.records[pool_of[worker.unit]].learn_baseline(worker.used_bytes)
@@ -274,6 +277,13 @@ class Controller:
         snapshot = self.take_snapshot(None, blind)
         actions, _ = decide(snapshot, self._memory)
         return Line(snapshot.now_s, snapshot, self._memory, actions)
+
+    def _doomed_addresses(self) -> set[str]:
+        """Of workers whose machine is about to go, as of the last tick."""
+        if self.snapshot is None:
+            return set()
+        doomed = {unit.name for unit in self.snapshot.units if unit.doomed}
+        return {worker.address for worker in self.snapshot.workers if worker.unit in doomed}
 
     # -- what has happened ----------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ from distributed.core import Status
 
 from dask_tide.model import Pool, PoolState, Worker, owner_of
 
+from .bindings import Bindings
 from .drain import shuffling
 from .ledger import PoolRecord
 from .supply import Supply
@@ -38,7 +39,13 @@ def leaving(scheduler: Scheduler, owned_by: Sequence[str]) -> set[str]:
     return set(owned_by) - staying
 
 
-def workers(scheduler: Scheduler, owned_by: Sequence[str], refused: Mapping[str, str]) -> tuple[Worker, ...]:
+def workers(
+    scheduler: Scheduler,
+    owned_by: Sequence[str],
+    refused: Mapping[str, str],
+    bindings: Bindings,
+    doomed: Container[str],
+) -> tuple[Worker, ...]:
     """The scheduler's workers as plain values.
 
     Parameters
@@ -49,10 +56,15 @@ def workers(scheduler: Scheduler, owned_by: Sequence[str], refused: Mapping[str,
         From :func:`owners`, in the same turn of the event loop.
     refused
         Units that refused a drain a short while ago, and why.
+    bindings
+        Tasks that may not run everywhere.
+    doomed
+        Units whose machine is about to go: that a task may run only there keeps nothing.
     """
     states = scheduler.workers.values()
     idle = [ws for ws, unit in zip(states, owned_by, strict=True) if unit and not ws.processing]
     pinned = _pinned(scheduler, idle)
+    needed = bindings.needed(scheduler)
     only_copies = _only_copies(idle)
     return tuple(
         Worker(
@@ -62,12 +74,16 @@ def workers(scheduler: Scheduler, owned_by: Sequence[str], refused: Mapping[str,
             threads=ws.nthreads,
             status=ws.status.name,
             tasks=len(ws.processing),
+            bound=bindings.given(ws),
             held_keys=len(ws.has_what),
             held_bytes=ws.nbytes,
             only_copies=0 if not ws.has_what else only_copies.get(ws.address),
             used_bytes=process_bytes(ws),
             limit_bytes=ws.memory_limit or 0,
-            pinned=_pin(ws) or pinned.get(ws.address, "") or refused.get(unit, ""),
+            pinned=_pin(ws, lasts=unit not in doomed)
+            or pinned.get(ws.address, "")
+            or ("" if unit in doomed else needed.get(ws.address, ""))
+            or refused.get(unit, ""),
         )
         for ws, unit in zip(states, owned_by, strict=True)
     )
@@ -112,10 +128,11 @@ def process_bytes(ws: WorkerState) -> int:
     return int(metrics.get("memory", 0)) + int(spilled.get("memory", 0))
 
 
-def _pin(ws: WorkerState) -> str:
+def _pin(ws: WorkerState, *, lasts: bool) -> str:
     if ws.actors:
         return f"worker {ws.name} holds {len(ws.actors)} actors, which cannot be moved"
-    if ws.long_running:
+    # On a machine that is about to go they are lost anyway if they do not end in time.
+    if ws.long_running and lasts:
         return f"worker {ws.name} runs {len(ws.long_running)} tasks that have seceded"
     return ""
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 from dask_tide.errors import CapacityExhausted, ProviderError, QuotaExceeded, Unavailable, words
 from dask_tide.model import Code, Why, Worker, why
-from dask_tide.providers.base import Limit, Marking, Observation, Provider
+from dask_tide.providers.base import NAMELESS, Limit, Marking, Observation, Provider
 
 from .ledger import Ledger
 
@@ -104,7 +104,7 @@ class Supply:
         """Take what an observation says of pools; None: the platform did not answer."""
         if observation is not None:
             self.frozen, self.prices = observation.frozen, observation.prices
-        self._limits = {limit.pool: limit for limit in (observation.limits if observation else ())}
+            self._limits = {limit.pool: limit for limit in observation.limits}
 
     def limit(self, pool: str, now_s: float) -> Limit | None:
         """The lower one of the limits that are seen and that were met; None: there is none."""
@@ -146,11 +146,14 @@ class Supply:
 
     def give_back(self, pool: str, units: list[str]) -> None:
         """Tell the provider to stop these units, until it has heard."""
-        if units:
-            self._ledger.released(units)
-            task = asyncio.create_task(self._stop(pool, units))
-            self._stopping.add(task)
-            task.add_done_callback(self._stopping.discard)
+        self._ledger.released(units)
+        # Said again, those without a name would be others: not because of those that have one.
+        nameless = [unit for unit in units if NAMELESS in unit]
+        for part in (nameless, [unit for unit in units if NAMELESS not in unit]):
+            if part:
+                task = asyncio.create_task(self._stop(pool, part))
+                self._stopping.add(task)
+                task.add_done_callback(self._stopping.discard)
 
     async def _stop(self, pool: str, units: list[str]) -> None:
         pause_s = _PAUSE_S

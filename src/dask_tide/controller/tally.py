@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections import defaultdict
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,8 @@ from distributed.metrics import time
 
 from dask_tide.model import Resources, Work
 
+from .bindings import Bindings
+
 if TYPE_CHECKING:
     from distributed.scheduler import Scheduler, TaskGroup, TaskState
 
@@ -22,17 +25,36 @@ logger = logging.getLogger("distributed.tide.tally")
 _UNFINISHED = frozenset({"waiting", "queued", "no-worker", "processing"})
 #: A mean over about this many of the last durations of a function.
 _DURATIONS = 50
+#: Instead of their TaskGroups, for tasks whose keys are names of their own (`file_17`): one kind of work.
+_OWN_NAMES = ""
+#: More kinds of work than this would make decisions and journals slow and large.
+_KINDS = 256
 
 
 class _Class:
     """Tasks of one TaskGroup with the same restrictions, and how many are in which state."""
 
-    __slots__ = ("bound", "counts", "example", "group", "hint_s", "key", "needs", "prefix", "progress_s")
+    __slots__ = (
+        "bound",
+        "counts",
+        "example",
+        "group",
+        "hint_s",
+        "key",
+        "name",
+        "needs",
+        "prefix",
+        "progress_s",
+    )
 
-    def __init__(self, key: Any, ts: TaskState, needs: Resources, bound: bool, hint_s: float | None) -> None:
+    def __init__(
+        self, key: Any, ts: TaskState, name: str, needs: Resources, bound: bool, hint_s: float | None
+    ) -> None:
         self.key = key
         self.group = str(ts.group.name)
         self.prefix = ts.prefix
+        #: Under which its durations are remembered.
+        self.name = name
         self.example = str(ts.key)
         self.needs = needs
         self.bound = bound
@@ -43,7 +65,10 @@ class _Class:
 
 
 class Durations:
-    """What a function's tasks took, by TaskPrefix name: a mean that follows slowly."""
+    """What a function's tasks took, by TaskPrefix name: a mean that follows slowly.
+
+    Of tasks with names of their own all together have one, too.
+    """
 
     def __init__(self) -> None:
         self._means: dict[str, tuple[int, float]] = {}
@@ -92,10 +117,11 @@ class Tally(SchedulerPlugin):
         self._on_restart = on_restart
         self._on_close = on_close
         self._class_of: dict[Any, _Class] = {}
-        self._plain: dict[TaskGroup, _Class] = {}
+        self._plain: dict[TaskGroup | str, _Class] = {}
         self._restricted: dict[Any, _Class] = {}
         self._bad_hints: set[str] = set()
         self.durations = Durations()
+        self.bindings = Bindings()
         self._count_anew()
 
     # -- what Dask calls ------------------------------------------------------------------
@@ -103,21 +129,18 @@ class Tally(SchedulerPlugin):
     def transition(self, key: Any, start: str, finish: str, *args: Any, **kwargs: Any) -> None:
         tasks = self._class_of.get(key)
         if tasks is not None:
-            counts = tasks.counts
-            counts[start] -= 1
-            if start == "processing":
-                tasks.progress_s = time()
-                if finish == "memory":
-                    self._measure(tasks, kwargs.get("startstops"))
+            self._leave(tasks, key, start, finish, kwargs)
             if finish not in _UNFINISHED:
                 del self._class_of[key]
-                if not any(counts.values()):
+                if not any(tasks.counts.values()):
                     self._drop(tasks)
                 return
         elif finish not in _UNFINISHED:
             return
         # Restrictions may change on the way (a P2P shuffle binds its outputs to workers).
-        now = self._classify(self._tasks[key])
+        now = self._classify(ts := self._tasks[key])
+        if now.bound:
+            self.bindings.add(ts)
         if finish == "processing":
             if not now.counts["processing"]:
                 now.progress_s = time()
@@ -146,13 +169,17 @@ class Tally(SchedulerPlugin):
     # -- what the controller asks -----------------------------------------------------------
 
     def work(self, now_s: float) -> tuple[Work, ...]:
-        """The unfinished tasks, O(task groups and seceded tasks)."""
+        """The unfinished tasks, O(task groups and seceded tasks).
+
+        Where there are very many groups (keys without a name in common make one each), those alike in
+        what decides are one.
+        """
         seceded: dict[_Class, int] = defaultdict(int)
         for ws in self._scheduler.workers.values():
             for ts in ws.long_running:
                 if (tasks := self._class_of.get(ts.key)) is not None:
                     seceded[tasks] += 1
-        return tuple(
+        work = [
             Work(
                 group=tasks.group,
                 example=tasks.example,
@@ -166,7 +193,8 @@ class Tally(SchedulerPlugin):
             )
             for classes in (self._plain, self._restricted)
             for tasks in classes.values()
-        )
+        ]
+        return tuple(work if len(work) <= _KINDS else _merged(work))
 
     @property
     def unfinished(self) -> int:
@@ -178,26 +206,33 @@ class Tally(SchedulerPlugin):
         self._class_of.clear()
         self._plain.clear()
         self._restricted.clear()
+        self.bindings.clear()
         for ts in self._tasks.values():
             if ts.state in _UNFINISHED:
                 tasks = self._classify(ts)
                 tasks.counts[ts.state] += 1
                 tasks.progress_s = time()
                 self._class_of[ts.key] = tasks
+                if tasks.bound:
+                    self.bindings.add(ts)
 
     def _classify(self, ts: TaskState) -> _Class:
+        group: TaskGroup | str = ts.group
+        name = ts.prefix.name
+        if ts.key == name and self.durations.get(name) is None and ts.prefix.duration_average < 0:
+            group = name = _OWN_NAMES
         if not (ts.resource_restrictions or ts.worker_restrictions or ts.host_restrictions or ts.annotations):
             try:
-                return self._plain[ts.group]
+                return self._plain[group]
             except KeyError:
-                tasks = self._plain[ts.group] = _Class(ts.group, ts, (), False, None)
+                tasks = self._plain[group] = _Class(group, ts, name, (), False, None)
                 return tasks
         needs = tuple(sorted((str(name), float(n)) for name, n in (ts.resource_restrictions or {}).items()))
         bound = bool(ts.worker_restrictions or ts.host_restrictions) and not ts.loose_restrictions
         hint_s = self._hint(ts)
-        key = (ts.group, needs, bound, hint_s)
+        key = (group, needs, bound, hint_s)
         if (known := self._restricted.get(key)) is None:
-            known = self._restricted[key] = _Class(key, ts, needs, bound, hint_s)
+            known = self._restricted[key] = _Class(key, ts, name, needs, bound, hint_s)
         return known
 
     def _drop(self, tasks: _Class) -> None:
@@ -210,8 +245,8 @@ class Tally(SchedulerPlugin):
         if given is None:
             return None
         try:
-            return float(parse_timedelta(given, default="s"))
-        except (ValueError, TypeError, KeyError):
+            return _finite(parse_timedelta(given, default="s"))
+        except (ValueError, TypeError, KeyError, AttributeError, IndexError, OverflowError):
             if str(given) not in self._bad_hints:
                 self._bad_hints.add(str(given))
                 logger.warning(
@@ -221,17 +256,58 @@ class Tally(SchedulerPlugin):
                 )
             return None
 
-    def _measure(self, tasks: _Class, startstops: Any) -> None:
+    def _leave(self, tasks: _Class, key: Any, start: str, finish: str, about: dict[str, Any]) -> None:
+        tasks.counts[start] -= 1
+        if tasks.bound:
+            self.bindings.remove(key)
+        if start == "processing":
+            tasks.progress_s = time()
+            if finish == "memory":
+                self._measure(tasks, key, about.get("startstops"))
+
+    def _measure(self, tasks: _Class, key: Any, startstops: Any) -> None:
         for step in startstops or ():
             if step["action"] == "compute":
-                self.durations.add(tasks.prefix.name, step["stop"] - step["start"])
+                for name in (tasks.name, str(key)) if tasks.name == _OWN_NAMES else (tasks.name,):
+                    self.durations.add(name, step["stop"] - step["start"])
 
     def _duration_s(self, tasks: _Class) -> float | None:
         if tasks.hint_s is not None:
             return tasks.hint_s
-        measured = self.durations.get(tasks.prefix.name)
+        measured = self.durations.get(tasks.name)
         if measured is not None:
             return measured
         # The operator's distributed.scheduler.default-task-durations.
         configured = tasks.prefix.duration_average
         return configured if configured >= 0 else None
+
+
+def _finite(duration: Any) -> float:
+    if not math.isfinite(duration_s := float(duration)):
+        raise ValueError(duration)
+    return duration_s
+
+
+def _merged(work: list[Work]) -> list[Work]:
+    """One for all that need the same and whose durations are known, or are not."""
+    alike: dict[Any, list[Work]] = defaultdict(list)
+    for one in work:
+        alike[one.needs, one.bound, one.duration_s is None].append(one)
+    return [_sum(several) for several in alike.values()]
+
+
+def _sum(several: list[Work]) -> Work:
+    first = several[0]
+    tasks = sum(one.runnable + one.waiting for one in several)
+    known_s = [(one.runnable + one.waiting) * one.duration_s for one in several if one.duration_s is not None]
+    return Work(
+        group=first.group,
+        example=first.example,
+        needs=first.needs,
+        bound=first.bound,
+        waiting=sum(one.waiting for one in several),
+        ready=sum(one.ready for one in several),
+        processing=sum(one.processing for one in several),
+        duration_s=sum(known_s) / max(1, tasks) if known_s else None,
+        stalled_s=max(one.stalled_s for one in several),
+    )

@@ -12,6 +12,7 @@ class Code(enum.Enum):
 
     # more
     DEMAND = "{runnable:tasks} could run now with {slots:slots} a unit, so {want:units} can be used; {have:units} there or on the way"
+    DEMAND_BESIDE = "{runnable:tasks} could run now with {slots:slots} a unit, so {want:units} can be used; of {have:units} there or on the way {full} take no more"
     MINIMUM = "the pool has {have:units} and its minimum is {want}"
     FLOOR = "somebody waits for {want:units} and the pool has {have}"
     MANUAL = "the pool was set to {want:units} by hand and has {have}"
@@ -49,6 +50,7 @@ class Code(enum.Enum):
     FROZEN = "the pool is left alone: {message}"
     PINNED = "{surplus:units} more than needed, which cannot be drained: {message}"
     DRAINING = "{count:units} being drained"
+    BOUND = "{tasks:tasks} such as {example} may run only on workers or hosts that are not there: no new one helps"
     IMPOSSIBLE = "{tasks:tasks} such as {example} can never run here: {missing}"
     # vetoes between decision and act
     BECAME_BUSY = "the worker was given {tasks:tasks} after the decision"

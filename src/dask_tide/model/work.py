@@ -19,7 +19,8 @@ class Work(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     needs
         Abstract resources that each of them takes while it runs.
     bound
-        Whether they may only run on certain workers or hosts: no new unit helps those.
+        Whether they may only run on certain workers or hosts: no new unit helps those. The threads that they
+        take there are taken all the same (see ``Worker.bound``).
     waiting
         Tasks whose dependencies have not finished.
     ready

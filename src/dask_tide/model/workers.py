@@ -20,6 +20,8 @@ class Worker(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
         The scheduler's view: ``running``, ``paused``, ``closing_gracefully``, …
     tasks
         Tasks that the scheduler has given to it and that have not finished.
+    bound
+        How many of those may run only on certain workers, and wait for nothing; but for seceded ones.
     held_keys, held_bytes
         Results that it holds and their size.
     only_copies
@@ -36,6 +38,7 @@ class Worker(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     threads: int = 1
     status: str = "running"
     tasks: int = 0
+    bound: int = 0
     held_keys: int = 0
     held_bytes: int = 0
     only_copies: int | None = None

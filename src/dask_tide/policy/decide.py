@@ -52,8 +52,10 @@ def decide(snapshot: Snapshot, memory: Memory) -> tuple[tuple[Action, ...], Memo
     reach = {}
     for state in snapshot.pools:
         stock = stocks[state.pool.name]
-        more = limits.ceiling(state, stock.existing, allowance, 0).units - stock.existing
-        reach[state.pool.name] = stock.taking + max(0, more)
+        limit = limits.ceiling(state, stock.existing, allowance, 0).units
+        if state.manual is not None:
+            limit = min(limit, state.manual)
+        reach[state.pool.name] = stock.taking + max(0, limit - stock.existing)
     demands, impossible = assign(snapshot, taking, reach)
     room = victims.Room(snapshot)
     haven, at_risk = _haven(snapshot), 0
@@ -71,6 +73,9 @@ def decide(snapshot: Snapshot, memory: Memory) -> tuple[tuple[Action, ...], Memo
     for work, missing in ((entry.work, entry.missing) for entry in impossible):
         tasks = work.runnable + work.waiting
         actions.append(Hold("", why(Code.IMPOSSIBLE, tasks=tasks, example=work.example, missing=missing)))
+    if lost := [work for work in snapshot.work if work.bound and work.ready]:
+        tasks, example = sum(work.ready for work in lost), min(work.example for work in lost)
+        actions.append(Hold("", why(Code.BOUND, tasks=tasks, example=example)))
     return tuple(actions), Memory(remembered)
 
 

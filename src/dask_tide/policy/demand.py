@@ -140,6 +140,8 @@ def assign(
     demands = {state.pool.name: Demand(state.pool, snapshot.settings.prior_s) for state in snapshot.pools}
     # Workers that somebody else started take plain tasks as well as ours do.
     foreign = sum(w.threads for w in snapshot.workers if not w.unit and w.status == "running")
+    # What runs on workers of ours that take no more tasks needs no other one.
+    held = sum(min(w.tasks - w.bound, w.threads) for w in snapshot.workers if w.unit and w.status == "paused")
     eligible = {needs: _eligible(snapshot, needs) for needs in {work.needs for work in snapshot.work}}
     impossible = []
     # A total order: that of the snapshot says nothing.
@@ -151,7 +153,10 @@ def assign(
             if not work.processing and not (foreign and not work.needs):
                 impossible.append(Impossible(work, _missing(snapshot, work)))
             continue
-        left = work.runnable
+        here = min(held, work.processing)
+        held -= here
+        demands[pools[0]].unfinished += here
+        left = work.runnable - here
         if not work.needs:
             elsewhere = min(left, foreign)
             foreign -= elsewhere
@@ -162,7 +167,7 @@ def assign(
                 taken = min(left, demands[name].room(work, limits[name]))
                 demands[name].take(work, taken, stranded=stranded)
                 left -= taken
-            stranded = left == work.runnable
+            stranded = left == work.runnable - here
         if left:
             # What is more than all pools can hold waits for each in proportion to its size: so each
             # knows for how long there will be work.

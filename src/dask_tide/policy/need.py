@@ -75,13 +75,14 @@ class Need:
             room=self.state.room,
             worth=self.settings.worth,
         )
-        more = why(
-            Code.DEMAND,
-            runnable=demand.runnable,
-            slots=demand.slots,
-            have=have,
-            want=demand.usable,
-        )
+        numbers = {
+            "runnable": demand.runnable,
+            "slots": demand.slots,
+            "have": have,
+            "want": demand.usable,
+        }
+        full = self.stock.paused
+        more = why(Code.DEMAND_BESIDE, full=full, **numbers) if full else why(Code.DEMAND, **numbers)
         # A paused unit takes no tasks; another one must.
         wishes.append((size.units + self.stock.paused if demand.runnable else 0, more))
         room = why(Code.MEMORY, used_bytes=self._held_bytes, have=have, want=self._for_results)

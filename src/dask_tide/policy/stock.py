@@ -29,7 +29,8 @@ class Stock:
     unplaced
         Live units for which the platform has no place.
     paused
-        Running units none of whose workers takes tasks: full of results, they are no capacity.
+        Running units none of whose workers takes tasks that may run anywhere: full of results, or busy with
+        tasks that may not, they are no capacity.
     workers
         Registered workers.
     held_bytes, limit_bytes
@@ -72,9 +73,12 @@ def take_stock(snapshot: Snapshot) -> dict[str, Stock]:
             continue
         stock, base = stocks[pool], empty_bytes[pool]
         stock.workers += 1
-        stock.held_bytes += max(worker.held_bytes, worker.used_bytes - base if base else 0)
+        # Of results in memory their own size says too little, and what an idle process has not given back to
+        # the system is none.
+        process = base and worker.tasks and worker.held_keys
+        stock.held_bytes += max(worker.held_bytes, worker.used_bytes - base if process else 0)
         stock.limit_bytes += worker.limit_bytes
-        if worker.status in _TAKING:
+        if worker.status in _TAKING and worker.bound < worker.threads:
             taking.add(worker.unit)
     for unit in snapshot.units:
         if unit.name in pool_of:

@@ -37,7 +37,7 @@ class Candidate:
     @property
     def only_copies(self) -> int:
         """Results that must be copied before it goes; all it holds where that was not looked up."""
-        return sum(w.held_keys if w.only_copies is None else w.only_copies for w in self.workers)
+        return sum(map(_only_copies, self.workers))
 
     @property
     def bytes_to_move(self) -> int:
@@ -127,11 +127,12 @@ class Room:
         phases = {u.name: Phase.DRAINING if u.doomed else u.phase for u in snapshot.units}
         self._room: dict[str, int] = {}
         #: What is on its way to the others: at first, what the units that are being drained hold.
-        self._moving = 0
+        self._moving, self._keys = 0, 0
         for worker in snapshot.workers:
             phase = phases.get(worker.unit, Phase.RUNNING)
             if phase is Phase.DRAINING:
                 self._moving += _to_move(worker)
+                self._keys += _only_copies(worker)
             elif phase is Phase.RUNNING and worker.status == "running":
                 free = int(fill_ratio * worker.limit_bytes) - worker.held_bytes
                 self._room[worker.address] = max(0, free) if worker.limit_bytes else _ENDLESS
@@ -145,14 +146,20 @@ class Room:
         own = {w.address: self._room[w.address] for w in candidate.workers if w.address in self._room}
         free = self._free - sum(own.values())
         moving = self._moving + candidate.bytes_to_move
-        if candidate.only_copies and len(own) == len(self._room):
+        keys = self._keys + candidate.only_copies
+        # However small they are: somebody has to receive them.
+        if keys and len(own) == len(self._room):
             return False
         if moving and moving > free:
             return False
         for address in own:
             del self._room[address]
-        self._free, self._moving = free, moving
+        self._free, self._moving, self._keys = free, moving, keys
         return True
+
+
+def _only_copies(worker: Worker) -> int:
+    return worker.held_keys if worker.only_copies is None else worker.only_copies
 
 
 def _to_move(worker: Worker) -> int:

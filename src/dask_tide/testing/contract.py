@@ -28,7 +28,7 @@ from distributed.scheduler import WorkerState
 
 from dask_tide.controller.drain import Drains
 from dask_tide.errors import ProviderError
-from dask_tide.model import Phase, Pool, owner_of
+from dask_tide.model import Phase, Pool, Settings, owner_of
 from dask_tide.providers.base import ObservedUnit, Provider, ProviderContext, Template
 
 __all__ = ["Platform", "ProviderContract", "process_of"]
@@ -107,6 +107,7 @@ class Platform:
         """Drain their workers, as the controller does before it lets a unit go."""
         drains = Drains(
             self.scheduler,
+            fill_ratio=Settings().fill_ratio,
             timeout_s=self.deadline_s,
             close_workers=self.provider.closes_workers,
             wake=lambda: None,

@@ -1,0 +1,79 @@
+"""Bindings: unfinished tasks that may run on certain workers or hosts only."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from distributed.core import Status
+
+if TYPE_CHECKING:
+    from distributed.scheduler import Scheduler, TaskState, WorkerState
+
+#: Addresses and hosts; any of them will do.
+_Where: TypeAlias = "tuple[frozenset[str], frozenset[str]]"
+#: What a worker is that may still be given a task.
+_STAYING = (Status.init, Status.running, Status.paused)
+
+
+class Bindings:
+    """Who is needed by such tasks, and who runs them. Told of each change by the tally."""
+
+    def __init__(self) -> None:
+        self._where: dict[Any, _Where] = {}
+        self._runs_on: dict[Any, str] = {}
+        #: How many unfinished tasks may run only there.
+        self._wanted: Counter[_Where] = Counter()
+        #: How many of them each worker has been given, by address.
+        self._given: Counter[str] = Counter()
+
+    def add(self, ts: TaskState) -> None:
+        """A task is unfinished, and bound."""
+        where = frozenset(ts.worker_restrictions or ()), frozenset(ts.host_restrictions or ())
+        self._where[ts.key] = where
+        self._wanted[where] += 1
+        if ts.processing_on is not None:
+            self._runs_on[ts.key] = ts.processing_on.address
+            self._given[ts.processing_on.address] += 1
+
+    def remove(self, key: Any) -> None:
+        """It has finished, or has changed."""
+        _less(self._wanted, self._where.pop(key))
+        if (address := self._runs_on.pop(key, None)) is not None:
+            _less(self._given, address)
+
+    def clear(self) -> None:
+        """There are no tasks any more."""
+        for counted in (self._where, self._runs_on, self._wanted, self._given):
+            counted.clear()
+
+    def given(self, ws: WorkerState) -> int:
+        """How many bound tasks this worker has been given, but for seceded ones."""
+        if not (given := self._given.get(ws.address, 0)):
+            return 0
+        return given - sum(ts.key in self._where for ts in ws.long_running)
+
+    def needed(self, scheduler: Scheduler) -> dict[str, str]:
+        """Idle workers without which such tasks could never run, by address, and why.
+
+        Of several that could run them, all of them idle, one is enough.
+        """
+        needed: dict[str, str] = {}
+        for (addresses, hosts), tasks in self._wanted.items():
+            able = [ws for address in addresses if (ws := scheduler.workers.get(address)) is not None]
+            if hosts:
+                able += [ws for ws in scheduler.workers.values() if ws.host in hosts]
+            able = [ws for ws in able if ws.status in _STAYING]
+            if able and not any(ws.processing for ws in able):
+                kept = min(able, key=lambda ws: ws.address)
+                words = f"{tasks} unfinished task{'' if tasks == 1 else 's'} may run on no other worker"
+                if len(able) > 1:
+                    words = f"{words} than it and {len(able) - 1} more"
+                needed.setdefault(kept.address, words)
+        return needed
+
+
+def _less(counted: Counter[Any], what: Any) -> None:
+    counted[what] -= 1
+    if not counted[what]:
+        del counted[what]

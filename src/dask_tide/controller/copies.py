@@ -1,0 +1,188 @@
+"""Copies: what workers that are being drained hold goes to workers that have room for it.
+
+Dask's own choice is the smallest process as of its last heartbeat, whatever its limit and whatever it
+was sent since: a small worker beside large ones would be filled until its nanny kills it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Container
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from distributed.active_memory_manager import ActiveMemoryManagerExtension, RetireWorker
+from distributed.metrics import time
+
+if TYPE_CHECKING:
+    from distributed.active_memory_manager import SuggestionGenerator
+    from distributed.scheduler import Scheduler, TaskState, WorkerState
+
+__all__ = ["Copies"]
+
+#: How often the active memory manager looks again at what has not arrived; that of Dask's ``retire_workers``.
+_AGAIN_S = 2.0
+#: Who has not fetched a result for so long will not: somebody else is asked.
+_LATE_S = 20.0
+#: Bounds of the time between two looks whether all is copied.
+_LOOK_S, _LOOK_MAX_S = 0.01, 0.5
+#: Bytes: more than anybody has, for a worker whose memory limit is not known.
+_ENDLESS = 1 << 62
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """Who was asked to fetch a result, and when."""
+
+    receiver: WorkerState
+    since_s: float
+
+
+class Copies:
+    """The results that are being copied away, of all workers that are being drained.
+
+    Parameters
+    ----------
+    scheduler
+        Whose workers.
+    fill_ratio
+        Receivers are to hold no more than this share of their memory limit, as long as others can.
+    avoided
+        Addresses of workers that receive nothing as long as there are others: they will go, too.
+    """
+
+    def __init__(
+        self, scheduler: Scheduler, fill_ratio: float, avoided: Callable[[], Container[str]] = tuple
+    ) -> None:
+        self.scheduler = scheduler
+        self._fill_ratio = fill_ratio
+        self._avoided = avoided
+        self._asked: dict[TaskState, _Asked] = {}
+        #: Where Dask's active memory manager does not run.
+        self._own: ActiveMemoryManagerExtension | None = None
+        self._policies = 0
+        self._round: asyncio.Future[None] | None = None
+
+    async def away(self, ws: WorkerState) -> bool:
+        """Copy what ``ws`` holds to workers that are at work; it must not be running any more.
+
+        Returns
+        -------
+        False: there is nobody to receive it, or it has an actor, which cannot be moved.
+        """
+        manager = self._manager()
+        policy = _CopyAway(ws.address, self)
+        manager.add_policy(policy)
+        self._policies += 1
+        try:
+            # Its result is the others' as well: those that begin at once are looked at together.
+            await asyncio.shield(self._run_soon(manager))
+            while not policy.done():  # noqa: ASYNC110 -- results that arrive tell the scheduler only
+                await asyncio.sleep(max(_LOOK_S, min(_LOOK_MAX_S, len(ws.has_what) / 400)))
+        finally:
+            manager.policies.discard(policy)
+            self._policies -= 1
+            if not self._policies:
+                self._asked.clear()
+                if self._own is not None:
+                    self._own.stop()
+                    self._own = None
+        return not policy.no_recipients
+
+    def _manager(self) -> ActiveMemoryManagerExtension:
+        manager: Any = self.scheduler.extensions.get("amm")
+        if manager is not None and manager.running:
+            return manager  # type: ignore[no-any-return]
+        if self._own is None:
+            self._own = ActiveMemoryManagerExtension(
+                self.scheduler, policies=set(), register=False, start=True, interval=_AGAIN_S
+            )
+        return self._own
+
+    def _run_soon(self, manager: ActiveMemoryManagerExtension) -> asyncio.Future[None]:
+        if self._round is None:
+            loop = asyncio.get_running_loop()
+            self._round = loop.create_future()
+            loop.call_soon(self._run, manager, self._round)
+        return self._round
+
+    def _run(self, manager: ActiveMemoryManagerExtension, round_: asyncio.Future[None]) -> None:
+        self._round = None
+        try:
+            manager.run_once()
+        finally:
+            round_.set_result(None)
+
+    # -- who receives what ------------------------------------------------------------------------
+
+    def room(self) -> dict[WorkerState, int]:
+        """Bytes that each worker may receive, beside what it holds and what is on its way to it."""
+        running = self.scheduler.running
+        avoided = self._avoided()
+        receivers = [ws for ws in running if ws.address not in avoided] or running
+        room = {
+            ws: (int(self._fill_ratio * ws.memory_limit) if ws.memory_limit else _ENDLESS) - ws.nbytes
+            for ws in receivers
+        }
+        oldest_s = time() - _LATE_S
+        for ts, asked in list(self._asked.items()):
+            ws = asked.receiver
+            if ws not in room or ts.state != "memory" or ws in (ts.who_has or ()) or asked.since_s < oldest_s:
+                del self._asked[ts]
+            else:
+                room[ws] -= ts.nbytes
+        return room
+
+    def candidates(self, ts: TaskState, room: dict[WorkerState, int]) -> set[WorkerState]:
+        """Those that have room for a result; if none has, the one that lacks least."""
+        if (asked := self._asked.get(ts)) is not None:
+            return {asked.receiver}  # a second request to the same one makes no second copy
+        able = room.keys() - (ts.who_has or set())
+        return {ws for ws in able if room[ws] >= ts.nbytes} or set(sorted(able, key=room.__getitem__)[-1:])
+
+    def ask(self, ts: TaskState, receiver: WorkerState, room: dict[WorkerState, int]) -> None:
+        """Take down that it was asked to fetch a result."""
+        if ts not in self._asked:
+            self._asked[ts] = _Asked(receiver, time())
+            room[receiver] -= ts.nbytes
+
+    def stays(self, ts: TaskState) -> bool:
+        """Whether somebody has it who stays."""
+        return not self.scheduler.running.isdisjoint(ts.who_has or ())
+
+
+class _CopyAway(RetireWorker):
+    """Dask's policy, but with other receivers; and a copy on another one that leaves counts for nothing."""
+
+    __slots__ = ("copies",)
+
+    def __init__(self, address: str, copies: Copies) -> None:
+        super().__init__(address)
+        self.copies = copies
+
+    def run(self) -> SuggestionGenerator:
+        copies = self.copies
+        room = copies.room()
+        suggestions = super().run()
+        answer: WorkerState | None = None
+        while True:
+            try:
+                suggestion = suggestions.send(answer)
+            except StopIteration:
+                return
+            ts = suggestion.ts
+            if suggestion.op == "drop" and not copies.stays(ts):
+                answer = None
+                continue
+            if suggestion.op == "replicate":
+                suggestion = suggestion._replace(candidates=copies.candidates(ts, room))
+            answer = yield suggestion
+            if answer is not None and suggestion.op == "replicate":
+                copies.ask(ts, answer, room)
+
+    def done(self) -> bool:
+        """Whether all it holds is where it stays."""
+        ws = self.copies.scheduler.workers.get(self.address)
+        if ws is None or self not in self.manager.policies:
+            return True
+        return all(self.copies.stays(ts) for ts in ws.has_what if not ts.actor)
