@@ -138,16 +138,27 @@ class Api:
             If it cannot be reached.
         """
         headers = self._headers | ({} if body is None else {"Content-Type": kind})
+        text = None if body is None else json.dumps(body)
+        kept = self._connection.sock is not None
         try:
-            self._connection.request(method, path, None if body is None else json.dumps(body), headers)
+            status, content = self._send(method, path, text, headers)
+        except OSError:
+            # A server ends connections that were kept for long. What only reads may be asked again.
+            if method != "GET" or not kept:
+                raise
+            status, content = self._send(method, path, text, headers)
+        if status >= 400:
+            raise ApiError(status, content.decode(errors="replace"))
+        return content if raw else json.loads(content)
+
+    def _send(self, method: str, path: str, text: str | None, headers: dict[str, str]) -> tuple[int, bytes]:
+        try:
+            self._connection.request(method, path, text, headers)
             answer = self._connection.getresponse()
-            content = answer.read()
+            return answer.status, answer.read()
         except (http.client.HTTPException, OSError) as error:
             self._connection.close()  # the next request makes a new one
             raise OSError(f"{method} {path}: {error!r}") from error
-        if answer.status >= 400:
-            raise ApiError(answer.status, content.decode(errors="replace"))
-        return content if raw else json.loads(content)
 
 
 def _named(items: Sequence[dict[str, Any]], name: str) -> dict[str, Any]:

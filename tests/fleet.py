@@ -7,10 +7,11 @@ import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from distributed import Client, Event, Future
 from known import known
-from releases import Release, ask
+from releases import Release
 from waiting import wait_until
 
 from rig.aws.account import PURPOSE
@@ -103,14 +104,8 @@ class Fleet(Release):
         patch = json.dumps({"spec": {"limits": {"cpu": str(cpus)}}})
         self.cloud.kubectl("patch", "nodepool", self.node_pool, "--type=merge", f"--patch={patch}")
 
-    def told(self, client: Client, words: str) -> None:
-        """Wait until it is told to who asks why."""
-        wait_until(
-            lambda: words in ask(client, "tide_explain", lines=200),
-            f"it is told: {words}",
-            TOLD_S,
-            self.situation,
-        )
+    def told(self, client: Client, words: str, deadline_s: float = TOLD_S) -> None:
+        super().told(client, words, deadline_s)
 
     def at_work(self, client: Client) -> list[str]:
         """The pools of the workers that have a task, one for each."""
@@ -133,10 +128,11 @@ class Fleet(Release):
 
     def no_machines(self, what: str = "are left") -> None:
         """Wait until no machine is paid for and none is known to Kubernetes."""
-        selector = f"--selector={PURPOSE}={self.node_pool}"
+        path = f"/api/v1/nodes?labelSelector={quote(f'{PURPOSE}={self.node_pool}')}"
+        api = self.cloud.api()
 
         def gone() -> bool:
-            return not self.machines() and not self.cloud.kubectl("get", "nodes", selector, "--output=name")
+            return not self.machines() and not api("GET", path)["items"]
 
         wait_until(gone, f"no machines {what}", DEADLINE_S, self.situation)
 

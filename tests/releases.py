@@ -8,11 +8,13 @@ import signal
 import socket
 import subprocess
 import tempfile
+import threading
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import dask
 import yaml
@@ -37,6 +39,8 @@ VALUES: dict[str, Any] = {
     "image": {"tag": "dev", "pullPolicy": "Never"},
     "scheduler": {"resources": {"requests": {"cpu": "50m", "memory": "150Mi"}, "limits": {"memory": "1Gi"}}},
 }
+#: What tests look at again and again, and its API; kubectl takes a tenth of a second of a CPU each time.
+OFTEN = {"pods": "/api/v1", "replicasets": "/apis/apps/v1"}
 #: A cluster on a machine that does other things, too.
 DEADLINE_S = 90.0
 
@@ -75,6 +79,7 @@ class Release:
         self.name = name
         self.folder = folder
         self._forwards: list[subprocess.Popen[bytes]] = []
+        self._api, self._asking = cluster.api(), threading.Lock()
 
     # -- helm -----------------------------------------------------------------------------------
 
@@ -94,8 +99,13 @@ class Release:
 
     def objects(self, kind: str, selector: str = "") -> list[dict[str, Any]]:
         labels = f"app.kubernetes.io/instance={self.name}" + (f",{selector}" if selector else "")
-        command = ("--namespace", self.namespace, "get", kind, "--selector", labels)
-        found: list[dict[str, Any]] = self.cluster.kubectl.json(*command)["items"]
+        if kind in OFTEN:
+            path = f"{OFTEN[kind]}/namespaces/{self.namespace}/{kind}?labelSelector={quote(labels)}"
+            with self._asking:
+                found: list[dict[str, Any]] = self._api("GET", path)["items"]
+        else:
+            command = ("--namespace", self.namespace, "get", kind, "--selector", labels)
+            found = self.cluster.kubectl.json(*command)["items"]
         return found
 
     def pods(self, pool: str | None = None) -> dict[str, dict[str, Any]]:
@@ -165,6 +175,15 @@ class Release:
     def situation(self) -> str:
         """For the message of a test that fails."""
         return "\n".join([self.kubectl("get", "pods,replicasets", "--output=wide"), self.explain()])
+
+    def told(self, client: Client, words: str, deadline_s: float = DEADLINE_S) -> None:
+        """Wait until it is told to who asks why; :meth:`explain` starts a Python in the pod each time."""
+        wait_until(
+            lambda: words in ask(client, "tide_explain", lines=200),
+            f"it is told: {words}",
+            deadline_s,
+            self.situation,
+        )
 
     # -- a client -------------------------------------------------------------------------------
 

@@ -18,11 +18,13 @@ def wait_until(
 ) -> Any:
     """Wait for a condition and return its (true) value; say ``what`` did not happen, and ``detail()``."""
     end_s = time.monotonic() + deadline_s
-    while not (value := condition()):
+    while True:
+        looked_s = time.monotonic()
+        if value := condition():
+            return value
         if time.monotonic() > end_s:
             pytest.fail(f"not within {deadline_s:g} s: {what}\n{detail()}")
-        time.sleep(0.02)
-    return value
+        time.sleep(_pause_s(looked_s))
 
 
 async def until(
@@ -31,6 +33,7 @@ async def until(
     """:func:`wait_until` for asynchronous tests; the condition may be a coroutine function."""
     end_s = time.monotonic() + deadline_s
     while True:
+        looked_s = time.monotonic()
         value = condition()
         if isinstance(value, Awaitable):
             value = await value
@@ -38,4 +41,9 @@ async def until(
             return value
         if time.monotonic() > end_s:
             pytest.fail(f"not within {deadline_s:g} s: {what}\n{detail()}")
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(_pause_s(looked_s))
+
+
+def _pause_s(looked_s: float) -> float:
+    """As long as the look took, so that what is waited for has the machine at least half of the time."""
+    return max(0.02, time.monotonic() - looked_s)

@@ -13,6 +13,7 @@ from moto.core.responses import ActionResult
 from moto.ec2.models import EC2Backend, ec2_backends
 from moto.ec2.models.amis import Ami, AmiBackend
 from moto.ec2.models.instance_types import INSTANCE_TYPE_OFFERINGS, InstanceTypeBackend
+from moto.ec2.models.instances import Instance
 from moto.ec2.models.subnets import Subnet
 from moto.ec2.responses import EC2Response
 from moto.ssm.models import Parameter, SimpleSystemManagerBackend
@@ -113,7 +114,14 @@ def _know_eks_images() -> None:
 
 
 def _rest_addresses() -> None:
-    """An address comes again only after all others, else a new node meets the Node object of a dead one."""
+    """An address comes again only after all others, else a new node meets the Node object of a dead one.
+
+    moto itself frees it when Python forgets the instance, which it never does.
+    """
+
+    def free(subnet: Any, address: str) -> bool:
+        holder = subnet._subnet_ips.get(address)
+        return holder is None or (isinstance(holder, Instance) and holder._state.name == "terminated")
 
     def next_address(self: Any, instance: Any) -> str:
         hosts = range(4, self.cidr.num_addresses - 1)  # AWS keeps the first four and the last
@@ -121,7 +129,7 @@ def _rest_addresses() -> None:
         for step in range(1, len(hosts) + 1):
             host = hosts[(last - 4 + step) % len(hosts)]
             address = str(self.cidr[host])
-            if address not in self._subnet_ips:
+            if free(self, address):
                 self.last_host = host
                 self._subnet_ips[address] = instance
                 return address

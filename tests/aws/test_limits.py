@@ -111,7 +111,7 @@ until_enough = _by_value()
 
 def test_p33_work_that_would_be_done_before_a_machine_comes_asks_for_none(fleet: Fleet) -> None:
     """Another worker on the machine that is there would pay, one for which a machine must boot would not."""
-    fleet.cloud.boots(10.0)
+    fleet.cloud.boots(30.0)
     before = len(fleet.bill())
     with fleet.client() as client:
         # Its time is learned, and that of a machine.
