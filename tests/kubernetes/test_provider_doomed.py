@@ -64,32 +64,55 @@ async def test_an_evicted_pod_whose_replacement_was_asked_for_is_not_replaced_ag
             plane.api()("PATCH", f"/api/v1/nodes/{node}", {"spec": {"taints": None}}, MERGE)
 
 
-async def test_a_pod_on_its_way_to_a_node_that_does_not_answer_is_not_waited_for(plane, pool):
+def ready(status: str) -> dict:
+    """What a kubelet says of its node, or somebody else once it says nothing."""
+    now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    condition = {"type": "Ready", "status": status, "lastHeartbeatTime": now, "lastTransitionTime": now}
+    return {"status": {"conditions": [condition]}}
+
+
+@pytest.fixture
+def silent(plane, pool):
+    """The path of a node without a kubelet, where all pods of the pool go."""
+    api, name = plane.api(), f"silent-{pool.namespace}"
+    api("POST", "/api/v1/nodes", {"metadata": {"name": name}} | ready("True"))
+    pool.delete()
+    pool.spec = {"nodeName": name}
+    pool.create()
+    yield f"/api/v1/nodes/{name}"
+    api("DELETE", f"/api/v1/nodes/{name}")
+
+
+async def test_a_pod_on_its_way_to_a_node_that_does_not_answer_is_not_waited_for(plane, pool, silent):
     """Its kubelet has never said anything of it, so nobody can take that back: the node's taint tells."""
-    api, node = plane.api(), "silent"
+    async with provided(plane, pool.namespace, nodes=True) as provider:
+        await provider.observe()
+        await provider.scale_up("cpu", 1)
 
-    def ready(status: str) -> dict:
-        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        condition = {"type": "Ready", "status": status, "lastHeartbeatTime": now, "lastTransitionTime": now}
-        return {"status": {"conditions": [condition]}}
+        async def shown(phase: Phase) -> list[str]:
+            return [unit.message for unit in units(await provider.observe(), phase).values()]
 
-    api("POST", "/api/v1/nodes", {"metadata": {"name": node}} | ready("True"))
-    try:
-        pool.delete()
-        pool.spec = {"nodeName": node}
-        pool.create()
-        async with provided(plane, pool.namespace, nodes=True) as provider:
-            await provider.observe()
-            await provider.scale_up("cpu", 1)
+        assert await until(lambda: shown(Phase.PENDING), "it is on its way") == [""]
+        plane.api()("PATCH", f"{silent}/status", ready("Unknown"), STRATEGIC)
+        (words,) = await until(lambda: shown(Phase.UNKNOWN), "nothing is known of it")
+        assert words == "its node does not answer (node.kubernetes.io/unreachable)"
+        plane.api()("PATCH", f"{silent}/status", ready("True"), STRATEGIC)
+        await until(lambda: shown(Phase.PENDING), "it is on its way again")
 
-            async def shown(phase: Phase) -> list[str]:
-                return [unit.message for unit in units(await provider.observe(), phase).values()]
 
-            assert await until(lambda: shown(Phase.PENDING), "it is on its way") == [""]
-            api("PATCH", f"/api/v1/nodes/{node}/status", ready("Unknown"), STRATEGIC)
-            (words,) = await until(lambda: shown(Phase.UNKNOWN), "nothing is known of it")
-            assert words == "its node does not answer (node.kubernetes.io/unreachable)"
-            api("PATCH", f"/api/v1/nodes/{node}/status", ready("True"), STRATEGIC)
-            await until(lambda: shown(Phase.PENDING), "it is on its way again")
-    finally:
-        api("DELETE", f"/api/v1/nodes/{node}")
+async def test_a_pod_whose_node_has_gone_is_not_replaced_twice(plane, pool, silent):
+    """It is given up when its node no longer answers, and deleted once the machine is known to be gone."""
+    async with provided(plane, pool.namespace, nodes=True) as provider:
+        await provider.observe()
+        await provider.scale_up("cpu", 1)
+        [lost] = await until(pool.pods, "it is on its way")
+        plane.api()("PATCH", f"{silent}/status", ready("Unknown"), STRATEGIC)
+
+        async def given_up() -> bool:
+            return lost in units(await provider.observe(), Phase.UNKNOWN)
+
+        await until(given_up, "it is given up")
+        await provider.scale_up("cpu", 2)
+        await until(lambda: len(pool.pods()) == 2, "there is another one")
+        pool.delete_pod(lost)
+        await until(lambda: pool.replicas() == 1, "the number is lowered", detail=pool.replicas)

@@ -29,12 +29,12 @@ class World:
         self.maximum = maximum if enforced else 1000
         self.asked: list[int] = []
         self.pods: dict[str, PodView] = {}
-        self.doomed: set[str] = set()
+        self.lost: set[str] = set()
         self.scale_ = PoolScale(
             Pool("cpu", maximum=maximum),
             "r-cpu",
             self,  # type: ignore[arg-type]  # all of it that is called
-            PoolPods(lambda: self.pods, self.doomed),
+            PoolPods(lambda: self.pods, lambda pod: pod.unit.machine in self.lost),
             marks=None,
             wake=lambda: None,
             patience=Patience(delete_s=0.1),
@@ -95,7 +95,7 @@ async def test_the_replacement_that_was_asked_for_makes_the_replicasets_own_one_
     world = World(maximum=4)
     await world.scale_.up(2)
     lost, _ = world.pods
-    world.doomed.add(f"node-of-{lost}")
+    world.lost.add(f"node-of-{lost}")
     await world.scale_.up(3)  # at the notice
     world.delete(lost)
     assert await world.trimmed() == [2, 3, 2]
@@ -106,7 +106,7 @@ async def test_p11_at_the_maximum_the_replicasets_own_replacement_is_the_only_on
     world = World(maximum=2)
     await world.scale_.up(2)
     lost, _ = world.pods
-    world.doomed.add(f"node-of-{lost}")
+    world.lost.add(f"node-of-{lost}")
     await world.scale_.up(3)
     world.delete(lost)
     assert await world.trimmed() == [2]

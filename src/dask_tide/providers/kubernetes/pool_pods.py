@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Mapping
 
 from dask_tide.model import Phase
 
@@ -20,13 +20,15 @@ class PoolPods:
     ----------
     now
         The pods as they are now, by name.
-    doomed
-        Names of nodes that are about to go, as they are now.
+    lost
+        Whether a pod is on a node that is about to go, or that does not answer.
     """
 
-    def __init__(self, now: Callable[[], Mapping[str, PodView]], doomed: Container[str] = ()) -> None:
+    def __init__(
+        self, now: Callable[[], Mapping[str, PodView]], lost: Callable[[PodView], bool] = lambda _: False
+    ) -> None:
         self.now = now
-        self._doomed = doomed
+        self._lost = lost
         self._changed = asyncio.Event()
 
     def __getitem__(self, name: str) -> PodView:
@@ -36,9 +38,9 @@ class PoolPods:
         """Names of the pods that the ReplicaSet counts."""
         return {name for name, pod in self.now().items() if pod.active}
 
-    def doomed(self) -> set[str]:
-        """Names of the pods whose node is about to go."""
-        return {name for name, pod in self.now().items() if pod.unit.machine in self._doomed}
+    def lost(self) -> set[str]:
+        """Names of the pods whose node is about to go, or does not answer."""
+        return {name for name, pod in self.now().items() if self._lost(pod)}
 
     def existing(self) -> int:
         """How many pods there are, those that are being deleted included: they need their room, too."""

@@ -97,7 +97,7 @@ class KubernetesProvider:
                 template.pool,
                 f"{context.cluster}-{name}",
                 self._api,
-                PoolPods(partial(self._by_pool.__getitem__, name), self._dooms),
+                PoolPods(partial(self._by_pool.__getitem__, name), self._is_lost),
                 marks=self.marks,
                 wake=context.wake,
                 patience=patience,
@@ -287,15 +287,11 @@ class KubernetesProvider:
         if pool in self.scales:
             if now is not None and now.resized and (before is None or before.resized != now.resized):
                 self.scales[pool].rivals.resized(now.resized)
-            if before is not None and before.active and (now is None or now.unit.phase is Phase.STOPPING):
-                self._ends(before)
+            ends = now is None or now.unit.phase is Phase.STOPPING
+            if before is not None and before.active and ends and self._is_lost(before):
+                self.scales[pool].evicted(name)
             self.scales[pool].pods_changed()
         self._context.wake()
-
-    def _ends(self, pod: PodView) -> None:
-        """A pod is being deleted; the controller has given up those on doomed nodes already."""
-        if pod.unit.machine in self._dooms:
-            self.scales[pod.unit.pool].evicted(pod.unit.name)
 
     def _replicaset_changed(
         self, name: str, before: ReplicaSetView | None, now: ReplicaSetView | None
@@ -354,13 +350,22 @@ class KubernetesProvider:
             return None
         return price_per_s(node, self._options.prices, view.requests)
 
+    def _silent(self, machine: str) -> str:
+        """What says that a node does not answer, where nodes may be read; empty: nothing."""
+        node = self._nodes.objects.get(machine) if self._nodes is not None else None
+        return node.silent if node is not None else ""
+
+    def _is_lost(self, pod: PodView) -> bool:
+        """Whether the controller counts on it no longer: its node is about to go, or does not answer."""
+        machine = pod.unit.machine
+        return machine in self._dooms or pod.unit.phase is Phase.UNKNOWN or bool(self._silent(machine))
+
     def _unit(self, pod: PodView, current: str, refused: Collection[str]) -> ObservedUnit:
         unit, words = pod.unit, self._words.get(pod.unit.name, "")
         if unit.name in self._parked and pod.active:
             return replace(unit, phase=Phase.STOPPING, message="parked for an earlier scheduler")
-        node = self._nodes.objects.get(unit.machine) if self._nodes is not None else None
-        if node is not None and node.silent and unit.phase in (Phase.PENDING, Phase.STARTING):
-            unit = replace(unit, phase=Phase.UNKNOWN, message=f"its node does not answer ({node.silent})")
+        if (silent := self._silent(unit.machine)) and unit.phase in (Phase.PENDING, Phase.STARTING):
+            unit = replace(unit, phase=Phase.UNKNOWN, message=f"its node does not answer ({silent})")
         said = [unit.message]
         if words not in unit.message and words.startswith(EVICTED):
             said.insert(0, words)

@@ -104,7 +104,7 @@ class PoolScale:
         self.rivals = Rivals(self.pool, replicaset, patience=patience, clock=clock)
         self._number = Number(replicaset, api, self.rivals)
         self._yielding: asyncio.Task[None] | None = None
-        #: Pods on doomed nodes in whose place others were asked for.
+        #: Pods on nodes that are about to go, or do not answer, in whose place others were asked for.
         self._replaced: set[str] = set()
         #: How many of those were deleted: the ReplicaSet has replaced them as well.
         self._excess = 0
@@ -179,9 +179,9 @@ class PoolScale:
             before = max(self.wanted, len(active))
             if replicas > before:
                 await self._raise(replicas)
-                doomed = active & self._pods.doomed()
-                self._replaced &= doomed
-                self._replaced |= set(sorted(doomed - self._replaced)[: max(0, self.wanted - before)])
+                lost = active & self._pods.lost()
+                self._replaced &= lost
+                self._replaced |= set(sorted(lost - self._replaced)[: max(0, self.wanted - before)])
 
     async def _raise(self, replicas: int) -> None:
         """Ask for so many, or for as many as an admission policy allows."""
