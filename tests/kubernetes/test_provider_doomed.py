@@ -5,10 +5,12 @@ And on one that has gone without a notice.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
-from replicasets import MERGE, STRATEGIC, PoolSet, provided, shows, units
+from replicasets import MERGE, QUICK, STRATEGIC, PoolSet, provided, shows, units
 from waiting import until
 
 from dask_tide.model import Phase
@@ -37,7 +39,8 @@ async def test_an_evicted_pod_whose_replacement_was_asked_for_is_not_replaced_ag
     container = {"name": "worker", "image": "none", "resources": {"requests": {"cpu": "400m"}}}
     pool.spec = {"affinity": {"nodeAffinity": required}, "containers": [container]}
     pool.create()
-    async with provided(plane, pool.namespace, nodes=True) as provider:
+    patient = replace(QUICK, delete_s=60.0)
+    async with provided(plane, pool.namespace, nodes=True, patience=patient) as provider:
         await provider.observe()
         await provider.scale_up("cpu", 4)
         await shows(provider, 4)
@@ -55,11 +58,24 @@ async def test_an_evicted_pod_whose_replacement_was_asked_for_is_not_replaced_ag
             stay = set(pool.pods()) - given_up
             await provider.scale_up("cpu", 6)
             await until(lambda: len(pool.pods()) == 6, "two others wait for a machine")
+            seen: set[int] = set()
+
+            async def shown_and(condition: Callable[[], bool]) -> bool:
+                observation = await provider.observe()
+                here = sum(unit.name not in given_up for unit in units(observation).values())
+                seen.add(here + sum(observation.requested.values()))
+                return condition()
+
             for name in sorted(given_up):
                 pool.delete_pod(name)
-            await until(lambda: pool.replicas() == 4, "the number is lowered", detail=pool.replicas)
-            await until(lambda: len(pool.pods()) == 4, "and nobody made in vain stays", detail=pool.pods)
+                await shown_and(lambda: True)
+            await until(
+                lambda: shown_and(lambda: pool.replicas() == 4), "it is lowered", detail=pool.replicas
+            )
+            made_in_vain = "and nobody made in vain stays"
+            await until(lambda: shown_and(lambda: len(pool.pods()) == 4), made_in_vain, detail=pool.pods)
             assert stay <= set(pool.pods())
+            assert seen == {4}, "the controller has nothing to give back, and nothing to ask for"
         finally:
             plane.api()("PATCH", f"/api/v1/nodes/{node}", {"spec": {"taints": None}}, MERGE)
 

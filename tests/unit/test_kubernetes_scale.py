@@ -101,6 +101,45 @@ async def test_the_replacement_that_was_asked_for_makes_the_replicasets_own_one_
     assert await world.trimmed() == [2, 3, 2]
 
 
+async def test_one_too_many_is_none_to_the_controller_which_would_give_back_another_for_it():
+    world = World(maximum=4)
+    scale = world.scale_
+    await scale.up(2)
+    lost, other = world.pods
+    world.lost.add(f"node-of-{lost}")
+    await scale.up(3)
+    [asked_for] = world.pods.keys() - {lost, other}
+    world.add(asked_for, Rank.NOWHERE)
+    world.delete(lost)
+    assert scale.requested() == 0
+    assert scale.surplus() == {f"instead-of-{lost}"}, "the controller knows the other one"
+    await until(lambda: world.asked == [2, 3, 2], "the number is lowered")
+    assert scale.surplus() == {f"instead-of-{lost}"}, "until it has gone"
+    del world.pods[asked_for]  # whichever
+    scale.pods_changed()
+    await world.trimmed()
+    assert scale.surplus() == set()
+    assert scale.active() == {other, f"instead-of-{lost}"}
+
+
+async def test_those_that_are_about_to_be_made_are_no_reason_to_ask_for_fewer():
+    world = World(maximum=4)
+    scale = world.scale_
+    await scale.up(3)
+    leaving, *others = world.pods
+    world.pods[leaving] = replace(world.pods[leaving], rank=Rank.UNREADY, ready=False)  # it has parked
+    del world.pods[others[0]]  # somebody deletes it: there will be another one
+    going = asyncio.create_task(scale.down([leaving]))
+    await asyncio.sleep(0)
+    world.add("instead")
+    scale.pods_changed()
+    await until(lambda: len(world.asked) == 2, "the number is lowered")
+    del world.pods[leaving]
+    scale.pods_changed()
+    assert not await going
+    assert world.asked == [3, 2]
+
+
 async def test_p11_at_the_maximum_the_replicasets_own_replacement_is_the_only_one():
     """None could be asked for at the notice: it must not be taken away."""
     world = World(maximum=2)

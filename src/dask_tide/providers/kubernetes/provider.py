@@ -159,9 +159,11 @@ class KubernetesProvider:
                 frozen[name] = reason
             if count := scale.requested():
                 requested[name] = count
-            refused = places.refused(pods)
+            refused, surplus = places.refused(pods), scale.surplus()
             units += [
-                self._unit(pod, current, refused) for pod in pods.values() if pod.uid not in self._dismissed
+                self._unit(pod, current, refused)
+                for pod in pods.values()
+                if pod.uid not in self._dismissed and pod.unit.name not in surplus
             ]
             known = (scale.limit(), places.limit(pods, refused, self._message))
             limits += sorted(filter(None, known), key=lambda limit: limit.maximum)[:1]

@@ -106,8 +106,10 @@ class PoolScale:
         self._yielding: asyncio.Task[None] | None = None
         #: Pods on nodes that are about to go, or do not answer, in whose place others were asked for.
         self._replaced: set[str] = set()
-        #: How many of those were deleted: the ReplicaSet has replaced them as well.
-        self._excess = 0
+        #: The number without those that the ReplicaSet makes in vain for deleted ones; None: there are none.
+        self._aim: int | None = None
+        #: Pods that were there when the last one of those was deleted.
+        self._there: set[str] = set()
         self._trimming: asyncio.Task[None] | None = None
         #: Pods whose workers have tasks or results.
         self.used: frozenset[str] = frozenset()
@@ -132,7 +134,24 @@ class PoolScale:
 
     def requested(self) -> int:
         """How many pods were asked for and do not exist yet."""
-        return max(0, self.wanted - self._cancelling - len(self.active()))
+        return max(0, self._needed - self._cancelling - len(self.active()))
+
+    @property
+    def _needed(self) -> int:
+        """The number, or the one that it is about to be lowered to."""
+        return self.wanted if self._aim is None else min(self.wanted, self._aim)
+
+    def surplus(self) -> set[str]:
+        """Names of the pods that the ReplicaSet has made in vain and is about to delete.
+
+        To the controller they are none: if it gave others back for them, there would be too few.
+        """
+        if self._aim is None:
+            return set()
+        pods, active = self._pods.now(), self.active()
+        made = [name for name in active if pods[name].rank < Rank.UNREADY]
+        made.sort(key=lambda name: (name in self._there, pods[name].order, name))
+        return set(made[: max(0, len(active) - self._needed)])
 
     def seen(self, view: ReplicaSetView | None) -> None:
         """Take what the watch shows of the ReplicaSet."""
@@ -164,7 +183,7 @@ class PoolScale:
         """See to it that ``n`` pods exist: those that are being deleted count, failed ones do not."""
         pods = self._pods.now()
         ending = sum(1 for name, pod in pods.items() if pod.unit.phase is Phase.STOPPING or name in self._due)
-        counted = self.active() - self._due
+        counted = self.active() - self._due - self.surplus()
         # A higher number would save those that are about to be deleted.
         await self._pods.until(lambda: not self._due & self.active(), self._patience.delete_s)
         async with self._lock:
@@ -176,9 +195,10 @@ class PoolScale:
             failed = sum(1 for name in active - self._leaving.keys() if pods[name].unit.phase is Phase.FAILED)
             # Of those that have gone meanwhile nobody knew when `n` was said; at the worst it is said again.
             replicas = n - ending - len(counted - active) + failed
-            before = max(self.wanted, len(active))
+            before = max(self._needed, len(active - self.surplus()))
             if replicas > before:
                 await self._raise(replicas)
+                self._aim = None  # nothing has been made in vain
                 lost = active & self._pods.lost()
                 self._replaced &= lost
                 self._replaced |= set(sorted(lost - self._replaced)[: max(0, self.wanted - before)])
@@ -218,6 +238,11 @@ class PoolScale:
             return ()
         if frozen := self.frozen():
             raise Unavailable(frozen)
+        # A lower number is the number of those that stay: it would be that of too few.
+        if self._trimming is not None:
+            await asyncio.wait([self._trimming], timeout=self._patience.delete_s)
+        await self._pods.until(lambda: not self.requested(), _SEEN_S)
+        victims &= self.active()
         if self.active() - victims - self._due:
             await self._prepare(victims)
         kept: set[str] = set()
@@ -327,7 +352,7 @@ class PoolScale:
             if unseen := self._unseen():
                 raise Unavailable(f"{unseen} pods of {self.replicaset} are not seen: the watch is late")
             async with self._lock:
-                replicas = max(len(self.active()), self.wanted - count)
+                replicas = max(len(self.active() - self.surplus()), self._needed - count)
                 if replicas < self.wanted and not self.frozen():
                     await self._number.set(replicas)
         finally:
@@ -345,22 +370,30 @@ class PoolScale:
         """
         if name not in self._due and name in self._replaced:
             self._replaced.discard(name)
-            self._excess += 1
+            self._aim, self._there = max(0, self._needed - 1), self.active()
             if self._trimming is None or self._trimming.done():
                 self._trimming = asyncio.create_task(self._trim(), name=f"dask-tide-trim-{self.pool}")
 
     async def _trim(self) -> None:
-        while self._excess and not self.frozen():
+        aim = None
+        while self._aim != aim and not self.frozen():
             async with self._lock:
-                count, self._excess = self._excess, 0
+                if (aim := self._aim) is None:
+                    break
                 pods = self._pods.now()
                 at_work = sum(pods[name].rank >= Rank.UNREADY for name in self.active())
-                replicas = max(at_work, self.wanted - count)
+                replicas = max(at_work, aim)
                 try:
                     if replicas < self.wanted:
                         await self._number.set(replicas)
                 except ProviderError as error:  # one too many, for as long as idle ones are kept
                     logger.info("%s", error)
+                    break
+            await self._pods.until(
+                lambda: self._aim != aim or len(self.active()) <= self.wanted,
+                self._patience.delete_s,
+            )
+        self._aim = None
 
     async def none(self) -> None:
         """Let all pods go."""
