@@ -174,7 +174,7 @@ class Release:
 
     def situation(self) -> str:
         """For the message of a test that fails."""
-        return "\n".join([self.kubectl("get", "pods,replicasets", "--output=wide"), self.explain()])
+        return "\n".join([self.explain(), self.kubectl("get", "pods,replicasets", "--output=wide")])
 
     def told(self, client: Client, words: str, deadline_s: float = DEADLINE_S) -> None:
         """Wait until it is told to who asks why; :meth:`explain` starts a Python in the pod each time."""
