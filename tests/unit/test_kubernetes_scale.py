@@ -29,12 +29,11 @@ class World:
         self.maximum = maximum if enforced else 1000
         self.asked: list[int] = []
         self.pods: dict[str, PodView] = {}
-        self.lost: set[str] = set()
         self.scale_ = PoolScale(
             Pool("cpu", maximum=maximum),
             "r-cpu",
             self,  # type: ignore[arg-type]  # all of it that is called
-            PoolPods(lambda: self.pods, lambda pod: pod.unit.machine in self.lost),
+            PoolPods(lambda: self.pods),
             marks=None,
             wake=lambda: None,
             patience=Patience(delete_s=0.1),
@@ -59,18 +58,6 @@ class World:
         unit = ObservedUnit(name, "cpu", Phase.STARTING, f"node-of-{name}")
         self.pods[name] = PodView(unit, name, "", True, rank, rank is Rank.READY, True, None, {})
 
-    def delete(self, name: str) -> None:
-        """Somebody evicts it: the ReplicaSet makes another one at once."""
-        pod = self.pods[name]
-        self.pods[name] = replace(pod, active=False, unit=replace(pod.unit, phase=Phase.STOPPING))
-        self.add(f"instead-of-{name}", Rank.NOWHERE)
-        self.scale_.evicted(name)
-
-    async def trimmed(self) -> list[int]:
-        """What was asked for, once nothing is under way any more."""
-        await until(lambda: self.scale_._trimming is None or self.scale_._trimming.done(), "it is trimmed")
-        return self.asked
-
 
 async def test_more_than_an_admission_policy_allows_is_as_many_as_it_allows():
     world = World(maximum=4)
@@ -91,37 +78,6 @@ async def test_what_is_refused_below_the_maximum_is_an_error():
     assert world.scale_.limit() is None
 
 
-async def test_the_replacement_that_was_asked_for_makes_the_replicasets_own_one_too_many():
-    world = World(maximum=4)
-    await world.scale_.up(2)
-    lost, _ = world.pods
-    world.lost.add(f"node-of-{lost}")
-    await world.scale_.up(3)  # at the notice
-    world.delete(lost)
-    assert await world.trimmed() == [2, 3, 2]
-
-
-async def test_one_too_many_is_none_to_the_controller_which_would_give_back_another_for_it():
-    world = World(maximum=4)
-    scale = world.scale_
-    await scale.up(2)
-    lost, other = world.pods
-    world.lost.add(f"node-of-{lost}")
-    await scale.up(3)
-    [asked_for] = world.pods.keys() - {lost, other}
-    world.add(asked_for, Rank.NOWHERE)
-    world.delete(lost)
-    assert scale.requested() == 0
-    assert scale.surplus() == {f"instead-of-{lost}"}, "the controller knows the other one"
-    await until(lambda: world.asked == [2, 3, 2], "the number is lowered")
-    assert scale.surplus() == {f"instead-of-{lost}"}, "until it has gone"
-    del world.pods[asked_for]  # whichever
-    scale.pods_changed()
-    await world.trimmed()
-    assert scale.surplus() == set()
-    assert scale.active() == {other, f"instead-of-{lost}"}
-
-
 async def test_those_that_are_about_to_be_made_are_no_reason_to_ask_for_fewer():
     world = World(maximum=4)
     scale = world.scale_
@@ -138,18 +94,6 @@ async def test_those_that_are_about_to_be_made_are_no_reason_to_ask_for_fewer():
     scale.pods_changed()
     assert not await going
     assert world.asked == [3, 2]
-
-
-async def test_p11_at_the_maximum_the_replicasets_own_replacement_is_the_only_one():
-    """None could be asked for at the notice: it must not be taken away."""
-    world = World(maximum=2)
-    await world.scale_.up(2)
-    lost, _ = world.pods
-    world.lost.add(f"node-of-{lost}")
-    await world.scale_.up(3)
-    world.delete(lost)
-    assert await world.trimmed() == [2]
-    assert f"instead-of-{lost}" in world.scale_.active()
 
 
 async def test_what_goes_while_more_are_asked_for_is_not_made_up_for():

@@ -107,7 +107,7 @@ class _Machines:
 
 
 # Of units that have not started, the one that is furthest from starting goes first.
-_PROGRESS = {Phase.REQUESTED: 0, Phase.PENDING: 0, Phase.STARTING: 1}
+_PROGRESS = {Phase.REQUESTED: 0, Phase.PENDING: 1, Phase.STARTING: 2}
 #: Bytes: more than anybody has, for a worker whose memory limit is not known.
 _ENDLESS = 1 << 62
 

@@ -20,15 +20,10 @@ class PoolPods:
     ----------
     now
         The pods as they are now, by name.
-    lost
-        Whether a pod is on a node that is about to go, or that does not answer.
     """
 
-    def __init__(
-        self, now: Callable[[], Mapping[str, PodView]], lost: Callable[[PodView], bool] = lambda _: False
-    ) -> None:
+    def __init__(self, now: Callable[[], Mapping[str, PodView]]) -> None:
         self.now = now
-        self._lost = lost
         self._changed = asyncio.Event()
 
     def __getitem__(self, name: str) -> PodView:
@@ -37,10 +32,6 @@ class PoolPods:
     def active(self) -> set[str]:
         """Names of the pods that the ReplicaSet counts."""
         return {name for name, pod in self.now().items() if pod.active}
-
-    def lost(self) -> set[str]:
-        """Names of the pods whose node is about to go, or does not answer."""
-        return {name for name, pod in self.now().items() if self._lost(pod)}
 
     def existing(self) -> int:
         """How many pods there are, those that are being deleted included: they need their room, too."""

@@ -97,7 +97,7 @@ class KubernetesProvider:
                 template.pool,
                 f"{context.cluster}-{name}",
                 self._api,
-                PoolPods(partial(self._by_pool.__getitem__, name), self._is_lost),
+                PoolPods(partial(self._by_pool.__getitem__, name)),
                 marks=self.marks,
                 wake=context.wake,
                 patience=patience,
@@ -159,11 +159,9 @@ class KubernetesProvider:
                 frozen[name] = reason
             if count := scale.requested():
                 requested[name] = count
-            refused, surplus = places.refused(pods), scale.surplus()
+            refused = places.refused(pods)
             units += [
-                self._unit(pod, current, refused)
-                for pod in pods.values()
-                if pod.uid not in self._dismissed and pod.unit.name not in surplus
+                self._unit(pod, current, refused) for pod in pods.values() if pod.uid not in self._dismissed
             ]
             known = (scale.limit(), places.limit(pods, refused, self._message))
             limits += sorted(filter(None, known), key=lambda limit: limit.maximum)[:1]
@@ -289,9 +287,6 @@ class KubernetesProvider:
         if pool in self.scales:
             if now is not None and now.resized and (before is None or before.resized != now.resized):
                 self.scales[pool].rivals.resized(now.resized)
-            ends = now is None or now.unit.phase is Phase.STOPPING
-            if before is not None and before.active and ends and self._is_lost(before):
-                self.scales[pool].evicted(name)
             self.scales[pool].pods_changed()
         self._context.wake()
 
@@ -352,22 +347,13 @@ class KubernetesProvider:
             return None
         return price_per_s(node, self._options.prices, view.requests)
 
-    def _silent(self, machine: str) -> str:
-        """What says that a node does not answer, where nodes may be read; empty: nothing."""
-        node = self._nodes.objects.get(machine) if self._nodes is not None else None
-        return node.silent if node is not None else ""
-
-    def _is_lost(self, pod: PodView) -> bool:
-        """Whether the controller counts on it no longer: its node is about to go, or does not answer."""
-        machine = pod.unit.machine
-        return machine in self._dooms or pod.unit.phase is Phase.UNKNOWN or bool(self._silent(machine))
-
     def _unit(self, pod: PodView, current: str, refused: Collection[str]) -> ObservedUnit:
         unit, words = pod.unit, self._words.get(pod.unit.name, "")
         if unit.name in self._parked and pod.active:
             return replace(unit, phase=Phase.STOPPING, message="parked for an earlier scheduler")
-        if (silent := self._silent(unit.machine)) and unit.phase in (Phase.PENDING, Phase.STARTING):
-            unit = replace(unit, phase=Phase.UNKNOWN, message=f"its node does not answer ({silent})")
+        node = self._nodes.objects.get(unit.machine) if self._nodes is not None else None
+        if node is not None and node.silent and unit.phase in (Phase.PENDING, Phase.STARTING):
+            unit = replace(unit, phase=Phase.UNKNOWN, message=f"its node does not answer ({node.silent})")
         said = [unit.message]
         if words not in unit.message and words.startswith(EVICTED):
             said.insert(0, words)

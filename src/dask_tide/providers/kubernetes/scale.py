@@ -104,13 +104,6 @@ class PoolScale:
         self.rivals = Rivals(self.pool, replicaset, patience=patience, clock=clock)
         self._number = Number(replicaset, api, self.rivals)
         self._yielding: asyncio.Task[None] | None = None
-        #: Pods on nodes that are about to go, or do not answer, in whose place others were asked for.
-        self._replaced: set[str] = set()
-        #: The number without those that the ReplicaSet makes in vain for deleted ones; None: there are none.
-        self._aim: int | None = None
-        #: Pods that were there when the last one of those was deleted.
-        self._there: set[str] = set()
-        self._trimming: asyncio.Task[None] | None = None
         #: Pods whose workers have tasks or results.
         self.used: frozenset[str] = frozenset()
         #: Pods that went although others had been picked.
@@ -134,24 +127,7 @@ class PoolScale:
 
     def requested(self) -> int:
         """How many pods were asked for and do not exist yet."""
-        return max(0, self._needed - self._cancelling - len(self.active()))
-
-    @property
-    def _needed(self) -> int:
-        """The number, or the one that it is about to be lowered to."""
-        return self.wanted if self._aim is None else min(self.wanted, self._aim)
-
-    def surplus(self) -> set[str]:
-        """Names of the pods that the ReplicaSet has made in vain and is about to delete.
-
-        To the controller they are none: if it gave others back for them, there would be too few.
-        """
-        if self._aim is None:
-            return set()
-        pods, active = self._pods.now(), self.active()
-        made = [name for name in active if pods[name].rank < Rank.UNREADY]
-        made.sort(key=lambda name: (name in self._there, pods[name].order, name))
-        return set(made[: max(0, len(active) - self._needed)])
+        return max(0, self.wanted - self._cancelling - len(self.active()))
 
     def seen(self, view: ReplicaSetView | None) -> None:
         """Take what the watch shows of the ReplicaSet."""
@@ -183,7 +159,7 @@ class PoolScale:
         """See to it that ``n`` pods exist: those that are being deleted count, failed ones do not."""
         pods = self._pods.now()
         ending = sum(1 for name, pod in pods.items() if pod.unit.phase is Phase.STOPPING or name in self._due)
-        counted = self.active() - self._due - self.surplus()
+        counted = self.active() - self._due
         # A higher number would save those that are about to be deleted.
         await self._pods.until(lambda: not self._due & self.active(), self._patience.delete_s)
         async with self._lock:
@@ -195,13 +171,8 @@ class PoolScale:
             failed = sum(1 for name in active - self._leaving.keys() if pods[name].unit.phase is Phase.FAILED)
             # Of those that have gone meanwhile nobody knew when `n` was said; at the worst it is said again.
             replicas = n - ending - len(counted - active) + failed
-            before = max(self._needed, len(active - self.surplus()))
-            if replicas > before:
+            if replicas > max(self.wanted, len(active)):
                 await self._raise(replicas)
-                self._aim = None  # nothing has been made in vain
-                lost = active & self._pods.lost()
-                self._replaced &= lost
-                self._replaced |= set(sorted(lost - self._replaced)[: max(0, self.wanted - before)])
 
     async def _raise(self, replicas: int) -> None:
         """Ask for so many, or for as many as an admission policy allows."""
@@ -238,20 +209,15 @@ class PoolScale:
             return ()
         if frozen := self.frozen():
             raise Unavailable(frozen)
-        # A lower number is the number of those that stay: it would be that of too few.
-        if self._trimming is not None:
-            await asyncio.wait([self._trimming], timeout=self._patience.delete_s)
-        await self._pods.until(lambda: not self.requested(), _SEEN_S)
+        await self._all_made()
         victims &= self.active()
         if self.active() - victims - self._due:
             await self._prepare(victims)
         kept: set[str] = set()
         survived: set[str] = set()
         for _ in range(ATTEMPTS):
-            # One that had not started may have by now; nobody has drained it.
-            kept |= {name for name in victims if self._pods.ready(name) and not self._leaving.get(name)}
-            going = (victims - kept) & self.active()
-            survived = await self._lower(going, self._given_up(going))
+            await self._all_made()
+            survived = await self._lower(victims, kept)
             if not survived:
                 break
         if self._marks is not None:
@@ -261,6 +227,10 @@ class PoolScale:
         for name in kept:
             self._leaving.pop(name, None)
         return kept
+
+    async def _all_made(self) -> None:
+        """Wait for pods that are just being made: they stay, and a number that is lowered counts those."""
+        await self._pods.until(lambda: not self.requested(), _SEEN_S)
 
     async def _prepare(self, victims: set[str]) -> None:
         """Wait until the ReplicaSet will pick these."""
@@ -313,16 +283,22 @@ class PoolScale:
             raise Unavailable(f"pods {_some(going)} are {still}, and {_some(at_work)} would go first")
         return {name for name in first if self._pods[name].rank < Rank.UNREADY}
 
-    async def _lower(self, going: set[str], given_up: set[str]) -> set[str]:
-        """Ask for so many fewer pods as may go, and wait; returns which of ``going`` have not."""
-        if not going:
-            return set()
-        self._due |= going
+    async def _lower(self, victims: set[str], kept: set[str]) -> set[str]:
+        """Ask for so many fewer pods as may go, and wait; returns which have not.
+
+        Those that are at work meanwhile are added to ``kept``.
+        """
+        going: set[str] = set()
         try:
             async with self._lock:
-                staying = self.active() - self._due - given_up
-                if going & self.active():
-                    await self._number.set(len(staying))
+                # One that had not started may have by now; nobody has drained it.
+                kept |= {name for name in victims if self._pods.ready(name) and not self._leaving.get(name)}
+                going = (victims - kept) & self.active()
+                if not going:
+                    return set()
+                staying = self.active() - self._due - going - self._given_up(going)
+                self._due |= going
+                await self._number.set(len(staying))
             # As long as some go it is only slow.
             left = len(going) + 1
             while 0 < len(self.active() & going) < left:
@@ -352,7 +328,7 @@ class PoolScale:
             if unseen := self._unseen():
                 raise Unavailable(f"{unseen} pods of {self.replicaset} are not seen: the watch is late")
             async with self._lock:
-                replicas = max(len(self.active() - self.surplus()), self._needed - count)
+                replicas = max(len(self.active()), self.wanted - count)
                 if replicas < self.wanted and not self.frozen():
                     await self._number.set(replicas)
         finally:
@@ -361,39 +337,6 @@ class PoolScale:
     def _unseen(self) -> int:
         """How many pods there are, according to the ReplicaSet, beyond those that the watch has shown."""
         return 0 if self.view is None else max(0, self.view.existing - len(self.active()))
-
-    def evicted(self, name: str) -> None:
-        """Somebody deletes a pod that was given up before: the ReplicaSet makes another one all the same.
-
-        That is one too many if another one was asked for in its place when it was given up; at the pool's
-        maximum none was.
-        """
-        if name not in self._due and name in self._replaced:
-            self._replaced.discard(name)
-            self._aim, self._there = max(0, self._needed - 1), self.active()
-            if self._trimming is None or self._trimming.done():
-                self._trimming = asyncio.create_task(self._trim(), name=f"dask-tide-trim-{self.pool}")
-
-    async def _trim(self) -> None:
-        aim = None
-        while self._aim != aim and not self.frozen():
-            async with self._lock:
-                if (aim := self._aim) is None:
-                    break
-                pods = self._pods.now()
-                at_work = sum(pods[name].rank >= Rank.UNREADY for name in self.active())
-                replicas = max(at_work, aim)
-                try:
-                    if replicas < self.wanted:
-                        await self._number.set(replicas)
-                except ProviderError as error:  # one too many, for as long as idle ones are kept
-                    logger.info("%s", error)
-                    break
-            await self._pods.until(
-                lambda: self._aim != aim or len(self.active()) <= self.wanted,
-                self._patience.delete_s,
-            )
-        self._aim = None
 
     async def none(self) -> None:
         """Let all pods go."""
@@ -431,10 +374,9 @@ class PoolScale:
 
     async def stop(self) -> None:
         """End what is under way by itself. Idempotent."""
-        tasks = [task for task in (self._yielding, self._trimming) if task is not None]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        if self._yielding is not None:
+            self._yielding.cancel()
+            await asyncio.gather(self._yielding, return_exceptions=True)
 
 
 def _some(names: Collection[str]) -> str:
