@@ -175,6 +175,11 @@ class PoolSet:
             lambda: self.api("GET", f"{quotas}/quota")["status"].get("hard") == hard, "the quota is known"
         )
 
+    def quota_used(self) -> int:
+        """How many pods count against it."""
+        path = f"/api/v1/namespaces/{self.namespace}/resourcequotas/quota"
+        return int(self.api("GET", path)["status"]["used"]["pods"])
+
     async def running(self, count: int) -> list[str]:
         """Wait until there are so many pods, all of them ready; their names."""
 

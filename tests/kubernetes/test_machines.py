@@ -151,6 +151,7 @@ print(json.dumps(told))
 """
 
 
+@pytest.mark.timeout(600, func_only=True)  # it waits for the job without an API server, and for AGAIN_S
 def test_what_is_asked_for_while_the_api_server_is_away_comes_when_it_is_back(
     release: Release, nodes: Cluster
 ) -> None:
@@ -208,6 +209,7 @@ def test_a_node_without_power_is_no_capacity_and_its_work_goes_elsewhere(
     wait_until(lambda: unknown() == lost, "they are not counted on", DEADLINE_S, release.situation)
     assert "(unknown): its node does not answer, or is not ready" in release.explain()
     assert lost <= set(release.pods()), "though Kubernetes shows them as running"
+    wait_until(lambda: lost.isdisjoint(workers(client)), "Dask has noticed, too", DEADLINE_S)
     again = held.placed(release)
     assert {machine_of(release, name) for name in again} == {"spared"}
     held.tell()

@@ -78,6 +78,7 @@ async def test_p39_a_quota_of_ten_and_twenty_are_asked_for(plane, pool, said):
         pool.set_ready(names[:2], False)
         assert not await provider.scale_down(names[:2])
         await calm(provider)
+        await until(lambda: pool.quota_used() == 8, "the quota knows")
         await provider.scale_up("cpu", 10)
         await shows(provider, 10)
 
@@ -278,11 +279,12 @@ async def test_without_the_right_to_scale_the_error_names_it(plane, pool, accoun
 
 async def test_without_the_right_to_patch_pods_readiness_selects(plane, pool, account, said):
     grant(pool, ROLE | {"pods": ["get", "list", "watch"]})
-    patience = replace(QUICK, refused_s=60.0)  # longer than this takes: it is not tried again meanwhile
-    async with provided(plane, pool.namespace, kubeconfig=account, patience=patience) as provider:
+    async with provided(plane, pool.namespace, kubeconfig=account) as provider:
         await provider.observe()
         await provider.scale_up("cpu", 4)
         names = await shows(provider, 4)
+        assert provider.marks is not None
+        await provider.marks.stop()  # which would try it again after a while
         pool.set_ready(names[1:3], False)
         assert not await provider.scale_down(names[1:3])
         assert sorted(pool.pods()) == [names[0], names[3]]
@@ -408,3 +410,10 @@ async def test_the_api_server_is_away_and_has_forgotten_what_was(plane, pool):
         lists = reflector.lists
         reflector.start()
         await until(lambda: reflector.lists >= lists + 2, "it is listed again")
+        # The next tests find it as it was: controllers ask again after up to a minute, one after the other.
+        await until(lambda: len(pool.pods()) == 4, "all of the control plane is back", 180.0)
+        await until(lambda: all(map(scheduled, pool.pods().values())), "all of it", 180.0)
+
+
+def scheduled(pod: dict) -> bool:
+    return bool(pod["spec"].get("nodeName"))

@@ -9,10 +9,10 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
+from kernel import killed_for_memory
 from leftovers import Traces, machine_state, started
 from waiting import wait_until
 
@@ -20,7 +20,7 @@ from rig import binaries, images
 from rig.folders import RigError, runs
 from rig.nodes import Cluster
 
-pytestmark = pytest.mark.xdist_group("nodes")
+pytestmark = [pytest.mark.xdist_group("nodes"), pytest.mark.timeout(300, func_only=True)]
 
 CLUSTER = (
     "import time\nfrom rig.nodes import Cluster\n"
@@ -123,12 +123,6 @@ def _forwarded(cluster: Cluster, toolbox: str) -> str:
             forward.terminate()
 
 
-def killed_for_memory() -> int:
-    """How many processes the kernel has killed since it booted, in containers, too."""
-    counts = dict(line.split() for line in Path("/proc/vmstat").read_text().splitlines())
-    return int(counts["oom_kill"])
-
-
 def test_memory_has_a_limit(cluster: Cluster) -> None:
     before = killed_for_memory()
     limits = {"resources": {"limits": {"memory": "48Mi"}}}
@@ -180,7 +174,7 @@ def test_a_dead_node_is_not_ready_and_its_name_boots_again(cluster: Cluster) -> 
         cluster.node_down("mortal")
         assert "mortal" not in cluster.nodes()
         wait_until(lambda: "mortal" not in cluster.ready_nodes(), "the dead node is NotReady")
-        assert {"n1", "n2"} <= cluster.ready_nodes()
+        wait_until(lambda: {"n1", "n2"} <= cluster.ready_nodes(), "the others are well")
     cluster.node_up("mortal")
     cluster.node_down("mortal", forget=True)
 
@@ -208,7 +202,7 @@ def test_a_second_cluster_beside_it_leaves_nothing(cluster: Cluster) -> None:
         assert machine_state() == before
     traces.wait_gone()  # a PID namespace's last process may take a moment
     assert machine_state() == before
-    assert {"n1", "n2"} <= cluster.ready_nodes()
+    wait_until(lambda: {"n1", "n2"} <= cluster.ready_nodes(), "the first one is well")
 
 
 @pytest.mark.parametrize("who", ["starter", "keeper"])

@@ -19,6 +19,8 @@ from rig.folders import CHECKOUT, RigError, runs
 from rig.keeper import clean
 from rig.plane import Options, Plane
 
+pytestmark = pytest.mark.timeout(300, func_only=True)
+
 NODES = "/api/v1/nodes"
 MAPS = "/api/v1/namespaces/default/configmaps"
 PLANE = (
