@@ -192,7 +192,8 @@ async def test_without_its_replicaset_the_pool_is_frozen_until_it_is_there_again
         with pytest.raises(ProviderError, match="there is no ReplicaSet r-cpu"):
             await provider.scale_up("cpu", 2)
         await until(lambda: not pool.pods(), "its pods went with it")
-        await calm(provider)
+        # Those that go, seen or not yet seen to, count when so many are asked for.
+        await until(lambda: not provider._known(), "and are known to have gone")
         pool.create()
 
         async def thawed() -> bool:
