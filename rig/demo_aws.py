@@ -82,7 +82,7 @@ def main() -> None:
     )
     parser.add_argument("--autoscaler", choices=AUTOSCALERS, default="karpenter", help="(%(default)s)")
     parser.add_argument(
-        "--boot-s", type=float, default=15.0, help="how long machines boot, on average (%(default)s)"
+        "--boot-s", type=float, default=8.0, help="how long machines boot, on average (%(default)s)"
     )
     parser.add_argument("--maximum", type=int, default=6, help="workers at the most (%(default)s)")
     parser.add_argument("--size", choices=STUDIED, default="long", help="of the job (%(default)s)")
