@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -12,8 +11,6 @@ from distributed import Event, wait
 from fleet import DEADLINE_S, PER_MACHINE, Fleet, most_at_once, tell, until_told
 from releases import ask, finished, nap
 from waiting import wait_until
-
-from dask_tide.providers.kubernetes.patience import Patience
 
 pytestmark = [pytest.mark.xdist_group("nodes"), pytest.mark.timeout(300, func_only=True)]
 
@@ -70,7 +67,7 @@ def test_the_budget_holds_is_told_and_what_it_held_back_follows(fleet: Fleet) ->
 
 def test_p39_quota_2_ask_4(fleet: Fleet) -> None:
     """On machines that come and go: none for a pod that may not be, and no calls by the hundred."""
-    before, changes, began_s = len(fleet.bill()), generation(fleet), time.monotonic()
+    before, changes = len(fleet.bill()), generation(fleet)
     fleet.kubectl("create", "quota", "few", "--hard=pods=3")  # one is the scheduler's
     with fleet.client() as client:
         running = until_told(client, 4 * THREADS)
@@ -81,11 +78,9 @@ def test_p39_quota_2_ask_4(fleet: Fleet) -> None:
         running.clear()
         fleet.settled(0, "once more")
     assert len(fleet.bill()) - before == 1
-    # Up to one, to three, down to the two that there are, and to none; each time that it is tried again, up
-    # and down. A ReplicaSet that is refused tries ten times in the half second until that is noticed.
-    tries = 1 + math.floor((time.monotonic() - began_s) / Patience().quota_s)
-    assert generation(fleet) - changes <= 6 + 2 * tries
-    assert refusals(fleet) <= 20 * tries
+    # Up to one, to three, down to the two that there are, and to none; perhaps it was tried again.
+    assert generation(fleet) - changes <= 8
+    assert refusals(fleet) <= 20
 
 
 def generation(fleet: Fleet) -> int:

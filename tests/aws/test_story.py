@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 from distributed import Client, Event, Future
 from fleet import DEADLINE_S, PER_MACHINE, POOL, Fleet, most_at_once
@@ -34,8 +32,8 @@ def _by_value():
 until_enough = _by_value()
 
 
-def test_machines_rise_and_ebb_with_the_work(install: Callable[..., Fleet]) -> None:
-    tell(install(consolidate_after="30s"))  # warm for as long as a slow machine of ours takes
+def test_machines_rise_and_ebb_with_the_work(fleet: Fleet) -> None:
+    tell(fleet)
 
 
 def test_they_do_with_cluster_autoscaler(grouped_fleet: Fleet) -> None:

@@ -73,7 +73,7 @@ async def test_race_another_pod_is_deleted_while_the_number_is_lowered(plane, po
                 return await original(replicaset, replicas)  # noqa: B023
 
             api.scale = scale
-            assert not await let_go(provider, pool, names[:2])
+            assert not await provider.scale_down(names[:2])
             api.scale = original
             assert set(names[2:5]) <= set(pool.pods())
             assert not set(names[:2]) & set(pool.pods())

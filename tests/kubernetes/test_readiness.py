@@ -33,14 +33,13 @@ def container(pod: dict[str, Any]) -> dict[str, Any]:
 
 
 def death(pod: dict[str, Any]) -> str:
-    """Kubernetes' words on how its container ended before; empty: it did not.
-
-    The reason has been seen to be Error where it should be OOMKilled: the kubelet may hear of the end first.
-    """
-    if (ended := container(pod)["lastState"].get("terminated")) is None:
+    """Kubernetes' words on how its container ended before; empty: it did not."""
+    statuses = pod["status"].get("containerStatuses", ())  # none: it has no node yet
+    ended = next((status["lastState"].get("terminated") for status in statuses), None)
+    if ended is None:
         return ""
     assert ended["exitCode"] == 128 + signal.SIGKILL
-    assert ended["reason"] in ("OOMKilled", "Error")
+    assert ended["reason"] == "OOMKilled"
     return f"{ended['reason']}, exit code {ended['exitCode']}"
 
 

@@ -174,7 +174,7 @@ def test_a_dead_node_is_not_ready_and_its_name_boots_again(cluster: Cluster) -> 
         cluster.node_down("mortal")
         assert "mortal" not in cluster.nodes()
         wait_until(lambda: "mortal" not in cluster.ready_nodes(), "the dead node is NotReady")
-        wait_until(lambda: {"n1", "n2"} <= cluster.ready_nodes(), "the others are well")
+        assert {"n1", "n2"} <= cluster.ready_nodes()
     cluster.node_up("mortal")
     cluster.node_down("mortal", forget=True)
 
@@ -202,7 +202,7 @@ def test_a_second_cluster_beside_it_leaves_nothing(cluster: Cluster) -> None:
         assert machine_state() == before
     traces.wait_gone()  # a PID namespace's last process may take a moment
     assert machine_state() == before
-    wait_until(lambda: {"n1", "n2"} <= cluster.ready_nodes(), "the first one is well")
+    assert {"n1", "n2"} <= cluster.ready_nodes()
 
 
 @pytest.mark.parametrize("who", ["starter", "keeper"])

@@ -197,3 +197,22 @@ async def test_where_the_server_is_away_it_is_tried_again_without_haste():
     await until(lambda: not pods.marks.pending(), "all are marked")
     await pods.marks.stop()
     await asyncio.sleep(0)
+
+
+async def test_a_victim_that_is_being_marked_is_not_marked_a_second_time():
+    """Who brings the others' annotations up to date may wake before the API server has answered."""
+    pods, answered = Pods("a", "b"), asyncio.Event()
+    annotate = pods.annotate
+
+    async def slowly(name, annotations):
+        await answered.wait()
+        return await annotate(name, annotations)
+
+    pods.annotate = slowly
+    marking = asyncio.create_task(pods.marks.victims(["a"]))
+    await asyncio.sleep(0)
+    assert pods.marks.pending() == []
+    answered.set()
+    assert await marking == {"a"}
+    assert pods.marks.pending() == []
+    assert pods.patched == ["a"]

@@ -91,6 +91,8 @@ class Marks:
         self._idle_since: dict[str, float] = {}
         self._wishes: dict[str, bool] = {}
         self._victims: set[str] = set()
+        #: Those that are being marked just now: once is enough.
+        self._marking: set[str] = set()
         #: Names of nodes that are about to go.
         self.doomed: frozenset[str] = frozenset()
         #: After a refusal: until when nothing is tried, and not each pod that was refused.
@@ -130,7 +132,11 @@ class Marks:
             async with gate:
                 return name if await self._patch(name, VICTIM) else ""
 
-        return set(await asyncio.gather(*map(mark, sorted(names)))) - {""}
+        self._marking |= names
+        try:
+            return set(await asyncio.gather(*map(mark, sorted(names)))) - {""}
+        finally:
+            self._marking -= names
 
     def spare(self, names: Iterable[str]) -> None:
         """Those were to go and stay."""
@@ -147,7 +153,8 @@ class Marks:
         self._victims &= pods.keys()
         self._refused = {name: refusal for name, refusal in self._refused.items() if name in pods}
         for name, pod in pods.items():
-            if not pod.active or (name in self._refused and now_s < self._refused[name].until_s):
+            resting = name in self._refused and now_s < self._refused[name].until_s
+            if not pod.active or resting or name in self._marking:
                 continue
             wanted = self._wanted(name, pod, now_s)
             if wanted is not None and any(pod.annotations.get(key) != value for key, value in wanted.items()):
