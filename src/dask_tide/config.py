@@ -104,12 +104,14 @@ class TideConfig:
         The provider's own.
     settings
         The policy's.
+    learn_prior
+        Whether what was measured may say that tasks whose like never was last longer than ``settings`` say.
     drain_timeout_s
         After so long a worker that is being drained goes back to work.
     departure_timeout_s
         How long the drain of a worker that was told to end may take.
     folder
-        For logs and the like; None: a new private one is to be made.
+        For logs and the like, and what is to be known after a restart; None: a new private one is to be made.
     journal
         Where the journal goes.
     idle_shutdown_s
@@ -123,6 +125,7 @@ class TideConfig:
     boot_times: dict[str, float]
     options: dict[str, Any]
     settings: Settings
+    learn_prior: bool
     drain_timeout_s: float
     departure_timeout_s: float
     folder: Path | None
@@ -185,6 +188,7 @@ def _build(config: Mapping[str, Any]) -> TideConfig:
             boot_times[name] = seconds(entry["boot-time"])
 
     journal = config["journal"]
+    settings = _settings(config, sum(template.pool.minimum for template in pools.values()))
     return TideConfig(
         provider=config["provider"],
         name=config["name"],
@@ -192,7 +196,8 @@ def _build(config: Mapping[str, Any]) -> TideConfig:
         pools=pools,
         boot_times=boot_times,
         options=dict(config["options"]),
-        settings=_settings(config, sum(template.pool.minimum for template in pools.values())),
+        settings=settings,
+        learn_prior=config["forecast"]["prior"] == "auto" and settings.prior_s > 0,
         drain_timeout_s=seconds(config["drain"]["timeout"]),
         departure_timeout_s=seconds(config["departure"]["timeout"]),
         folder=_path(config["folder"]),

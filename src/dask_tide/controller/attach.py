@@ -59,7 +59,9 @@ def attach(
     folder, clean_up = _folder(config.folder, cluster)
     if config.journal.path is None:
         config = replace(config, journal=replace(config.journal, path=folder / "journal.jsonl"))
-    controller = Controller(scheduler, config, shut_down=shut_down, clean_up=clean_up)
+    # Of all clusters that have this folder: mostly one after the other, each with a name of its own.
+    durations = None if config.folder is None else config.folder / "durations.json"
+    controller = Controller(scheduler, config, shut_down=shut_down, clean_up=clean_up, durations=durations)
     context = ProviderContext(
         cluster=cluster,
         scheduler_address=scheduler.address,

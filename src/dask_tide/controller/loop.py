@@ -7,6 +7,7 @@ import logging
 import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -23,6 +24,7 @@ from dask_tide.model import (
     Phase,
     Pool,
     Release,
+    Settings,
     Snapshot,
     Why,
     owner_of,
@@ -33,6 +35,7 @@ from dask_tide.providers.base import Observation, Provider
 
 from . import observe, revalidation
 from .drain import Drains
+from .durations import DurationsFile
 from .explain import describe
 from .journal import Event, Journal, Line
 from .ledger import Ledger
@@ -76,6 +79,8 @@ class Controller:
         scheduler closes.
     clean_up
         Called once everything has ended.
+    durations
+        The file in which what tasks took is kept for the next scheduler; None: it is forgotten.
     """
 
     def __init__(
@@ -85,6 +90,7 @@ class Controller:
         *,
         shut_down: Callable[[], Awaitable[object]] | None = None,
         clean_up: Callable[[], None] = lambda: None,
+        durations: Path | None = None,
     ) -> None:
         self.scheduler = scheduler
         self.config = config
@@ -112,6 +118,7 @@ class Controller:
         self._loop: asyncio.Task[None] | None = None
         self._shutting_down: asyncio.Future[object] | None = None
         self.tally = Tally(scheduler, wake=self.wake, on_restart=self._restarted, on_close=self.close)
+        self._durations_file = DurationsFile(durations, self.tally.durations)
         self.snapshot: Snapshot | None = None
         #: The last tick, written to the journal or not.
         self.latest: Line | None = None
@@ -137,6 +144,7 @@ class Controller:
             wake=self.wake,
             avoided=self._doomed_addresses,
         )
+        self._durations_file.read()
         self.scheduler.add_plugin(self.tally, name=Tally.name)
         self._loop = asyncio.create_task(self._run(), name="dask-tide")
 
@@ -152,6 +160,7 @@ class Controller:
         if self.supply.provider is not None:
             await self.supply.close()
             await self.journal.close()
+            await self._durations_file.close()
             self._clean_up()
 
     @property
@@ -209,6 +218,7 @@ class Controller:
         events, self._events = tuple(self._events), []
         self.latest = Line(snapshot.now_s, snapshot, before, actions, events)
         self.journal.record(self.latest)
+        self._durations_file.write(snapshot.now_s)
         self._maybe_shut_down(snapshot)
 
     def take_snapshot(self, observation: Observation | None, blind: str) -> Snapshot:
@@ -240,13 +250,20 @@ class Controller:
         )
         return Snapshot(
             now_s=now_s,
-            settings=self.settings,
+            settings=self._settings(),
             pools=tuple(states),
             units=units,
             workers=workers,
             work=self.tally.work(now_s),
             spent=self.ledger.spent,
         )
+
+    def _settings(self) -> Settings:
+        """The policy's, with what is assumed of functions that never ran as far as others tell."""
+        if not self.config.learn_prior:
+            return self.settings
+        prior_s = self.tally.durations.typical_s(self.settings.prior_s)
+        return msgspec.structs.replace(self.settings, prior_s=prior_s)
 
     def _begin(self, action: Action, snapshot: Snapshot) -> bool:
         """Revalidate an action and do what of it needs no waiting; whether something is left to do."""

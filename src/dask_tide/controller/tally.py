@@ -15,6 +15,7 @@ from distributed.metrics import time
 from dask_tide.model import Resources, Work
 
 from .bindings import Bindings
+from .durations import Durations
 
 if TYPE_CHECKING:
     from distributed.scheduler import Scheduler, TaskGroup, TaskState
@@ -23,8 +24,6 @@ logger = logging.getLogger("distributed.tide.tally")
 
 #: States of tasks that have not finished; all others count as finished or not begun.
 _UNFINISHED = frozenset({"waiting", "queued", "no-worker", "processing"})
-#: A mean over about this many of the last durations of a function.
-_DURATIONS = 50
 #: Instead of their TaskGroups, for tasks whose keys are names of their own (`file_17`): one kind of work.
 _OWN_NAMES = ""
 #: More kinds of work than this would make decisions and journals slow and large.
@@ -64,25 +63,6 @@ class _Class:
         self.progress_s = 0.0
 
 
-class Durations:
-    """What a function's tasks took, by TaskPrefix name: a mean that follows slowly.
-
-    Of tasks with names of their own all together have one, too.
-    """
-
-    def __init__(self) -> None:
-        self._means: dict[str, tuple[int, float]] = {}
-
-    def add(self, prefix: str, duration_s: float) -> None:
-        count, mean_s = self._means.get(prefix, (0, 0.0))
-        count = min(count + 1, _DURATIONS)
-        self._means[prefix] = (count, mean_s + (duration_s - mean_s) / count)
-
-    def get(self, prefix: str) -> float | None:
-        known = self._means.get(prefix)
-        return known[1] if known else None
-
-
 class Tally(SchedulerPlugin):
     """Counts unfinished tasks by (TaskGroup, restrictions).
 
@@ -120,7 +100,10 @@ class Tally(SchedulerPlugin):
         self._plain: dict[TaskGroup | str, _Class] = {}
         self._restricted: dict[Any, _Class] = {}
         self._bad_hints: set[str] = set()
+        #: By TaskPrefix name; of tasks with names of their own all together have one, too.
         self.durations = Durations()
+        #: And by such names, for tasks that are submitted again.
+        self._named_durations = Durations()
         self.bindings = Bindings()
         self._count_anew()
 
@@ -219,7 +202,7 @@ class Tally(SchedulerPlugin):
     def _classify(self, ts: TaskState) -> _Class:
         group: TaskGroup | str = ts.group
         name = ts.prefix.name
-        if ts.key == name and self.durations.get(name) is None and ts.prefix.duration_average < 0:
+        if ts.key == name and self._measured_s(name) is None and ts.prefix.duration_average < 0:
             group = name = _OWN_NAMES
         if not (ts.resource_restrictions or ts.worker_restrictions or ts.host_restrictions or ts.annotations):
             try:
@@ -268,15 +251,21 @@ class Tally(SchedulerPlugin):
     def _measure(self, tasks: _Class, key: Any, startstops: Any) -> None:
         for step in startstops or ():
             if step["action"] == "compute":
-                for name in (tasks.name, str(key)) if tasks.name == _OWN_NAMES else (tasks.name,):
-                    self.durations.add(name, step["stop"] - step["start"])
+                duration_s = step["stop"] - step["start"]
+                self.durations.add(tasks.name, duration_s)
+                if tasks.name == _OWN_NAMES:
+                    self._named_durations.add(str(key), duration_s)
+
+    def _measured_s(self, name: str) -> float | None:
+        measured_s = self.durations.get(name)
+        return self._named_durations.get(name) if measured_s is None else measured_s
 
     def _duration_s(self, tasks: _Class) -> float | None:
         if tasks.hint_s is not None:
             return tasks.hint_s
-        measured = self.durations.get(tasks.name)
-        if measured is not None:
-            return measured
+        measured_s = self._measured_s(tasks.name)
+        if measured_s is not None:
+            return measured_s
         # The operator's distributed.scheduler.default-task-durations.
         configured = tasks.prefix.duration_average
         return configured if configured >= 0 else None

@@ -1,0 +1,171 @@
+"""Durations: what the tasks of a function took, and a file that tells the next scheduler."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+
+__all__ = ["Durations", "DurationsFile"]
+
+logger = logging.getLogger("distributed.tide.durations")
+
+#: A mean over about this many of the last durations of a function.
+_COUNTED = 50
+#: How many of those another scheduler's mean is worth: what the function does may have changed since.
+_BELIEVED = 5
+#: Of so many names, those that ran last.
+_NAMES = 20_000
+#: Shorter ones are alike.
+_SHORTEST_S = 1e-3
+#: Time between two writes.
+_WRITE_S = 60.0
+#: Of the file's format.
+_VERSION = 1
+
+
+class Durations:
+    """By name, what the tasks took: a mean that follows slowly, seconds."""
+
+    def __init__(self) -> None:
+        self._means: dict[str, tuple[int, float]] = {}
+        #: Sum of the means' logarithms.
+        self._logs = 0.0
+        self._changed: set[str] = set()
+
+    def add(self, name: str, duration_s: float) -> None:
+        """A task of this name took so long."""
+        count, mean_s = self._means.get(name, (0, 0.0))
+        count = min(count + 1, _COUNTED)
+        self._set(name, count, mean_s + (duration_s - mean_s) / count)
+        self._changed.add(name)
+
+    def get(self, name: str) -> float | None:
+        """What its tasks take; None: that was never measured."""
+        known = self._means.get(name)
+        return known[1] if known else None
+
+    def typical_s(self, assumed_s: float) -> float:
+        """What a function takes of which nothing is known: ``assumed_s``, or more where others took more.
+
+        The geometric mean over all functions and the assumption, which counts as one of them.
+        """
+        assumed_s = max(assumed_s, _SHORTEST_S)
+        return max(assumed_s, math.exp((math.log(assumed_s) + self._logs) / (1 + len(self._means))))
+
+    def learn(self, means: Mapping[str, tuple[int, float]]) -> None:
+        """Take over what another scheduler has measured, where nothing is known."""
+        for name, (count, mean_s) in means.items():
+            if name not in self._means:
+                self._set(name, min(count, _BELIEVED), mean_s)
+
+    def take_changed(self) -> dict[str, tuple[int, float]]:
+        """Number of durations and mean of each name that was measured since the last call."""
+        changed, self._changed = self._changed, set()
+        return {name: self._means[name] for name in changed}
+
+    def _set(self, name: str, count: int, mean_s: float) -> None:
+        # The newest is the last one.
+        before = self._means.pop(name, None)
+        self._means[name] = (count, mean_s)
+        self._logs += _log(mean_s) - (_log(before[1]) if before else 0.0)
+        if len(self._means) > _NAMES:
+            oldest = next(iter(self._means))
+            self._logs -= _log(self._means.pop(oldest)[1])
+            self._changed.discard(oldest)
+
+
+class _Content(msgspec.Struct):
+    """Of the file: for each name the number of durations and their mean, seconds."""
+
+    durations: dict[str, tuple[int, float]]
+    version: int = _VERSION
+
+
+class DurationsFile:
+    """Keeps durations over restarts.
+
+    Several schedulers may share it: each writes what it has measured itself, and leaves the rest as it is.
+
+    Parameters
+    ----------
+    path
+        The file, made with mode 0600; None: nothing is kept.
+    durations
+        What is kept.
+    """
+
+    def __init__(self, path: Path | None, durations: Durations) -> None:
+        self._path = path
+        self._durations = durations
+        self._written_s = -math.inf
+        self._writing: asyncio.Task[None] | None = None
+        self._failing = False
+
+    def read(self) -> None:
+        """Learn what is there. What cannot be read is told, and does without."""
+        if self._path is not None:
+            self._durations.learn(_read(self._path))
+
+    def write(self, now_s: float) -> None:
+        """Write what has changed, if the last time is long enough ago; in a thread, as disks may be slow."""
+        if self._path is None or now_s - self._written_s < _WRITE_S:
+            return
+        if self._writing is not None and not self._writing.done():
+            return
+        self._written_s = now_s
+        if changed := self._durations.take_changed():
+            self._writing = asyncio.create_task(asyncio.to_thread(self._write, self._path, changed))
+
+    async def close(self) -> None:
+        """Write what has changed now."""
+        if self._writing is not None:
+            await self._writing
+        if self._path is not None and (changed := self._durations.take_changed()):
+            await asyncio.to_thread(self._write, self._path, changed)
+
+    def _write(self, path: Path, changed: dict[str, tuple[int, float]]) -> None:
+        known = {name: mean for name, mean in _read(path).items() if name not in changed} | changed
+        content = _Content(dict(list(known.items())[-_NAMES:]))
+        new = path.with_name(f"{path.name}.{os.getpid()}")
+        try:
+            descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(msgspec.json.encode(content) + b"\n")
+            new.replace(path)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                new.unlink()
+            if not self._failing:
+                logger.warning("%s cannot be written, the cluster goes on: %s", path, error)
+            self._failing = True
+        else:
+            self._failing = False
+
+
+def _read(path: Path) -> dict[str, tuple[int, float]]:
+    try:
+        content = msgspec.json.decode(path.read_bytes(), type=_Content)
+    except FileNotFoundError:
+        return {}
+    except (OSError, msgspec.MsgspecError) as error:
+        logger.warning("%s does not tell what tasks took, and is not used: %s", path, error)
+        return {}
+    if content.version != _VERSION:
+        logger.warning("%s: format version %s, this is %s; it is not used", path, content.version, _VERSION)
+        return {}
+    return {
+        name: (count, mean_s)
+        for name, (count, mean_s) in content.durations.items()
+        if count > 0 and 0 <= mean_s < math.inf
+    }
+
+
+def _log(mean_s: float) -> float:
+    return math.log(max(mean_s, _SHORTEST_S))
