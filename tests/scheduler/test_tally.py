@@ -52,6 +52,11 @@ def check(h):
     assert tallied(h.controller) == recount(h.scheduler)
     unfinished = [ts for ts in h.scheduler.tasks.values() if ts.state in _UNFINISHED]
     assert h.controller.tally.unfinished == len(unfinished)
+    waiting = Counter(ts.group.name for ts in unfinished if ts.waiting_on)
+    levels: Counter[str] = Counter()
+    for work in h.controller.tally.work(0.0):
+        levels[work.group] += sum(tasks for _, tasks in work.levels)
+    assert +levels == waiting
     bound = [ts for ts in unfinished if ts.worker_restrictions and not ts.loose_restrictions]
     given = Counter(ts.processing_on.address for ts in bound if ts.processing_on is not None)
     wanted: Counter[Any] = Counter((frozenset(ts.worker_restrictions), frozenset()) for ts in bound)
@@ -116,7 +121,40 @@ async def test_equals_a_recount_after_anything(harbour, seed, caplog):
     await until(lambda: not h.scheduler.tasks, "all tasks are forgotten", detail=lambda: h.scheduler.tasks)
     check(h)
     assert h.controller.tally.work(0.0) == ()
+    assert h.controller.tally._depth == {}
     assert "Plugin failed" not in caplog.text
+
+
+async def test_how_wide_a_graph_is(harbour):
+    """A tree and a loop written with `delayed` are one group each, which depends on itself."""
+    h = await harbour(**KEEP)
+    await h.scaled(1)
+
+    @dask.delayed(pure=False)
+    def add(*_):
+        return 1
+
+    @dask.delayed(pure=False)
+    def step(_):
+        return 1
+
+    gate = dask.delayed(gates.held)
+    level = [gate("held", dask_key_name=("leaf", i)) for i in range(16)]
+    while len(level) > 1:
+        level = [
+            add(*level[i : i + 2], dask_key_name=("add", len(level), i)) for i in range(0, len(level), 2)
+        ]
+    loop = gate("held", dask_key_name=("start", 0))
+    for i in range(100):
+        loop = step(loop, dask_key_name=("step", i))
+    futures = h.client.compute([level[0], loop])
+    await until(lambda: h.controller.tally.unfinished == 16 + 15 + 1 + 100, "all are counted")
+    levels = {work.group: work.levels for work in h.controller.tally.work(0.0)}
+    assert levels["add"] == ((1, 1), (1, 2), (1, 4), (1, 8))
+    assert levels["step"] == ((100, 100),)
+    gates.let()
+    await h.client.gather(futures)
+    check(h)
 
 
 async def test_worker_lost(harbour):
@@ -229,3 +267,17 @@ async def test_measured_durations_stay_when_the_tasks_are_gone(harbour):
     assert work.duration_s is not None
     gates.let()
     await future
+
+
+@pytest.mark.parametrize("keeps", [True, False])
+async def test_what_tasks_took_is_known_after_a_restart_if_there_is_a_folder(harbour, keeps):
+    """Twenty tasks of an hour: the first scheduler has to find that out, the next one knows."""
+    folder = {} if keeps else {"folder": None}
+    h = await harbour(**folder, setup=lambda provider: setattr(provider, "boot_s", 60.0))
+    h.controller.tally.durations.add("held", 3600.0)
+    await h.controller.close()
+    h = await harbour(**folder, setup=lambda provider: setattr(provider, "boot_s", 60.0))
+    futures = h.client.map(gates.held, [f"t{i}" for i in range(20)])
+    await until(lambda: h.provider.names, "units are asked for", detail=h.controller.preview)
+    assert len(h.provider.names) == (8 if keeps else 1)
+    del futures

@@ -147,6 +147,7 @@ def worlds(draw, states: tuple[PoolState, ...], now_s: float) -> Snapshot:
                 counts,
                 maybe(st.sampled_from([0.0, 0.01, 3.0, 7200.0])),
                 st.sampled_from([0.0, 0.0, 2.0, 100.0]),
+                st.sampled_from([(), ((17, 17),), ((1, 1), (2, 400)), ((3, 6), (1, 17), (1, 400))]),
             ),
             max_size=6,
         )

@@ -321,3 +321,32 @@ def test_the_order_of_work_and_workers_does_not_matter():
     assert decide(snapshot(**together(some), work=[first, second]), NOTHING) == decide(
         snapshot(units=some[0], workers=some[1][::-1], work=[second, first]), NOTHING
     )
+
+
+def _stages(ready, waiting, **fields):
+    """A stage of 1 s tasks that is ready, and what waits for it."""
+    return [work("read", ready=ready, duration_s=1.0), work("apply", duration_s=1.0, **waiting, **fields)]
+
+
+@pytest.mark.parametrize(
+    ("waiting", "wanted"),
+    [
+        ({}, 2),
+        ({"waiting": 60, "levels": ((1, 60),)}, 8),  # a stage that is as wide
+        ({"waiting": 60, "levels": ((10, 60),)}, 6),  # ten in a row, of six each
+        ({"waiting": 60, "levels": ((20, 60),)}, 3),  # for three units, not for more
+        ({"waiting": 6, "levels": ((6, 6),)}, 2),  # one after the other
+    ],
+)
+def test_what_waits_is_work_for_as_many_as_the_graph_is_wide_there(waiting, wanted):
+    """20 s of work are two starts of 10 s; with 60 s that wait for it, eight."""
+    world = snapshot(pool(boot_s=10.0), work=_stages(20, waiting))
+    assert launched(decided(world)) == {"cpu": wanted}
+
+
+def test_what_waits_beside_a_long_chain_may_be_hours_away():
+    """Nothing tells when the wide stage comes: units might be idle for longer than new ones take to start."""
+    wide = {"waiting": 60 + 11, "levels": ((11, 11), (1, 60))}
+    assert launched(decided(snapshot(pool(boot_s=10.0), work=_stages(20, wide)))) == {"cpu": 2}
+    shorter = {"waiting": 60 + 9, "levels": ((9, 9), (1, 60))}
+    assert launched(decided(snapshot(pool(boot_s=10.0), work=_stages(20, shorter)))) == {"cpu": 8}

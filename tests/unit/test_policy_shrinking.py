@@ -235,6 +235,17 @@ def test_waiting_tasks_that_can_run_soon_keep_idle_units():
     assert hold.why.numbers["later"] == 8
 
 
+def test_a_chain_of_waiting_tasks_keeps_one_unit_only():
+    """A loop of a hundred steps waits: one unit at a time can use it, and four are there."""
+    chain = work("step", waiting=100, levels=((100, 100),), duration_s=1.0)
+    world = snapshot(
+        pool(boot_s=10.0),
+        **together(busy(1), idle(3, start=1)),
+        work=[work(processing=1, duration_s=1.0), chain],
+    )
+    assert len(let_go(after_a_while(world))) == 3
+
+
 def test_waiting_tasks_that_cannot_run_soon_do_not():
     some = together(busy(4), idle(4, start=4))
     world = snapshot(

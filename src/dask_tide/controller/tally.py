@@ -16,6 +16,7 @@ from dask_tide.model import Resources, Work
 
 from .bindings import Bindings
 from .durations import Durations
+from .levels import Levels
 
 if TYPE_CHECKING:
     from distributed.scheduler import Scheduler, TaskGroup, TaskState
@@ -40,6 +41,7 @@ class _Class:
         "group",
         "hint_s",
         "key",
+        "levels",
         "name",
         "needs",
         "prefix",
@@ -59,6 +61,7 @@ class _Class:
         self.bound = bound
         self.hint_s = hint_s
         self.counts = {"waiting": 0, "queued": 0, "no-worker": 0, "processing": 0}
+        self.levels = Levels()
         #: When the first of the running tasks was given out, or the last one finished.
         self.progress_s = 0.0
 
@@ -97,6 +100,8 @@ class Tally(SchedulerPlugin):
         self._on_restart = on_restart
         self._on_close = on_close
         self._class_of: dict[Any, _Class] = {}
+        #: Levels of unfinished tasks that had to wait for others: one more than the deepest of those.
+        self._depth: dict[Any, int] = {}
         self._plain: dict[TaskGroup | str, _Class] = {}
         self._restricted: dict[Any, _Class] = {}
         self._bad_hints: set[str] = set()
@@ -115,10 +120,12 @@ class Tally(SchedulerPlugin):
             self._leave(tasks, key, start, finish, kwargs)
             if finish not in _UNFINISHED:
                 del self._class_of[key]
+                self._depth.pop(key, None)
                 if not any(tasks.counts.values()):
                     self._drop(tasks)
                 return
         elif finish not in _UNFINISHED:
+            self._depth.pop(key, None)
             return
         # Restrictions may change on the way (a P2P shuffle binds its outputs to workers).
         now = self._classify(ts := self._tasks[key])
@@ -127,7 +134,9 @@ class Tally(SchedulerPlugin):
         if finish == "processing":
             if not now.counts["processing"]:
                 now.progress_s = time()
-        elif finish != "waiting":
+        elif finish == "waiting":
+            self._wait(now, ts)
+        else:
             self._wake()
         now.counts[finish] += 1
         if now is not tasks:
@@ -173,6 +182,7 @@ class Tally(SchedulerPlugin):
                 processing=(running := max(0, tasks.counts["processing"] - seceded.get(tasks, 0))),
                 duration_s=self._duration_s(tasks),
                 stalled_s=max(0.0, now_s - tasks.progress_s) if running else 0.0,
+                levels=tasks.levels.shape(),
             )
             for classes in (self._plain, self._restricted)
             for tasks in classes.values()
@@ -187,17 +197,22 @@ class Tally(SchedulerPlugin):
 
     def _count_anew(self) -> None:
         self._class_of.clear()
+        self._depth.clear()
         self._plain.clear()
         self._restricted.clear()
         self.bindings.clear()
-        for ts in self._tasks.values():
-            if ts.state in _UNFINISHED:
-                tasks = self._classify(ts)
-                tasks.counts[ts.state] += 1
-                tasks.progress_s = time()
-                self._class_of[ts.key] = tasks
-                if tasks.bound:
-                    self.bindings.add(ts)
+        # By priority, so that each comes after those that it waits for.
+        for ts in sorted(
+            (ts for ts in self._tasks.values() if ts.state in _UNFINISHED), key=lambda ts: ts.priority or ()
+        ):
+            tasks = self._classify(ts)
+            tasks.counts[ts.state] += 1
+            tasks.progress_s = time()
+            self._class_of[ts.key] = tasks
+            if ts.state == "waiting":
+                self._wait(tasks, ts)
+            if tasks.bound:
+                self.bindings.add(ts)
 
     def _classify(self, ts: TaskState) -> _Class:
         group: TaskGroup | str = ts.group
@@ -217,6 +232,32 @@ class Tally(SchedulerPlugin):
         if (known := self._restricted.get(key)) is None:
             known = self._restricted[key] = _Class(key, ts, name, needs, bound, hint_s)
         return known
+
+    def _wait(self, tasks: _Class, ts: TaskState) -> None:
+        if ts.waiting_on:
+            tasks.levels.add(self._depth.get(ts.key) or self._deepen(ts))
+        else:
+            # It goes on at once.
+            self._depth.pop(ts.key, None)
+
+    def _deepen(self, ts: TaskState) -> int:
+        """Find the level of a task that waits, and first of all that it waits for and that have none yet.
+
+        The scheduler lets tasks wait in any order, often the last ones first.
+        """
+        depths, path = self._depth, [ts]
+        while path:
+            last = path[-1]
+            below = [other for other in last.dependencies if not other.who_has]
+            unknown = [other for other in below if other.state == "released" and other.key not in depths]
+            if unknown:
+                path += unknown
+                continue
+            depths[last.key] = 1 + max([depths.get(other.key, 0) for other in below], default=-1)
+            path.pop()
+            while path and path[-1] is not ts and path[-1].key in depths:
+                path.pop()
+        return depths[ts.key]
 
     def _drop(self, tasks: _Class) -> None:
         self._plain.pop(tasks.key, None)
@@ -243,7 +284,10 @@ class Tally(SchedulerPlugin):
         tasks.counts[start] -= 1
         if tasks.bound:
             self.bindings.remove(key)
-        if start == "processing":
+        if start == "waiting":
+            if (depth := self._depth.get(key)) is not None:
+                tasks.levels.remove(depth)
+        elif start == "processing":
             tasks.progress_s = time()
             if finish == "memory":
                 self._measure(tasks, key, about.get("startstops"))
@@ -299,4 +343,5 @@ def _sum(several: list[Work]) -> Work:
         processing=sum(one.processing for one in several),
         duration_s=sum(known_s) / max(1, tasks) if known_s else None,
         stalled_s=max(one.stalled_s for one in several),
+        levels=tuple(level for one in several for level in one.levels),
     )

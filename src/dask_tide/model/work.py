@@ -32,6 +32,9 @@ class Work(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     stalled_s
         For how long tasks have been running with none of them finishing: each of those takes
         at least that long.
+    levels
+        How wide the graph of the waiting tasks is: ``(levels, tasks)`` pairs, so many levels with so many
+        tasks in all; those of one level may run at the same time. Nothing: all of them may.
     """
 
     group: str
@@ -43,6 +46,7 @@ class Work(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     processing: int = 0
     duration_s: float | None = None
     stalled_s: float = 0.0
+    levels: tuple[tuple[int, int], ...] = ()
 
     @property
     def runnable(self) -> int:

@@ -36,7 +36,7 @@ class Demand:
     unfinished
         All tasks of this pool that have not finished, waiting ones too.
     later
-        Units that tasks which wait for others could use once they may run.
+        Units that tasks which wait for others could use once they may run, where most of them may.
     """
 
     pool: Pool
@@ -49,6 +49,8 @@ class Demand:
     unfinished: int = 0
     later: int = 0
     _longest_s: float = 0.0
+    #: Of levels of waiting tasks that are as wide: the units that one can use; slot-seconds, seconds of all.
+    _levels: list[tuple[int, float, float]] = field(default_factory=list)
     _used: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     _known_shares: dict[Resources, dict[str, float]] = field(default_factory=dict)
 
@@ -65,6 +67,21 @@ class Demand:
         if self.unmeasured or not self.runnable:
             return None
         return max(self._longest_s, self.work_s / max(slots, 1))
+
+    def steps(self, patience_s: float) -> list[tuple[int, float]]:
+        """How much work units can share: ``(units, slot-seconds)``, for each number at which it changes.
+
+        What waits counts where its level is as wide. But if what only one unit can do takes longer than
+        ``patience_s``, wherever in the graph that is, it does not: they might be idle for so long.
+        """
+        wide = [(units, work_s) for units, work_s, _ in self._levels if units > 1]
+        if sum(span_s for units, _, span_s in self._levels if units <= 1) > patience_s:
+            wide = []
+        limits = {self.usable, *(min(units, self.usable) for units, _ in wide)}
+        return [
+            (limit, self.work_s + sum(work_s for units, work_s in wide if units >= limit))
+            for limit in sorted(limits)
+        ]
 
     def _shares(self, work: Work) -> dict[str, float]:
         """What one task of ``work`` takes of a unit, by dimension."""
@@ -91,10 +108,7 @@ class Demand:
         self.slots = max(self.slots, self.pool.slots_per_unit(work.needs))
         self.runnable += tasks
         self.unfinished += tasks
-        # While nothing finishes, a task takes at least as long as those have been running.
-        duration_s = self.prior_s if work.duration_s is None else work.duration_s
-        known_s = max(duration_s, work.stalled_s)
-        self.work_s += tasks * known_s
+        self.work_s += tasks * self._known_s(work)
         if work.duration_s is None:
             self.unmeasured = True
         elif work.processing:
@@ -103,7 +117,15 @@ class Demand:
     def take_waiting(self, work: Work) -> None:
         self.unfinished += work.waiting
         share = max(self._shares(work).values())
-        self.later = max(self.later, math.ceil(work.waiting * share - 1e-9))
+        task_s = self._known_s(work)
+        for levels, tasks in work.levels or ((1, work.waiting),):
+            units = math.ceil(tasks / levels * share - 1e-9)
+            self._levels.append((units, tasks * task_s, levels * task_s))
+            self.later = max(self.later, units)
+
+    def _known_s(self, work: Work) -> float:
+        # While nothing finishes, a task takes at least as long as those have been running.
+        return max(self.prior_s if work.duration_s is None else work.duration_s, work.stalled_s)
 
 
 @dataclass(frozen=True)

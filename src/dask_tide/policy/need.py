@@ -67,13 +67,12 @@ class Need:
         ]
         size = sizing.worthwhile(
             demand,
-            ready=self.stock.ready,
-            booting=self.stock.booting,
-            coming=self.stock.coming,
+            self.stock,
             boot_s=self._boot_s,
             cold_boot_s=self.state.cold_boot_s,
             room=self.state.room,
             worth=self.settings.worth,
+            patience_s=self._patience_s(),
         )
         numbers = {
             "runnable": demand.runnable,
@@ -108,14 +107,18 @@ class Need:
         return max(usable, self._for_results, self.pool.minimum, self.state.floor, min(self._at_risk, 1))
 
     def _soon(self) -> bool:
-        """Whether the tasks that wait may run before an idle unit has cost as much as a new one.
+        """Whether the tasks that wait may run before an idle unit has cost as much as a new one."""
+        in_s = self.demand.later_in_s(self.stock.ready * self.pool.threads_per_unit)
+        return in_s is not None and in_s <= self._patience_s()
+
+    # -- for how long -------------------------------------------------------------------
+
+    def _patience_s(self) -> float:
+        """For how long an idle unit is kept for tasks that wait: a new one would cost as much.
 
         That is a machine's boot, too, where machines come for units: let go, they would take it with them.
         """
-        in_s = self.demand.later_in_s(self.stock.ready * self.pool.threads_per_unit)
-        return in_s is not None and in_s <= max(self.keep_s(), self.state.cold_boot_s or 0.0)
-
-    # -- for how long -------------------------------------------------------------------
+        return max(self.keep_s(), self.state.cold_boot_s or 0.0)
 
     def keep_s(self) -> float:
         """How long an idle unit is worth keeping when nothing is known of its next use.

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 
 from dask_tide.model import Code, Why, why
 
 from .demand import Demand
+from .stock import Stock
 
 #: For what part of the boot time tasks must have been running without an end to count as evidence.
 _PROVEN = 0.1
@@ -23,14 +25,13 @@ class Size:
 
 def worthwhile(
     demand: Demand,
+    stock: Stock,
     *,
-    ready: int,
-    booting: int,
     boot_s: float,
-    coming: int = 0,
     cold_boot_s: float | None = None,
     room: int | None = None,
     worth: float = 0.0,
+    patience_s: float = 0.0,
 ) -> Size:
     """Units worth having, as far as the tasks' durations are known.
 
@@ -42,31 +43,30 @@ def worthwhile(
     ----------
     demand
         What the work asks of the pool.
-    ready
-        Units whose workers take tasks.
-    booting
-        Units on their way.
+    stock
+        What there is of it.
     boot_s
-        How long a new one takes.
-    coming
-        Those on their way that need no machine to come.
+        How long a new unit takes.
     cold_boot_s
         How long one takes for which a machine must come; None: that was never seen.
     room
         For how many more there are machines; None: that is not known.
     worth
         How many seconds of a unit it is worth to be done one second sooner.
+    patience_s
+        For how long idle units would be kept for what waits.
     """
-    near = _paying(demand, ready=ready, booting=booting, boot_s=boot_s, worth=worth)
-    if cold_boot_s is None or room is None or near.units <= ready + booting + room:
+    pays = partial(_paying, demand, stock, worth=worth, patience_s=patience_s)
+    near = pays(boot_s)
+    if cold_boot_s is None or room is None or near.units <= stock.taking + room:
         return near
-    sooner = (coming + room) * max(0.0, cold_boot_s - boot_s)
-    far = _paying(demand, ready=ready, booting=booting, boot_s=cold_boot_s, sooner=sooner, worth=worth)
-    return far if far.units >= ready + booting + room else Size(ready + booting + room, far.why)
+    sooner = (stock.coming + room) * max(0.0, cold_boot_s - boot_s)
+    far = pays(cold_boot_s, sooner=sooner)
+    return far if far.units >= stock.taking + room else Size(stock.taking + room, far.why)
 
 
 def _paying(
-    demand: Demand, *, ready: int, booting: int, boot_s: float, worth: float, sooner: float = 0.0
+    demand: Demand, stock: Stock, boot_s: float, *, worth: float, patience_s: float, sooner: float = 0.0
 ) -> Size:
     """Units that pay for their start.
 
@@ -76,7 +76,8 @@ def _paying(
     done after at most twice the shortest time at no more than twice the lowest cost. Where ``x`` is small,
     more pay if time is worth it: ``n`` units take ``n · boot_s + W / s`` unit-seconds and are done
     ``W / (s · n)`` after they have come; the one plus ``worth`` times the other is least with
-    ``sqrt(worth · x)`` of them.
+    ``sqrt(worth · x)`` of them. Tasks that wait for others are work, too, for as many units as the graph
+    is wide there.
 
     Tasks never measured count with the time for which they have been seen running; beside that,
     units double once tasks have been seen running for a part of the boot time with none of them
@@ -85,24 +86,26 @@ def _paying(
 
     ``sooner`` are unit-seconds that others will have worked until then which are not ready yet.
     """
-    have = ready + booting
+    have = stock.taking
     if demand.usable <= have:
         return Size(demand.usable)
     if not have:
         smallest = int(demand.stranded)
-    elif demand.unmeasured and not booting and demand.work_s >= _PROVEN * boot_s * demand.runnable:
-        smallest = 2 * ready
+    elif demand.unmeasured and not stock.booting and demand.work_s >= _PROVEN * boot_s * demand.runnable:
+        smallest = 2 * stock.ready
     else:
         smallest = have
     slots = demand.runnable / demand.usable
-    work_s = max(0.0, demand.work_s - (ready * boot_s + sooner) * slots)
     paying = demand.usable
     if boot_s > 0:
-        finding = work_s / (slots * boot_s)
-        paying = math.floor(max(finding, math.sqrt(worth * finding)) + 1e-9)
-    units = min(demand.usable, max(paying, smallest))
+        paying = 0
+        for limit, work_s in demand.steps(patience_s):
+            finding = max(0.0, work_s / slots - stock.ready * boot_s - sooner) / boot_s
+            number = math.floor(max(finding, math.sqrt(worth * finding)) + 1e-9)
+            paying = max(paying, min(limit, number))
+    units = max(paying, smallest)
     if units > have:
-        return Size(units)
+        return Size(min(demand.usable, units))
     if demand.unmeasured:
         return Size(units, why(Code.RAMP, have=have))
     return Size(units, why(Code.TOO_LATE, runnable=demand.runnable, boot_s=boot_s, work_s=demand.work_s))
