@@ -11,9 +11,9 @@ INSTALL := pip install --quiet --require-hashes
 # What runs against the oldest distributed that we support: all that touches it. The rest
 # (model and policy, platforms) does not, or not in another way.
 OLDEST_TESTS = tests/scheduler tests/local tests/unit/test_config.py tests/unit/test_demo_job.py
-# Those that touch no real node mostly wait for processes: two at once beside a Kubernetes that has two cores.
 PYTEST := -m pytest $(PYTEST_ARGS)
-OTHERS := --dist loadgroup -n 2
+# Tests mostly wait, for processes or pods: two at once, also beside a simulated AWS on two cores.
+TWO := --dist loadgroup -n 2
 # One that takes too long says where it is, and the next ones run.
 NODES := -m nodes --timeout-method=signal
 CLOUD := tests/aws tests/rig/test_cloud.py
@@ -68,26 +68,26 @@ test: test-tools
 
 test-tools: .venv/stamp .venv-oldest/stamp .venv-checkov/stamp rig-binaries
 
-# One world after the other: what is left of the first one would only be in the way.
+# One machine cannot do with two clouds at once, but with two clusters when nothing else runs any more.
 test-nodes: test-tools
 	@failed=0; \
 	$(BIN)/python $(PYTEST) $(NODES) $(CLOUD) $(MAYBE) || failed=1; \
-	$(BIN)/python $(PYTEST) $(NODES) $(CLOUD:%=--ignore=%) $(MAYBE) || failed=1; \
+	$(BIN)/python $(PYTEST) $(NODES) $(TWO) $(CLOUD:%=--ignore=%) $(MAYBE) || failed=1; \
 	exit $$failed
 
 test-others: test-tools
 	@failed=0; \
-	$(BIN)/python $(PYTEST) $(OTHERS) -m "not nodes" $(MAYBE) || failed=1; \
+	$(BIN)/python $(PYTEST) $(TWO) -m "not nodes" $(MAYBE) || failed=1; \
 	$(MAKE) --no-print-directory test-oldest || failed=1; \
 	exit $$failed
 
 # The part that needs a Kubernetes: without the rest, and without a simulated AWS.
 test-kubernetes: .venv/stamp .venv-oldest/stamp rig-binaries
-	$(BIN)/python $(PYTEST) $(OTHERS) tests/kubernetes tests/rig --ignore tests/rig/test_cloud.py
+	$(BIN)/python $(PYTEST) $(TWO) tests/kubernetes tests/rig --ignore tests/rig/test_cloud.py
 
 test-oldest: .venv-oldest/stamp
 	.venv-oldest/bin/python -c "import distributed; print('With the oldest: distributed', distributed.__version__)"
-	.venv-oldest/bin/python $(PYTEST) $(OTHERS) $(OLDEST_TESTS) $(MAYBE)
+	.venv-oldest/bin/python $(PYTEST) $(TWO) $(OLDEST_TESTS) $(MAYBE)
 
 check: .venv/stamp check-deploy
 	$(BIN)/ruff format --check .

@@ -21,10 +21,15 @@ if TYPE_CHECKING:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """``-m nodes``: those that run on real nodes, one after the other, whatever runs beside them."""
+    """``-m nodes``: those that run on real nodes.
+
+    Each of xdist's workers has a cluster of its own, and takes one module after the other; but a cloud is enough.
+    """
     for item in items:
         if any("nodes" in mark.args for mark in item.iter_markers("xdist_group")):
             item.add_marker("nodes")
+            if "one_cloud" not in getattr(item, "fixturenames", ()):
+                item.add_marker(pytest.mark.xdist_group(item.path.stem))
 
 
 def _defaults(folder: Path, arguments: dict[str, Any]) -> dict[str, Any]:
