@@ -133,9 +133,9 @@ def test_p33_each_unit_finds_as_much_work_as_its_start_has_cost():
     assert launched(decided(world)) == {"cpu": 9 - 1}
 
 
-@pytest.mark.parametrize(("worth", "wanted"), [(0.0, 1), (30.0, 6), (3600.0, 73)])
+@pytest.mark.parametrize(("worth", "wanted"), [(0.0, 1), (30.0, 7), (3600.0, 73)])
 def test_the_dearer_time_is_the_more_units_are_worth_their_start(worth, wanted):
-    """90 s of work are one and a half starts of a minute."""
+    """90 s of work are one and a half starts of a minute: 7 · 60 + 30 · 90 / 7 is less than with 6 or 8."""
     world = snapshot(pool(maximum=99, boot_s=60.0), work=[work(ready=90, duration_s=1.0)], worth=worth)
     assert launched(decided(world)) == {"cpu": wanted}
 

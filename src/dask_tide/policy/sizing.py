@@ -76,7 +76,7 @@ def _paying(
     done after at most twice the shortest time at no more than twice the lowest cost. Where ``x`` is small,
     more pay if time is worth it: ``n`` units take ``n · boot_s + W / s`` unit-seconds and are done
     ``W / (s · n)`` after they have come; the one plus ``worth`` times the other is least with
-    ``sqrt(worth · x)`` of them. Tasks that wait for others are work, too, for as many units as the graph
+    ``sqrt(worth · x)`` of them, in whole numbers. Tasks that wait for others are work, too, for as many units as the graph
     is wide there.
 
     Tasks never measured count with the time for which they have been seen running; beside that,
@@ -101,7 +101,7 @@ def _paying(
         paying = 0
         for limit, work_s in demand.steps(patience_s):
             finding = max(0.0, work_s / slots - stock.ready * boot_s - sooner) / boot_s
-            number = math.floor(max(finding, math.sqrt(worth * finding)) + 1e-9)
+            number = max(math.floor(finding + 1e-9), _nearest_root(worth * finding))
             paying = max(paying, min(limit, number))
     units = max(paying, smallest)
     if units > have:
@@ -109,6 +109,12 @@ def _paying(
     if demand.unmeasured:
         return Size(units, why(Code.RAMP, have=have))
     return Size(units, why(Code.TOO_LATE, runnable=demand.runnable, boot_s=boot_s, work_s=demand.work_s))
+
+
+def _nearest_root(square: float) -> int:
+    """The whole number ``n`` with the least ``n + square / n``."""
+    root = math.floor(math.sqrt(square))
+    return root + (square > root * (root + 1))
 
 
 def for_results(*, held_bytes: int, capacity_bytes: int, ratio: float) -> int:
