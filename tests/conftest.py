@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """``-m nodes``: those that run on real nodes.
 
-    Each of xdist's workers has a cluster of its own, and takes one module after the other; but a cloud is enough.
+    Each of xdist's workers has a cluster of its own, and takes module after module; a cloud is for all.
     """
     for item in items:
         if any("nodes" in mark.args for mark in item.iter_markers("xdist_group")):

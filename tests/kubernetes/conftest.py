@@ -83,8 +83,8 @@ def nodes(request: pytest.FixtureRequest) -> Iterator[Cluster]:
     """A cluster with three real nodes, `n1`, `n2` and `n3`, that have the project's image.
 
     There is one for each of xdist's workers: tests that use it belong to the group `nodes`, by
-    ``pytestmark = pytest.mark.xdist_group("nodes")``, and those of a module run one after the other. Who kills
-    a node boots one of their own for it.
+    ``pytestmark = pytest.mark.xdist_group("nodes")``, and those of a module run one after the other. Who
+    kills a node boots one of their own for it.
     While you write tests, ``DASK_TIDE_CLUSTER`` names one that runs (``make cluster``: see rig/README.md).
     """
     if name := os.environ.get("DASK_TIDE_CLUSTER"):

@@ -76,8 +76,8 @@ def _paying(
     done after at most twice the shortest time at no more than twice the lowest cost. Where ``x`` is small,
     more pay if time is worth it: ``n`` units take ``n · boot_s + W / s`` unit-seconds and are done
     ``W / (s · n)`` after they have come; the one plus ``worth`` times the other is least with
-    ``sqrt(worth · x)`` of them, in whole numbers. Tasks that wait for others are work, too, for as many units as the graph
-    is wide there.
+    ``sqrt(worth · x)`` of them, in whole numbers. Tasks that wait for others are work, too, for as many
+    units as the graph is wide there.
 
     Tasks never measured count with the time for which they have been seen running; beside that,
     units double once tasks have been seen running for a part of the boot time with none of them
