@@ -28,7 +28,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if any("nodes" in mark.args for mark in item.iter_markers("xdist_group")):
             item.add_marker("nodes")
-            if "one_cloud" not in getattr(item, "fixturenames", ()):
+            if "DASK_TIDE_CLUSTER" not in os.environ and "one_cloud" not in getattr(item, "fixturenames", ()):
                 item.add_marker(pytest.mark.xdist_group(item.path.stem))
 
 

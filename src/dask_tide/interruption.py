@@ -127,7 +127,7 @@ class _Metadata:
             request_timeout=_ANSWER_S,
             connect_timeout=_ANSWER_S,
         )
-        return (await self._client.fetch(request)).body.decode()
+        return (await self._client.fetch(request)).body.decode(errors="replace").strip()
 
 
 async def _watch(nanny: Nanny, metadata: _Metadata, interval_s: float) -> None:

@@ -15,6 +15,7 @@ from waiting import wait_until
 pytestmark = [pytest.mark.xdist_group("nodes"), pytest.mark.timeout(300, func_only=True)]
 
 DO_NOT_DISRUPT = "karpenter.sh/do-not-disrupt"
+SAFE_TO_EVICT = "cluster-autoscaler.kubernetes.io/safe-to-evict"
 #: One to a machine of four CPUs; what is left of a notice when Karpenter has heard of it.
 SPOT = {
     "spot": True,
@@ -57,6 +58,12 @@ def kept(fleet: Fleet, machine: str) -> list[str]:
         for pod in fleet.all_pods().values()
         if pod["spec"].get("nodeName") == machine
     ]
+
+
+def marks(fleet: Fleet, pod: str) -> dict[str, str | None]:
+    """What that pod tells node autoscalers."""
+    annotations = fleet.all_pods()[pod]["metadata"]["annotations"]
+    return {key: annotations.get(key) for key in (SAFE_TO_EVICT, DO_NOT_DISRUPT)}
 
 
 def gone_in_time(fleet: Fleet, *machines: str) -> None:
@@ -173,6 +180,9 @@ def test_p11_a_worker_sees_the_notice_itself_where_nobody_else_does(install: Cal
         fleet.cloud.interrupt(machine)
         wait_until(lambda: set(workers(client)) - {leaver}, "another worker", DEADLINE_S, fleet.situation)
         assert "EC2 will terminate its spot instance" in fleet.explain()
+        # As on a node that is tainted: protected, it would keep its node from being drained.
+        free = {SAFE_TO_EVICT: "true", DO_NOT_DISRUPT: None}
+        wait_until(lambda: marks(fleet, leaver) == free, "it may be evicted", DEADLINE_S, fleet.situation)
         assert leaver in workers(client), "the task runs on"
         tell(client, running)
         wait_until(lambda: leaver not in workers(client), "the first one leaves", DEADLINE_S, fleet.situation)

@@ -109,12 +109,13 @@ async def test_it_is_written_while_it_runs_but_not_at_every_tick(tmp_path):
         "[1]",
         '{"durations": {"a": 1.0}}',
         '{"durations": {"a": [1, "long"]}}',
-        '{"durations": {"a": [1, 1.0]}, "version": 2}',
+        b'{"durations": {"\xff": [1, 1.0]}}',
+        "[" * 100_000,
     ],
 )
-async def test_what_cannot_be_read_is_told_and_done_without(tmp_path, caplog, content):
+async def test_what_is_no_such_file_is_told_and_written_anew(tmp_path, caplog, content):
     path = tmp_path / "durations.json"
-    path.write_text(content)
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
     durations = Durations()
     file = DurationsFile(path, durations)
     file.read()
@@ -127,12 +128,29 @@ async def test_what_cannot_be_read_is_told_and_done_without(tmp_path, caplog, co
     assert found.get("b") == 1.0
 
 
+async def test_what_cannot_be_read_or_is_of_another_version_is_told_once_and_left_alone(tmp_path, caplog):
+    newer, folder = tmp_path / "newer.json", tmp_path / "folder"
+    newer.write_text('{"durations": {"a": [1, 1.0]}, "version": 2}')
+    before = newer.read_bytes()
+    folder.mkdir()
+    for path in (newer, folder):
+        durations = Durations()
+        file = DurationsFile(path, durations)
+        file.read()
+        durations.add("b", 1.0)
+        await file.close()
+        assert durations.take_changed() == {"b": (1, 1.0)}, "it would be written another time"
+        assert caplog.text.count(f"is not kept in {path}") == 1
+    assert newer.read_bytes() == before
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["folder", "newer.json"]
+
+
 async def test_numbers_that_are_none_are_left_out(tmp_path):
     path = tmp_path / "durations.json"
-    path.write_text('{"durations": {"a": [0, 1.0], "b": [1, -1.0], "c": [3, 2.0]}}')
+    path.write_text('{"durations": {"a": [0, 1.0], "b": [1, -1.0], "c": [3, 2.0], "d": [1, 1e300]}}')
     found = Durations()
     DurationsFile(path, found).read()
-    assert [found.get(name) for name in "abc"] == [None, None, 2.0]
+    assert [found.get(name) for name in "abcd"] == [None, None, 2.0, None]
 
 
 async def test_a_folder_that_cannot_be_written_to_is_told_once(tmp_path, caplog):
@@ -143,4 +161,4 @@ async def test_a_folder_that_cannot_be_written_to_is_told_once(tmp_path, caplog)
     for _ in range(2):
         durations.add("a", 1.0)
         await file.close()
-    assert caplog.text.count("cannot be written") == 1
+    assert caplog.text.count("is not kept in") == 1

@@ -284,6 +284,15 @@ def test_p22_no_more_units_than_somebody_wants(situation):
 # -- victims ----------------------------------------------------------------------------------
 
 
+def over_budget(world) -> bool:
+    """Whether what is there costs more than may be spent."""
+    budget = world.settings.budget_per_hour
+    states = {state.pool.name: state for state in world.pools}
+    live = [unit for unit in world.units if unit.phase in LIVE and unit.pool in states]
+    prices = (states[u.pool].pool.price if u.price is None else u.price for u in live)
+    return budget is not None and sum(prices) * 3600 > budget
+
+
 @invariant()
 def test_p01_busy_units_go_only_by_hand_or_above_the_maximum_and_after_idle_ones(situation):
     world, memory = situation
@@ -299,7 +308,7 @@ def test_p01_busy_units_go_only_by_hand_or_above_the_maximum_and_after_idle_ones
         if not any(w.tasks for u in mine if u.name in gone for w in owned[u.name]):
             continue
         event("busy victims")
-        assert state.manual is not None or len(mine) > state.pool.maximum
+        assert state.manual is not None or len(mine) > state.pool.maximum or over_budget(world)
         assert all(a.busy for a in of_pool(actions, name, Drain))
         for unit in mine:
             workers = owned[unit.name]

@@ -104,6 +104,15 @@ def test_p31_on_a_doomed_node_nobody_is_protected_from_eviction():
     assert wanted["b"] == IDLE
 
 
+def test_p11_a_pod_that_was_told_of_its_machines_end_is_not_protected_from_eviction_either():
+    """Where nobody taints nodes: its worker has read it in the instance's metadata."""
+    pods = Pods("a", "b")
+    pods.marks.wish({"a": True, "b": True}, ["a"])
+    assert dict(pods.marks.pending()) == {"a": {**IDLE, DELETION_COST: PROTECTED[DELETION_COST]}}
+    pods.marks.wish({"a": True, "b": True})
+    assert not pods.marks.pending()
+
+
 async def test_p31_those_on_a_doomed_node_come_first():
     pods = Pods("a", "b", "c")
     pods.pods["c"] = replace(pods.pods["c"], unit=replace(pods.pods["c"].unit, machine="n2"))

@@ -96,20 +96,6 @@ async def test_those_that_are_about_to_be_made_are_no_reason_to_ask_for_fewer():
     assert world.asked == [3, 2]
 
 
-async def test_what_is_late_to_go_is_not_asked_for_again():
-    """Two are to go, and the ReplicaSet does not come round to it; then a third one is."""
-    world = World(maximum=4)
-    await world.scale_.up(4)
-    first, second, third, _ = world.pods
-    for going in ([first, second], [third]):
-        for name in going:
-            world.pods[name] = replace(world.pods[name], rank=Rank.UNREADY, ready=False)
-        with pytest.raises(Unavailable):
-            await world.scale_.down(going)
-    assert world.asked[0] == 4
-    assert set(world.asked[1:]) == {2}
-
-
 async def test_what_goes_while_more_are_asked_for_is_not_made_up_for():
     """`up` waits for those that are due; those that nobody knew would be, too, are no reason for others."""
     world = World(maximum=9)

@@ -22,11 +22,14 @@ class Cluster:
         #: Those that the platform shows; None: it does not.
         self.machines: set[str] | None = None
         self.requested = 0
+        self.prices: dict[str, float] = {}
 
     def look(self, after_s: float = 0.0):
         self.now_s += after_s
         requested = {"cpu": self.requested}
-        observation = Observation(tuple(self.units.values()), requested=requested, machines=self.machines)
+        observation = Observation(
+            tuple(self.units.values()), requested=requested, machines=self.machines, prices=self.prices
+        )
         return self.ledger.update(self.now_s, observation, self.registered, set(), POOLS)
 
     def start(self, name: str, machine: str, *, boot_s: float, cold: bool = False, placed_s=2.0) -> None:
@@ -141,6 +144,37 @@ def test_what_the_machine_costs_is_what_is_paid():
     (a, b) = cluster.look(after_s=10.0)
     assert cluster.ledger.spent == pytest.approx(12.5)
     assert (a.price, b.price) == (0.25, None)
+
+
+def test_where_machines_are_paid_for_a_unit_that_has_none_costs_nothing():
+    """A pool's own price is of another currency: 1 a second, where a machine costs cents an hour."""
+    cluster = Cluster()
+    cluster.prices = {"cpu": 0.5}
+    cluster.units["a"] = ObservedUnit("a", "cpu", Phase.PENDING, waits=True)
+    cluster.look()
+    cluster.look(after_s=180.0)
+    assert cluster.ledger.spent == 0.0
+    cluster.units["a"] = ObservedUnit("a", "cpu", Phase.STARTING, "m1")
+    cluster.look()
+    cluster.look(after_s=10.0)
+    assert cluster.ledger.spent == pytest.approx(5.0), "no pattern fits: at the most so much"
+    cluster.units["b"] = ObservedUnit("b", "cpu", Phase.STARTING, "m2", price=0.1)
+    cluster.look()
+    cluster.look(after_s=10.0)
+    assert cluster.ledger.spent == pytest.approx(5.0 + 10 * (0.1 + 0.1)), "what others cost"
+
+
+def test_the_dearest_is_remembered_for_some_minutes():
+    cluster = Cluster()
+    cluster.units["a"] = ObservedUnit("a", "cpu", Phase.STARTING, "m1", price=0.2)
+    cluster.units["b"] = ObservedUnit("b", "cpu", Phase.STARTING, "m2", price=0.6)
+    cluster.look()
+    assert (cluster.cpu.price, cluster.cpu.dearest) == (pytest.approx(0.4), 0.6)
+    del cluster.units["b"]
+    cluster.look(after_s=500.0)
+    assert (cluster.cpu.price, cluster.cpu.dearest) == (0.2, 0.6)
+    cluster.look(after_s=500.0)
+    assert cluster.cpu.dearest == 0.2
 
 
 def test_units_show_that_they_are_doomed_or_have_no_place():

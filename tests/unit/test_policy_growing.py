@@ -350,3 +350,30 @@ def test_what_waits_beside_a_long_chain_may_be_hours_away():
     assert launched(decided(snapshot(pool(boot_s=10.0), work=_stages(20, wide)))) == {"cpu": 2}
     shorter = {"waiting": 60 + 9, "levels": ((9, 9), (1, 60))}
     assert launched(decided(snapshot(pool(boot_s=10.0), work=_stages(20, shorter)))) == {"cpu": 8}
+
+
+def test_rounds_of_wide_and_narrow_are_work_however_many():
+    """A hundred times twenty tasks, then one: between two wide stages units are idle for a second."""
+    rounds = {"waiting": 2100, "levels": ((100, 100), (100, 2000))}
+    assert launched(decided(snapshot(pool(boot_s=10.0), work=_stages(20, rounds)))) == {"cpu": 20}
+
+
+def test_what_waits_takes_as_much_of_a_unit_as_it_asks_for():
+    """Eight plain tasks run on a unit of eight threads at a time, but one that needs its GPU."""
+    gpus = pool(threads=8, resources={"GPU": 1}, boot_s=60.0)
+    ready = work("train", needs={"GPU": 1}, ready=100, duration_s=1.0)
+    plain = work("load", waiting=4000, levels=((1, 4000),), duration_s=1.0)
+    assert launched(decided(snapshot(gpus, work=[ready, plain]))) == {"cpu": (100 + 4000 // 8) // 60}
+
+
+def test_what_waits_is_work_for_all_pools_that_may_run_it():
+    small, large = pool("spot", maximum=2, price=0.5, boot_s=10.0), pool("large", maximum=98, boot_s=10.0)
+    wide = {"waiting": 2000, "levels": ((1, 2000),)}
+    grown = launched(decided(snapshot(small, large, work=_stages(100, wide))))
+    assert grown == {"spot": 2, "large": 98}
+
+
+def test_a_trace_of_work_beside_somebody_elses_workers_starts_none():
+    foreign = [worker(name=f"foreign-{i}") for i in range(100)]
+    world = snapshot(pool(boot_s=60.0), workers=foreign, work=[work(ready=101, duration_s=0.01)], worth=30.0)
+    assert held(decided(world)) == Code.TOO_LATE.name

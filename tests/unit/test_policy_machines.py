@@ -270,3 +270,68 @@ def test_the_budget_counts_what_machines_cost():
     assert launched(decided(world)) == {"cpu": 3}
     spent = msgspec.structs.replace(world, units=units(5, price=2.0))
     assert held(decided(spent)) == Code.BUDGET.name
+
+
+def _priced(price, n, *, of="cpu", start=0):
+    there = units(n, of=of, start=start, price=price)
+    return there, workers_of(there, tasks=1)
+
+
+def test_p33_a_budget_holds_where_machines_turn_out_to_be_dearer():
+    """Three at 2, as seen; two landed on machines for 5: 10 an hour pay for the three and no more."""
+    state = {"price": 2.0, "dearest": 5.0}
+    more = work(ready=10, processing=5, duration_s=600.0)
+    world = snapshot(
+        pool(state=state),
+        **together(_priced(2.0, 3), _priced(5.0, 2, start=3)),
+        work=[more],
+        budget_per_hour=10.0 * 3600,
+    )
+    actions = decided(world)
+    drain = the(actions, Drain)
+    assert (len(drain.units), drain.busy) == (2, True)
+    assert drain.why.code == Code.OVER_BUDGET.name
+    assert str(drain.why) == "5 units cost more than the budget allows, which is for 3"
+    # While those are going, and after it: the next one might be as dear.
+    leaving = [msgspec.structs.replace(unit, phase=DRAINING) for unit in world.units[3:]]
+    going = msgspec.structs.replace(world, units=(*world.units[:3], *leaving))
+    assert held(decided(going)) == Code.BUDGET.name
+    gone = msgspec.structs.replace(world, units=world.units[:3], workers=world.workers[:3])
+    assert held(decided(gone)) == Code.BUDGET.name
+
+
+def test_a_budget_takes_idle_units_first_and_none_below_the_minimum_or_that_were_asked_for_by_hand():
+    there = together(_priced(4.0, 2), idle(1, start=2))
+    world = snapshot(pool(price=4.0), **there, work=[work(processing=2)], budget_per_hour=8.0 * 3600)
+    assert let_go(decided(world)) == {"cpu-u2"}
+    least = snapshot(
+        pool(price=4.0, minimum=3), **there, work=[work(processing=2)], budget_per_hour=8.0 * 3600
+    )
+    assert not let_go(decided(least))
+    manual = pool(price=4.0, state={"manual": 3})
+    assert not let_go(decided(snapshot(manual, **there, work=[work(processing=2)], budget_per_hour=1.0)))
+
+
+def test_of_several_pools_the_dearest_gives_way_to_the_budget():
+    world = snapshot(
+        pool("cpu"),
+        pool("safe", price=3.0),
+        **together(_priced(1.0, 4), _priced(3.0, 2, of="safe")),
+        work=[work(processing=6, ready=9, duration_s=60.0)],
+        budget_per_hour=7.0 * 3600,
+    )
+    assert let_go(decided(world), of="safe")
+    assert not let_go(decided(world), of="cpu")
+
+
+def test_one_unit_is_started_to_learn_what_it_costs():
+    """At the most a whole machine of 4.6 an hour; the budget is 2."""
+    unseen = pool(state={"price": 4.6 / 3600})
+    jobs = work(ready=10, duration_s=600.0)
+    assert launched(decided(snapshot(unseen, work=[jobs], budget_per_hour=2.0))) == {"cpu": 1}
+    first = snapshot(unseen, units=units(1, PENDING), work=[jobs], budget_per_hour=2.0)
+    assert held(decided(first)) == Code.BUDGET.name, "and nothing more, nor is it given back"
+    seen = pool(state={"price": 0.1 / 3600, "dearest": 0.1 / 3600})
+    cheap = snapshot(seen, **together(_priced(0.1 / 3600, 1)), work=[jobs], budget_per_hour=2.0)
+    assert launched(decided(cheap)) == {"cpu": 9}
+    assert held(decided(snapshot(unseen, work=[jobs], budget_per_hour=0.0))) == Code.BUDGET.name

@@ -7,12 +7,13 @@ import contextlib
 import logging
 import math
 import os
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import msgspec
 
-__all__ = ["Durations", "DurationsFile"]
+__all__ = ["LONGEST_S", "Durations", "DurationsFile"]
 
 logger = logging.getLogger("distributed.tide.durations")
 
@@ -22,8 +23,8 @@ _COUNTED = 50
 _BELIEVED = 5
 #: Of so many names, those that ran last.
 _NAMES = 20_000
-#: Shorter ones are alike.
-_SHORTEST_S = 1e-3
+#: Shorter ones are alike, and nothing takes longer (300 years).
+_SHORTEST_S, LONGEST_S = 1e-3, 1e10
 #: Time between two writes.
 _WRITE_S = 60.0
 #: Of the file's format.
@@ -65,6 +66,10 @@ class Durations:
             if name not in self._means:
                 self._set(name, min(count, _BELIEVED), mean_s)
 
+    def put_back(self, names: Iterable[str]) -> None:
+        """These are to be taken again."""
+        self._changed.update(name for name in names if name in self._means)
+
     def take_changed(self) -> dict[str, tuple[int, float]]:
         """Number of durations and mean of each name that was measured since the last call."""
         changed, self._changed = self._changed, set()
@@ -91,7 +96,8 @@ class _Content(msgspec.Struct):
 class DurationsFile:
     """Keeps durations over restarts.
 
-    Several schedulers may share it: each writes what it has measured itself, and leaves the rest as it is.
+    Several schedulers may share it: each writes what it has measured itself, and leaves the rest as it is. Of
+    two that write at the same moment the last one wins.
 
     Parameters
     ----------
@@ -111,7 +117,10 @@ class DurationsFile:
     def read(self) -> None:
         """Learn what is there. What cannot be read is told, and does without."""
         if self._path is not None:
-            self._durations.learn(_read(self._path))
+            try:
+                self._durations.learn(_read(self._path))
+            except (OSError, _OtherVersionError) as error:
+                self._failed(self._path, error)
 
     def write(self, now_s: float) -> None:
         """Write what has changed, if the last time is long enough ago; in a thread, as disks may be slow."""
@@ -119,8 +128,8 @@ class DurationsFile:
             return
         if self._writing is not None and not self._writing.done():
             return
-        self._written_s = now_s
         if changed := self._durations.take_changed():
+            self._written_s = now_s
             self._writing = asyncio.create_task(asyncio.to_thread(self._write, self._path, changed))
 
     async def close(self) -> None:
@@ -128,25 +137,37 @@ class DurationsFile:
         if self._writing is not None:
             await self._writing
         if self._path is not None and (changed := self._durations.take_changed()):
-            await asyncio.to_thread(self._write, self._path, changed)
+            # Not in a thread: at the interpreter's end there are no more threads to be had.
+            self._write(self._path, changed)
 
     def _write(self, path: Path, changed: dict[str, tuple[int, float]]) -> None:
-        known = {name: mean for name, mean in _read(path).items() if name not in changed} | changed
-        content = _Content(dict(list(known.items())[-_NAMES:]))
-        new = path.with_name(f"{path.name}.{os.getpid()}")
         try:
-            descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(msgspec.json.encode(content) + b"\n")
-            new.replace(path)
-        except OSError as error:
-            with contextlib.suppress(OSError):
-                new.unlink()
-            if not self._failing:
-                logger.warning("%s cannot be written, the cluster goes on: %s", path, error)
-            self._failing = True
+            known = {name: mean for name, mean in _read(path).items() if name not in changed} | changed
+            content = _Content(dict(list(known.items())[-_NAMES:]))
+            descriptor, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+            new = Path(name)
+            try:
+                with os.fdopen(descriptor, "wb") as file:
+                    file.write(msgspec.json.encode(content) + b"\n")
+                new.replace(path)
+            except OSError:
+                with contextlib.suppress(OSError):
+                    new.unlink()
+                raise
+        except (OSError, _OtherVersionError) as error:
+            self._durations.put_back(changed)
+            self._failed(path, error)
         else:
             self._failing = False
+
+    def _failed(self, path: Path, error: Exception) -> None:
+        if not self._failing:
+            logger.warning("What tasks took is not kept in %s, the cluster goes on: %s", path, error)
+        self._failing = True
+
+
+class _OtherVersionError(Exception):
+    """The file is of a version that is not ours to overwrite."""
 
 
 def _read(path: Path) -> dict[str, tuple[int, float]]:
@@ -154,16 +175,15 @@ def _read(path: Path) -> dict[str, tuple[int, float]]:
         content = msgspec.json.decode(path.read_bytes(), type=_Content)
     except FileNotFoundError:
         return {}
-    except (OSError, msgspec.MsgspecError) as error:
-        logger.warning("%s does not tell what tasks took, and is not used: %s", path, error)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        logger.warning("%s does not tell what tasks took, and is written anew: %s", path, error)
         return {}
     if content.version != _VERSION:
-        logger.warning("%s: format version %s, this is %s; it is not used", path, content.version, _VERSION)
-        return {}
+        raise _OtherVersionError(f"format version {content.version}, this is {_VERSION}")
     return {
         name: (count, mean_s)
         for name, (count, mean_s) in content.durations.items()
-        if count > 0 and 0 <= mean_s < math.inf
+        if count > 0 and 0 <= mean_s <= LONGEST_S
     }
 
 

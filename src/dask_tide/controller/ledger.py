@@ -20,6 +20,8 @@ logger = logging.getLogger("distributed.tide.ledger")
 _YOUNG_S = 5.0
 #: Learned from this many of the last starts.
 _BOOTS = 8
+#: For how long another one may cost as much as the dearest that was seen.
+_DEAR_S = 600.0
 #: Units that were asked for have a name within so long; others were made by somebody else, as a pod's
 #: replacement is by its ReplicaSet.
 _NAMED_S = 60.0
@@ -75,6 +77,8 @@ class PoolRecord:
         For how many more units there are machines; None: not known.
     price
         What its units cost on the average when that was last known of their machines; None: never.
+    dearest
+        What the dearest of them cost that was seen within the last minutes, or the last time.
     drain_s
         Mean time of a drain.
     started, failed
@@ -90,6 +94,7 @@ class PoolRecord:
     machines: Machines = field(default_factory=Machines)
     room: int | None = None
     price: float | None = None
+    dearest: float | None = None
     drain_s: float = 0.1
     started: int = 0
     failed: int = 0
@@ -99,6 +104,7 @@ class PoolRecord:
     _cold_boots: deque[float] = field(default_factory=lambda: deque(maxlen=_BOOTS))
     _placed_boots: deque[float] = field(default_factory=lambda: deque(maxlen=_BOOTS))
     _drains: int = 0
+    _dearest_s: float = 0.0
 
     def learn_boot(self, boot_s: float, *, cold: bool = False) -> None:
         # Not the mean: the very first start also pays for what is warm ever after.
@@ -114,6 +120,12 @@ class PoolRecord:
         if not self._boots:
             self._placed_boots.append(placed_s)
             self.boot_s = median(self._placed_boots)
+
+    def learn_prices(self, prices: list[float], now_s: float) -> None:
+        """Learn what the units cost at this moment."""
+        self.price, dearest = fmean(prices), max(prices)
+        if self.dearest is None or dearest >= self.dearest or now_s - self._dearest_s > _DEAR_S:
+            self.dearest, self._dearest_s = dearest, now_s
 
     def learn_drain(self, drain_s: float) -> None:
         self._drains = min(self._drains + 1, _BOOTS)
@@ -147,6 +159,8 @@ class Ledger:
     #: By pool: when units were asked for, and how many of those were not seen yet.
     _asked: dict[str, deque[tuple[float, int]]] = field(default_factory=lambda: defaultdict(deque))
     _last_s: float | None = None
+    #: What a unit costs at the most, by pool, where the platform knows prices.
+    _prices: Mapping[str, float] = field(default_factory=dict)
     #: By pool: units that were asked for and have no name yet, and since when none of them has got one.
     _requested: dict[str, int] = field(default_factory=dict)
     _owed_s: dict[str, float] = field(default_factory=dict)
@@ -225,6 +239,8 @@ class Ledger:
         prices
             The pools.
         """
+        if observation is not None:
+            self._prices = observation.prices
         self._pay(now_s, prices)
         # Workers come to the scheduler, whether the platform answers or not.
         for name in registered & self._entries.keys():
@@ -241,7 +257,7 @@ class Ledger:
             self._looked = True
             self._owe(now_s, observation.requested)
             self._look_for_room(now_s, prices, observation.machines)
-            self._learn_prices()
+            self._learn_prices(now_s)
         self._notices = {name: words for name, words in self._notices.items() if name in self._entries}
         nameless = (
             Unit(f"{pool}{NAMELESS}{number}", pool, Phase.REQUESTED, age_s)
@@ -278,13 +294,13 @@ class Ledger:
                 idle_s = record.cold_boot_s if self.machine_idle_s is None else self.machine_idle_s
                 record.room = max(0, record.machines.room(now_s, idle_s) - coming[name])
 
-    def _learn_prices(self) -> None:
+    def _learn_prices(self, now_s: float) -> None:
         seen: dict[str, list[float]] = defaultdict(list)
         for entry in self._entries.values():
             if entry.price is not None:
                 seen[entry.pool].append(entry.price)
         for pool, prices in seen.items():
-            self.records[pool].price = fmean(prices)
+            self.records[pool].learn_prices(prices, now_s)
 
     def _named(self, now_s: float) -> Iterator[Unit]:
         for name, entry in self._entries.items():
@@ -372,10 +388,21 @@ class Ledger:
     def _pay(self, now_s: float, prices: dict[str, Pool]) -> None:
         if self._last_s is not None:
             running = sum(
-                prices[e.pool].price if e.price is None else e.price
+                self._price(e, prices[e.pool])
                 for e in self._entries.values()
                 # An earlier controller's unit may be of a pool that is no longer configured.
                 if e.phase in EXISTING and e.pool in prices
             )
             self.spent += running * max(0.0, now_s - self._last_s)
         self._last_s = now_s
+
+    def _price(self, entry: _Entry, pool: Pool) -> float:
+        """What a unit costs for a second; where machines are paid for, one that has none costs nothing."""
+        if entry.price is not None:
+            return entry.price
+        if (dearest := self._prices.get(pool.name)) is None:
+            return pool.price
+        if not entry.machine:
+            return 0.0
+        seen = self.records[pool.name].price
+        return dearest if seen is None else seen

@@ -209,7 +209,7 @@ class Controller:
         before = self._memory
         actions, self._memory = decide(snapshot, before)
         self.snapshot = snapshot
-        self.supply.mark(snapshot.workers)
+        self.supply.mark(snapshot.workers, snapshot.units)
         pending = [action for action in actions if self._begin(action, snapshot)]
         self._warn(actions)
         self._took_s = time.perf_counter() - began_s

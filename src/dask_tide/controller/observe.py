@@ -111,6 +111,7 @@ def pool_state(
         cold_boot_s=record.cold_boot_s,
         room=record.room,
         price=supply.prices.get(name) if record.price is None else record.price,
+        dearest=record.dearest,
         drain_s=record.drain_s,
         capacity=None if limit is None else limit.maximum,
         capacity_message="" if limit is None else limit.message,

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 
 from dask_tide.errors import CapacityExhausted, ProviderError, QuotaExceeded, Unavailable, words
-from dask_tide.model import Code, Why, Worker, why
+from dask_tide.model import Code, Unit, Why, Worker, why
 from dask_tide.providers.base import NAMELESS, Limit, Marking, Observation, Provider
 
 from .ledger import Ledger
@@ -173,8 +173,8 @@ class Supply:
 
     # -- neither --------------------------------------------------------------------------------
 
-    def mark(self, workers: Iterable[Worker]) -> None:
-        """Tell a provider that wants to know which units are in use."""
+    def mark(self, workers: Iterable[Worker], units: Iterable[Unit]) -> None:
+        """Tell a provider that wants to know which units are in use, and which are about to go."""
         provider: object = self.provider
         if isinstance(provider, Marking):
             protected: dict[str, bool] = {}
@@ -182,4 +182,4 @@ class Supply:
                 if worker.unit:
                     used = bool(worker.tasks or worker.held_keys or worker.pinned)
                     protected[worker.unit] = used or protected.get(worker.unit, False)
-            provider.mark(protected)
+            provider.mark(protected, [unit.name for unit in units if unit.doomed])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections import defaultdict
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -15,7 +14,7 @@ from distributed.metrics import time
 from dask_tide.model import Resources, Work
 
 from .bindings import Bindings
-from .durations import Durations
+from .durations import LONGEST_S, Durations
 from .levels import Levels
 
 if TYPE_CHECKING:
@@ -100,15 +99,15 @@ class Tally(SchedulerPlugin):
         self._on_restart = on_restart
         self._on_close = on_close
         self._class_of: dict[Any, _Class] = {}
-        #: Levels of unfinished tasks that had to wait for others: one more than the deepest of those.
+        #: Levels of tasks that wait for others, or are about to: one more than the deepest of those.
         self._depth: dict[Any, int] = {}
         self._plain: dict[TaskGroup | str, _Class] = {}
         self._restricted: dict[Any, _Class] = {}
         self._bad_hints: set[str] = set()
-        #: By TaskPrefix name; of tasks with names of their own all together have one, too.
+        #: By TaskPrefix name, but for tasks with names of their own.
         self.durations = Durations()
-        #: And by such names, for tasks that are submitted again.
-        self._named_durations = Durations()
+        #: Of those: by name, for tasks that are submitted again, and of all together.
+        self._own_durations = Durations()
         self.bindings = Bindings()
         self._count_anew()
 
@@ -182,7 +181,7 @@ class Tally(SchedulerPlugin):
                 processing=(running := max(0, tasks.counts["processing"] - seceded.get(tasks, 0))),
                 duration_s=self._duration_s(tasks),
                 stalled_s=max(0.0, now_s - tasks.progress_s) if running else 0.0,
-                levels=tasks.levels.shape(),
+                levels=tasks.levels.shape() if tasks.counts["waiting"] else (),
             )
             for classes in (self._plain, self._restricted)
             for tasks in classes.values()
@@ -201,7 +200,7 @@ class Tally(SchedulerPlugin):
         self._plain.clear()
         self._restricted.clear()
         self.bindings.clear()
-        # By priority, so that each comes after those that it waits for.
+        # By priority, so that mostly each comes after those that it waits for.
         for ts in sorted(
             (ts for ts in self._tasks.values() if ts.state in _UNFINISHED), key=lambda ts: ts.priority or ()
         ):
@@ -248,12 +247,19 @@ class Tally(SchedulerPlugin):
         depths, path = self._depth, [ts]
         while path:
             last = path[-1]
-            below = [other for other in last.dependencies if not other.who_has]
-            unknown = [other for other in below if other.state == "released" and other.key not in depths]
+            unknown, deepest = [], -1
+            for other in last.waiting_on or [each for each in last.dependencies if not each.who_has]:
+                depth = depths.get(other.key)
+                if depth is None and other.state == "released":
+                    unknown.append(other)
+                elif depth is None:
+                    deepest = max(deepest, 0)
+                elif depth > deepest:
+                    deepest = depth
             if unknown:
                 path += unknown
                 continue
-            depths[last.key] = 1 + max([depths.get(other.key, 0) for other in below], default=-1)
+            depths[last.key] = deepest + 1
             path.pop()
             while path and path[-1] is not ts and path[-1].key in depths:
                 path.pop()
@@ -285,7 +291,7 @@ class Tally(SchedulerPlugin):
         if tasks.bound:
             self.bindings.remove(key)
         if start == "waiting":
-            if (depth := self._depth.get(key)) is not None:
+            if (depth := self._depth.pop(key, None)) is not None:
                 tasks.levels.remove(depth)
         elif start == "processing":
             tasks.progress_s = time()
@@ -296,13 +302,15 @@ class Tally(SchedulerPlugin):
         for step in startstops or ():
             if step["action"] == "compute":
                 duration_s = step["stop"] - step["start"]
-                self.durations.add(tasks.name, duration_s)
-                if tasks.name == _OWN_NAMES:
-                    self._named_durations.add(str(key), duration_s)
+                if tasks.name not in (_OWN_NAMES, key):
+                    self.durations.add(tasks.name, duration_s)
+                    continue
+                for name in {tasks.name, str(key)}:
+                    self._own_durations.add(name, duration_s)
 
     def _measured_s(self, name: str) -> float | None:
         measured_s = self.durations.get(name)
-        return self._named_durations.get(name) if measured_s is None else measured_s
+        return self._own_durations.get(name) if measured_s is None else measured_s
 
     def _duration_s(self, tasks: _Class) -> float | None:
         if tasks.hint_s is not None:
@@ -316,7 +324,7 @@ class Tally(SchedulerPlugin):
 
 
 def _finite(duration: Any) -> float:
-    if not math.isfinite(duration_s := float(duration)):
+    if not 0 <= (duration_s := float(duration)) <= LONGEST_S:
         raise ValueError(duration)
     return duration_s
 
@@ -343,5 +351,4 @@ def _sum(several: list[Work]) -> Work:
         processing=sum(one.processing for one in several),
         duration_s=sum(known_s) / max(1, tasks) if known_s else None,
         stalled_s=max(one.stalled_s for one in several),
-        levels=tuple(level for one in several for level in one.levels),
     )

@@ -48,7 +48,8 @@ class Wishes:
         name = self._name(pool)
         wish = self._wishes[name]
         if n > self._pools[name].maximum:
-            wish.maximum = wish.maximum or self._pools[name].maximum
+            if wish.maximum is None:
+                wish.maximum = self._pools[name].maximum
             self._pools[name] = msgspec.structs.replace(self._pools[name], maximum=n)
         wish.manual = n
         self._wake()
@@ -58,7 +59,8 @@ class Wishes:
         name = self._name(pool)
         old = self._pools[name]
         low = old.minimum if minimum is None else minimum
-        high = maximum if maximum is not None else self._wishes[name].maximum or old.maximum
+        before = self._wishes[name].maximum
+        high = next(limit for limit in (maximum, before, old.maximum) if limit is not None)
         _check_count("minimum", low)
         _check_count("maximum", high)
         if low > high:

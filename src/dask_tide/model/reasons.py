@@ -25,6 +25,7 @@ class Code(enum.Enum):
         "for the last {window_s:.1f} s the work could use no more than {want:units}, and the pool has {have}"
     )
     ABOVE_MAXIMUM = "the pool has {have:units} and its maximum is {want}"
+    OVER_BUDGET = "{have:units} cost more than the budget allows, which is for {want}"
     STALE = "the unit was made from an older template and is idle: {message}"
     DOOMED = "the unit's machine is about to go: {message}"
     EXPIRED = "the unit did not start within {limit_s:.0f} s: {message}"

@@ -85,7 +85,10 @@ class PoolState(msgspec.Struct, frozen=True, omit_defaults=True):
     room
         Units for which the machines that are there have room; None: that is not known.
     price
-        What a unit costs for one second as far as seen of the machines; None: what the pool says.
+        What a unit costs for one second as far as seen of the machines, on the average, or at the most before
+        any was; None: what the pool says.
+    dearest
+        What the dearest of the last ones cost; None: none was seen.
     drain_s
         Learned time of a drain of an idle unit, seconds.
     capacity
@@ -109,6 +112,7 @@ class PoolState(msgspec.Struct, frozen=True, omit_defaults=True):
     cold_boot_s: float | None = None
     room: int | None = None
     price: float | None = None
+    dearest: float | None = None
     drain_s: float = 0.1
     capacity: int | None = None
     capacity_message: str = ""

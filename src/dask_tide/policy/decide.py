@@ -115,6 +115,11 @@ class _PoolDecision:
         gone = self._ended() + self._evacuate()
         if gone:
             return gone
+        over = min(self.allowance.over[self.pool.name], self.live - self.pool.minimum)
+        if over > 0 and self.state.manual is None:
+            self._remember(self.need.units())
+            dear = why(Code.OVER_BUDGET, want=self.live - over, have=self.live)
+            return self._let_go(over, dear, busy=True)
         target, reason = self.need.target()
         if reason and target > self.live and self.live <= self.pool.maximum:
             return [self._launch(target, reason)]
@@ -137,7 +142,7 @@ class _PoolDecision:
                     message=self.state.failure,
                 )
             )
-        self.allowance.draw(count, self.state.unit_price)
+        self.allowance.draw(count, self.state)
         self._remember(max(target, self.need.units()))
         return Launch(self.pool.name, count, reason)
 

@@ -5,11 +5,34 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from dataclasses import dataclass, field
+from operator import attrgetter
+from typing import NamedTuple
 
 from dask_tide.model import Pool, Resources, Snapshot, Work
 
 #: The dimension in which every task takes room. No resource has this name.
 _THREADS = ""
+
+
+class _Levels(NamedTuple):
+    """Levels of waiting tasks that are about as wide.
+
+    Attributes
+    ----------
+    units
+        How many units one of them can use.
+    levels
+        How many there are.
+    work_s
+        Unit-seconds of all of them.
+    span_s
+        How long they take, one after the other, where there is a slot for each task.
+    """
+
+    units: int
+    levels: int
+    work_s: float
+    span_s: float
 
 
 @dataclass
@@ -49,8 +72,7 @@ class Demand:
     unfinished: int = 0
     later: int = 0
     _longest_s: float = 0.0
-    #: Of levels of waiting tasks that are as wide: the units that one can use; slot-seconds, seconds of all.
-    _levels: list[tuple[int, float, float]] = field(default_factory=list)
+    _levels: list[_Levels] = field(default_factory=list)
     _used: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     _known_shares: dict[Resources, dict[str, float]] = field(default_factory=dict)
 
@@ -69,19 +91,21 @@ class Demand:
         return max(self._longest_s, self.work_s / max(slots, 1))
 
     def steps(self, patience_s: float) -> list[tuple[int, float]]:
-        """How much work units can share: ``(units, slot-seconds)``, for each number at which it changes.
+        """How much work units can share: ``(units, unit-seconds)``, for each number at which it changes.
 
-        What waits counts where its level is as wide. But if what only one unit can do takes longer than
-        ``patience_s``, wherever in the graph that is, it does not: they might be idle for so long.
+        What waits counts where its level is as wide. But what only one unit can do leaves the others idle:
+        if that takes longer than ``patience_s`` for each wide level, nothing that waits counts.
         """
-        wide = [(units, work_s) for units, work_s, _ in self._levels if units > 1]
-        if sum(span_s for units, _, span_s in self._levels if units <= 1) > patience_s:
+        wide = [level for level in self._levels if level.units > 1]
+        idle_s = sum(level.span_s for level in self._levels if level.units <= 1)
+        if idle_s > patience_s * max(1, sum(level.levels for level in wide)):
             wide = []
-        limits = {self.usable, *(min(units, self.usable) for units, _ in wide)}
-        return [
-            (limit, self.work_s + sum(work_s for units, work_s in wide if units >= limit))
-            for limit in sorted(limits)
-        ]
+        work_s = self.work_s * self.usable / max(1, self.runnable)
+        steps = {self.usable: work_s}
+        for level in sorted(wide, key=attrgetter("units"), reverse=True):
+            work_s += level.work_s
+            steps[min(level.units, self.usable)] = work_s
+        return sorted(steps.items())
 
     def _shares(self, work: Work) -> dict[str, float]:
         """What one task of ``work`` takes of a unit, by dimension."""
@@ -114,13 +138,16 @@ class Demand:
         elif work.processing:
             self._longest_s = max(self._longest_s, work.duration_s - work.stalled_s)
 
-    def take_waiting(self, work: Work) -> None:
-        self.unfinished += work.waiting
-        share = max(self._shares(work).values())
-        task_s = self._known_s(work)
-        for levels, tasks in work.levels or ((1, work.waiting),):
-            units = math.ceil(tasks / levels * share - 1e-9)
-            self._levels.append((units, tasks * task_s, levels * task_s))
+    def take_waiting(self, work: Work, tasks: int) -> None:
+        """Put so many of the waiting tasks of ``work`` here."""
+        if not tasks:
+            return
+        self.unfinished += tasks
+        part, share, task_s = tasks / work.waiting, max(self._shares(work).values()), self._known_s(work)
+        for levels, waiting in work.levels or ((1, work.waiting),):
+            work_units = part * waiting * share
+            units = math.ceil(work_units / levels - 1e-9)
+            self._levels.append(_Levels(units, levels, work_units * task_s, levels * task_s))
             self.later = max(self.later, units)
 
     def _known_s(self, work: Work) -> float:
@@ -190,17 +217,22 @@ def assign(
                 demands[name].take(work, taken, stranded=stranded)
                 left -= taken
             stranded = left == work.runnable - here
-        if left:
-            # What is more than all pools can hold waits for each in proportion to its size: so each
-            # knows for how long there will be work.
-            slots = [reach[name] * demands[name].pool.slots_per_unit(work.needs) for name in pools]
-            shares = [left * size // max(1, sum(slots)) for size in slots]
-            shares[0] += left - sum(shares)
-            for name, share in zip(pools, shares, strict=True):
-                demands[name].take(work, share, stranded=stranded)
-        if work.waiting:
-            demands[pools[0]].take_waiting(work)
+        # What is more than all pools can hold, and what waits, is for each in proportion to its size: so
+        # each knows for how long there will be work.
+        slots = [reach[name] * demands[name].pool.slots_per_unit(work.needs) for name in pools]
+        for name, more, waiting in zip(
+            pools, _shared(left, slots), _shared(work.waiting, slots), strict=True
+        ):
+            demands[name].take(work, more, stranded=stranded)
+            demands[name].take_waiting(work, waiting)
     return demands, tuple(impossible)
+
+
+def _shared(tasks: int, slots: list[int]) -> list[int]:
+    """Tasks in proportion to slots; what is left over goes to the first."""
+    shares = [tasks * size // max(1, sum(slots)) for size in slots]
+    shares[0] += tasks - sum(shares)
+    return shares
 
 
 def _eligible(snapshot: Snapshot, needs: Resources) -> list[str]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import dataclass
 
-from dask_tide.model import EXISTING, Code, PoolMemory, PoolState, Snapshot, Why, why
+from dask_tide.model import EXISTING, LIVE, Code, PoolMemory, PoolState, Snapshot, Unit, Why, why
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,14 @@ class Ceiling:
 
 
 class Allowance:
-    """What is left of the limits that the pools share; launches draw on it."""
+    """What is left of the limits that the pools share; launches draw on it.
+
+    Attributes
+    ----------
+    over
+        By pool, how many units are more than an hour's budget pays for, counted from the dearest on: it was
+        lowered, or machines have turned out to be dearer.
+    """
 
     def __init__(self, snapshot: Snapshot) -> None:
         settings = snapshot.settings
@@ -30,30 +38,66 @@ class Allowance:
             self._rate = settings.budget_per_hour / 3600 - sum(
                 prices.get(u.pool, 0.0) if u.price is None else u.price for u in existing
             )
+        self._some = bool(existing)
+        self.over = _over(snapshot)
         self._exhausted = settings.budget_total is not None and snapshot.spent >= settings.budget_total
 
-    def more(self, price: float) -> tuple[int, bool]:
-        """How many more units at ``price``, and whether the budget is what limits them."""
+    def more(self, state: PoolState) -> tuple[int, bool]:
+        """How many more units of a pool, and whether the budget is what limits them."""
         if self._exhausted:
             return 0, True
-        affordable = math.inf
+        affordable, price = math.inf, _at_most(state)
         if self._rate < math.inf and price > 0:
             affordable = math.floor(self._rate / price + 1e-9)
+            if self._rate > 0 and not self._some and state.dearest is None and state.price is not None:
+                # Else nobody would ever learn what one costs of which only the most is known.
+                affordable = max(1, affordable)
         more = max(0, min(self._units, affordable))
         return (2**31 if more == math.inf else int(more)), affordable < self._units
 
-    def draw(self, count: int, price: float) -> None:
+    def draw(self, count: int, state: PoolState) -> None:
         self._units -= count
-        self._rate -= count * price
+        self._rate -= count * _at_most(state)
+        self._some = True
 
     @property
     def spent(self) -> float:
         return self._spent
 
 
+def _at_most(state: PoolState) -> float:
+    """What one more unit costs for one second at the most, as far as it can be told."""
+    return state.unit_price if state.dearest is None else state.dearest
+
+
+def _over(snapshot: Snapshot) -> Counter[str]:
+    budget_per_hour = snapshot.settings.budget_per_hour
+    if budget_per_hour is None:
+        return Counter()
+    states = {state.pool.name: state for state in snapshot.pools}
+
+    def known(unit: Unit) -> float:
+        state = states[unit.pool]
+        if unit.price is not None:
+            return unit.price
+        # What only a machine tells nobody knows before there is one.
+        return state.pool.price if state.price is None else 0.0
+
+    live = [unit for unit in snapshot.units if unit.phase in LIVE and unit.pool in states]
+    dearest_first = sorted(((known(unit), unit.pool) for unit in live), reverse=True)
+    excess = sum(price for price, _ in dearest_first) * 3600 - budget_per_hour
+    over: Counter[str] = Counter()
+    for price, pool in dearest_first:
+        if excess <= 1e-9 * budget_per_hour or not price:
+            break
+        over[pool] += 1
+        excess -= price * 3600
+    return over
+
+
 def ceiling(state: PoolState, existing: int, allowance: Allowance, want: int) -> Ceiling:
     """The most units that ``state`` may have, ``existing`` ones included."""
-    more, by_budget = allowance.more(state.unit_price)
+    more, by_budget = allowance.more(state)
     limit = state.pool.maximum
     reason = why(Code.AT_MAXIMUM, want=want, limit=limit)
     if state.blind:

@@ -95,12 +95,11 @@ def _paying(
         smallest = 2 * stock.ready
     else:
         smallest = have
-    slots = demand.runnable / demand.usable
     paying = demand.usable
     if boot_s > 0:
         paying = 0
         for limit, work_s in demand.steps(patience_s):
-            finding = max(0.0, work_s / slots - stock.ready * boot_s - sooner) / boot_s
+            finding = max(0.0, work_s - stock.ready * boot_s - sooner) / boot_s
             number = max(math.floor(finding + 1e-9), _nearest_root(worth * finding))
             paying = max(paying, min(limit, number))
     units = max(paying, smallest)
@@ -112,9 +111,9 @@ def _paying(
 
 
 def _nearest_root(square: float) -> int:
-    """The whole number ``n`` with the least ``n + square / n``."""
+    """The whole number ``n`` with the least ``n + square / n``; 0 where not even one pays."""
     root = math.floor(math.sqrt(square))
-    return root + (square > root * (root + 1))
+    return root + (0 < root * (root + 1) < square)
 
 
 def for_results(*, held_bytes: int, capacity_bytes: int, ratio: float) -> int:

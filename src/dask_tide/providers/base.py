@@ -178,8 +178,11 @@ class Provider(Protocol):
 class Marking(Protocol):
     """A provider that wants to know which units are in use, to tell the platform."""
 
-    def mark(self, protected: Mapping[str, bool]) -> None:
-        """Called once a tick: of each unit with a worker, whether that has work or holds results."""
+    def mark(self, protected: Mapping[str, bool], doomed: Collection[str] = ()) -> None:
+        """Called once a tick: of each unit with a worker, whether that has work or holds results.
+
+        And the units whose machine is about to go, whoever has said so: those cannot be protected.
+        """
 
 
 #: What an entry point of the group ``dask_tide.providers`` is.

@@ -11,7 +11,7 @@ victim         -100                                true           none
 The last two of a protected pod are those of its pool's template, which may protect it from one of
 the node autoscalers only, or from none. On spot machines Karpenter heeds its own annotation until
 the power is cut: a pod there must not have it, unless nodes are watched. On a node that is about to go
-(its taints say so) no pod is protected.
+(its taints say so, or a pod on it was told) no pod is protected.
 
 A ReplicaSet that has to choose between pods takes the one with the lowest deletion cost, and node
 autoscalers leave nodes with pods alone that are not safe to evict. Pods are born protected. One
@@ -95,6 +95,8 @@ class Marks:
         self._marking: set[str] = set()
         #: Names of nodes that are about to go.
         self.doomed: frozenset[str] = frozenset()
+        #: Names of pods that know it from elsewhere.
+        self._noticed: frozenset[str] = frozenset()
         #: After a refusal: until when nothing is tried, and not each pod that was refused.
         self._refused_until_s = self._pause_s = 0.0
         self._refused: dict[str, _Refusal] = {}
@@ -111,10 +113,13 @@ class Marks:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
 
-    def wish(self, protected: Mapping[str, bool]) -> None:
-        """Say which units have work or hold results, and which are idle; the others stay as they are."""
+    def wish(self, protected: Mapping[str, bool], noticed: Iterable[str] = ()) -> None:
+        """Say which units have work or hold results, and which are idle; the others stay as they are.
+
+        And which were told that their node is about to go, whatever its taints say.
+        """
         now_s = self._clock()
-        self._wishes = dict(protected)
+        self._wishes, self._noticed = dict(protected), frozenset(noticed)
         idle_since = self._idle_since
         self._idle_since = {
             name: idle_since.get(name, now_s) for name, protect in protected.items() if not protect
@@ -158,7 +163,7 @@ class Marks:
                 continue
             wanted = self._wanted(name, pod, now_s)
             if wanted is not None and any(pod.annotations.get(key) != value for key, value in wanted.items()):
-                urgency = 0 if pod.unit.machine in self.doomed else 2 if wanted is IDLE else 1
+                urgency = 0 if self._is_doomed(name, pod) else 2 if wanted is IDLE else 1
                 found.append((urgency, name, wanted))
         return [(name, wanted) for _, name, wanted in sorted(found, key=lambda entry: entry[:2])]
 
@@ -166,7 +171,7 @@ class Marks:
         if name in self._victims:
             return VICTIM
         protect = self._wishes.get(name)
-        if pod.unit.machine in self.doomed:
+        if self._is_doomed(name, pod):
             # Protected, it would run until the power is cut: it must leave while there is time.
             return {**IDLE, DELETION_COST: PROTECTED[DELETION_COST] if protect else IDLE[DELETION_COST]}
         if protect is None:
@@ -176,6 +181,9 @@ class Marks:
         if now_s - self._idle_since[name] < self._patience.idle_s:
             return None
         return IDLE
+
+    def _is_doomed(self, name: str, pod: PodView) -> bool:
+        return pod.unit.machine in self.doomed or name in self._noticed
 
     async def _run(self) -> None:
         while True:

@@ -202,13 +202,13 @@ class KubernetesProvider:
             await scale.cancel(nameless)
         return await scale.down([name for name in units if name in self._by_pool[pool]])
 
-    def mark(self, protected: Mapping[str, bool]) -> None:
-        """Which units have work or results; see :mod:`.marks`."""
+    def mark(self, protected: Mapping[str, bool], doomed: Collection[str] = ()) -> None:
+        """Which units have work or results, and which are about to lose their machine; see :mod:`.marks`."""
         used = frozenset(name for name, protect in protected.items() if protect)
         for scale in self.scales.values():
             scale.used = used
         if self.marks is not None:
-            self.marks.wish(protected)
+            self.marks.wish(protected, doomed)
 
     async def close(self) -> None:
         """Release all pods, if so configured, and stop watching. Idempotent."""

@@ -298,8 +298,7 @@ class PoolScale:
                     return set()
                 staying = self.active() - self._due - going - self._given_up(going)
                 self._due |= going
-                # Never more than were asked for: a ReplicaSet may be late with those that are to go already.
-                await self._number.set(min(len(staying), self.wanted))
+                await self._number.set(len(staying))
             # As long as some go it is only slow.
             left = len(going) + 1
             while 0 < len(self.active() & going) < left:
