@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +35,14 @@ class Copy:
         text = self.tree.text(file)
         assert old in text, f"{file} has changed: no {old!r}"
         self.tree.path(file).write_text(text.replace(old, new, 1), encoding="utf-8")
+
+    def remove(self, file: str, block: str) -> None:
+        """Take a block out of an OpenTofu file: ``resource "aws_sqs_queue" "this"``."""
+        text, found = re.subn(
+            rf"^{re.escape(block)} {{\n.*?^}}\n", "", self.tree.text(file), flags=re.DOTALL | re.MULTILINE
+        )
+        assert found == 1, f"{file} has changed: no {block}"
+        self.tree.path(file).write_text(text, encoding="utf-8")
 
     def problems(self, part: str) -> list[Problem]:
         return run(Check(self.tree, SCHEMAS, CHECKOV), [part]).problems

@@ -75,6 +75,8 @@ def test_what_we_ship_has_no_problem(tmp_path: Path, part: str) -> None:
         (KARPENTER, "    maximum: 4\n", "    maximum: 5\n", KARPENTER, "pools.cpu.maximum + pools.safe.maximum", "40 + 5", "dask-workers has room for only 98%"),
         (KARPENTER, "scheduler:\n", "scheduler:\n  spot: true\n", KARPENTER, "scheduler.spot", "True", "the work in hand"),
         (KARPENTER, "nodes: {read: true}", "nodes: {read: false}", KARPENTER, "nodes.read", "False", "until the power is cut"),
+        (KARPENTER, "nodes: {read: true}", "nodes: {read: true}\ntide: {interruption: {watch: aws}}", KARPENTER, "tide.interruption.watch", "aws", "not to pods, on dask-workers"),
+        (KARPENTER, "nodes: {read: true}", "nodes: {read: true}\nsecurity: {tls: {enabled: false}}", KARPENTER, "security.tls.enabled", "False", "runs code in the cluster"),
         (KARPENTER, "value: worker, effect: NoSchedule", "value: batch, effect: NoSchedule", KARPENTER, "pools.cpu.tolerations", "batch", "dask-tide/role=worker:NoSchedule"),
     ],
 )  # fmt: skip
@@ -117,6 +119,8 @@ def test_karpenters_pools(
         (MANAGED, "    spot: true\n", "", MANAGED, "pools.cpu.spot", "False", "workers has spot machines"),
         (MANAGED, "    spot: true\n", "    spot: true\n    affinity: {nodeAffinity: {requiredDuringSchedulingIgnoredDuringExecution: {nodeSelectorTerms: [{matchExpressions: [{key: eks.amazonaws.com/capacityType, operator: In, values: [spot]}]}]}}}\n", MANAGED, "pools.cpu.affinity", "capacityType", "labels that workers (spot) can have"),
         (MANAGED, "nodes: {read: true}", "nodes: {read: true}\nadmission: {enabled: false}", MANAGED, "admission.enabled", "False", "nobody else enforces"),
+        (MANAGED, "nodes: {read: true}", "nodes: {read: true}\ntide: {interruption: {watch: aws}}", MANAGED, "tide.interruption.watch", "aws", "not to pods, on workers (opentofu/eks-node-groups/groups.tf)"),
+        (MANAGED, "nodes: {read: true}", "nodes: {read: true}\nnetworkPolicy: {enabled: false}", MANAGED, "networkPolicy.enabled", "False", "any pod of the cluster reaches the scheduler"),
         ("opentofu/eks-node-groups/variables.tf", "default     = 2\n", "default     = 1\n", MANAGED, "pools.safe.maximum", "4", "at most 2"),
         ("opentofu/eks-node-groups/variables.tf", "default     = 20", "default     = 10", MANAGED, "pools.cpu.maximum", "40", "at most 20"),
         ("opentofu/eks-node-groups/variables.tf", '"m5a.xlarge"', '"m5a.large"', GROUPS, "instance_types", "m5a.large", "types of one size"),
@@ -132,6 +136,26 @@ def test_managed_node_groups(
     copy.replace(file, old, new)
     problems = [*copy.problems("node-groups"), *copy.problems("opentofu")]
     assert told(problems, where, key, value, expected), "\n".join(map(str, problems))
+
+
+@pytest.mark.parametrize(
+    ("part", "values", "machines", "hops"),
+    [
+        ("karpenter", KARPENTER, CLASSES, "httpPutResponseHopLimit: "),
+        ("node-groups", MANAGED, GROUPS, "http_put_response_hop_limit = "),
+        ("kops", "values-aws-kops.yaml", "kops/cluster.tmpl.yaml", "httpPutResponseHopLimit: "),
+    ],
+)
+def test_workers_may_ask_machines_that_answer_pods(
+    tmp_path: Path, part: str, values: str, machines: str, hops: str
+) -> None:
+    copy = Copy.make(tmp_path)
+    copy.replace(values, "nodes: {read: true}", "nodes: {read: true}\ntide: {interruption: {watch: aws}}")
+    text = copy.tree.text(machines)
+    copy.tree.path(machines).write_text(text.replace(f"{hops}1", f"{hops}2"), encoding="utf-8")
+    problems = copy.problems(part)
+    assert told(problems, machines, "op", "2", "machine's credentials"), "\n".join(map(str, problems))
+    assert not told(problems, values, "tide.interruption.watch", "", "")
 
 
 def test_without_a_network_karpenters_schemas_are_left_out_and_in_ci_that_is_a_problem(

@@ -19,6 +19,8 @@ DISCOVERY = "opentofu/kops/discovery.tf"
 QUEUE = "opentofu/modules/interruptions/main.tf"
 KARPENTER = "opentofu/eks-karpenter/main.tf"
 ROLE = "opentofu/modules/pod-role/main.tf"
+MACHINES = "opentofu/eks-karpenter/machines.tf"
+GROUPS = "opentofu/eks-node-groups/groups.tf"
 CONDITIONS = "opentofu/modules/eks-conditions/main.tf"
 
 
@@ -71,6 +73,19 @@ def test_what_we_ship_has_no_problem(tmp_path: Path, part: str) -> None:
         (QUEUE, "message_retention_seconds = 300", 'message_retention_seconds = "five minutes"', "message_retention_seconds", "five minutes", "a number from 60"),
         (QUEUE, "EC2 Spot Instance Interruption Warning", "EC2 Spot Interruption Warning", "local.events: spot-interruption", "EC2 Spot Interruption Warning", "aws.ec2: EC2 Spot Instance Interruption Warning"),
         (QUEUE, 'source = "aws.health"', 'source = "aws.ec2"', "local.events: health", "aws.ec2", "aws.health: AWS Health Event"),
+        (QUEUE, '    spot-interruption = { source = "aws.ec2", type = "EC2 Spot Instance Interruption Warning" }\n', "", "aws_cloudwatch_event_rule.this: events", "AWS Health Event", "aws.ec2: EC2 Spot Instance Interruption Warning, too"),
+        (QUEUE, '    rebalance         = { source = "aws.ec2", type = "EC2 Instance Rebalance Recommendation" }\n', "", "aws_cloudwatch_event_rule.this: events", "AWS Health Event", "aws.ec2: EC2 Instance Rebalance Recommendation, too"),
+        (QUEUE, '    state-change      = { source = "aws.ec2", type = "EC2 Instance State-change Notification" }\n', "", "aws_cloudwatch_event_rule.this: events", "AWS Health Event", "aws.ec2: EC2 Instance State-change Notification, too"),
+        (QUEUE, '    health            = { source = "aws.health", type = "AWS Health Event" }\n', "", "aws_cloudwatch_event_rule.this: events", "EC2 Spot", "aws.health: AWS Health Event, too"),
+        (QUEUE, "  for_each = local.events\n", '  for_each = { for key, event in local.events : key => event if key != "health" }\n', "aws_cloudwatch_event_rule.this: for_each", "health", "${local.events}, else"),
+        (QUEUE, "  for_each = local.events\n", '  for_each = local.events\n  state    = "DISABLED"\n', "aws_cloudwatch_event_rule.this: state", "DISABLED", "None, else Karpenter hears of no notice"),
+        (QUEUE, "  arn  = aws_sqs_queue.this.arn", '  arn  = "arn:aws:sqs:eu-west-1:123456789012:another"', "aws_cloudwatch_event_target.this: arn", "another", "${aws_sqs_queue.this.arn}, else"),
+        (QUEUE, "  queue_url = aws_sqs_queue.this.url", "  queue_url = var.name", "aws_sqs_queue_policy.this: queue_url", "var.name", "${aws_sqs_queue.this.url}, else"),
+        (QUEUE, "  queue_url = aws_sqs_queue.this.url", "  count     = 0\n  queue_url = aws_sqs_queue.this.url", "aws_sqs_queue_policy.this: count", "0", "None, else EventBridge"),
+        (MACHINES, "principal_arn = aws_iam_role.machine.arn", 'principal_arn = "arn:aws:iam::123456789012:role/another"', "aws_eks_access_entry.machine: principal_arn", "another", "${aws_iam_role.machine.arn}, else machines do not join"),
+        (STATE, "= aws_kms_key.state.arn", '= "arn:aws:kms:eu-west-1:123456789012:key/another"', "encryption_configuration.state: rule.apply_server_side_encryption_by_default.kms_master_key_id", "another", "${aws_kms_key.state.arn}, else"),
+        (STATE, 'status = "Enabled"', 'status = "Suspended"', "aws_s3_bucket_versioning.state: versioning_configuration.status", "Suspended", "Enabled, else"),
+        (KARPENTER, 'data "aws_partition" "current" {}\n', 'data "aws_partition" "current" {}\n\ndata "aws_partition" "another" {}\n', "data aws_partition.another: use", "aws_partition.another", "somewhere in the module"),
         (QUEUE, "detail-type = [each", "detail_type = [each", "event_pattern", "detail_type", "detail-type"),
         (QUEUE, "[each.value.type]", '["EC2 Spot Interruption"]', "event_pattern", "EC2 Spot Interruption", "EC2 Spot Instance Interruption Warning"),
         (QUEUE, "each.value.name", "each.valu.name", "aws_cloudwatch_event_target.this: rule", "each.valu", "each.value"),
@@ -105,6 +120,35 @@ def test_arguments_and_references(
     copy.replace(file, old, new)
     problems = copy.problems("opentofu")
     assert told(problems, file, key, value, expected), "\n".join(map(str, problems))
+
+
+@pytest.mark.parametrize(
+    ("file", "block", "expected"),
+    [
+        (QUEUE, 'resource "aws_sqs_queue_policy" "this"', "EventBridge may not write"),
+        (QUEUE, 'resource "aws_cloudwatch_event_rule" "this"', "Karpenter hears of no notice"),
+        (QUEUE, 'resource "aws_cloudwatch_event_target" "this"', "no event comes into the queue"),
+        (ROLE, 'resource "aws_eks_pod_identity_association" "this"', "no pod gets the role"),
+        (KARPENTER, 'resource "aws_ec2_tag" "subnet"', "no subnet"),
+        (KARPENTER, 'resource "aws_ec2_tag" "security_group"', "no security group"),
+        (MACHINES, 'resource "aws_eks_access_entry" "machine"', "machines do not join"),
+        (MACHINES, 'resource "aws_iam_role_policy_attachment" "machine"', "machines do not join"),
+        (GROUPS, 'resource "aws_autoscaling_group_tag" "disk"', "pods that ask for disk"),
+        (STATE, 'resource "aws_s3_bucket_policy" "state"', "without TLS"),
+        (STATE, 'resource "aws_s3_bucket_server_side_encryption_configuration" "state"', "no right to its key"),
+        (STATE, 'resource "aws_s3_bucket_versioning" "state"', "deleted by mistake"),
+        (DISCOVERY, 'resource "aws_s3_bucket_policy" "discovery"', "IAM cannot read"),
+    ],
+)  # fmt: skip
+def test_what_nothing_else_refers_to_is_told_when_it_is_gone(
+    tmp_path: Path, file: str, block: str, expected: str
+) -> None:
+    copy = Copy.make(tmp_path)
+    copy.remove(file, block)
+    problems = copy.problems("opentofu")
+    _, kind, _, name, _ = block.split('"')
+    assert told(problems, file, f"resource {kind}.{name}", "None", "it to be there, else"), problems
+    assert told(problems, file, f"resource {kind}.{name}", "None", expected), problems
 
 
 def test_somebodys_own_inputs_are_checked_with_the_rest(tmp_path: Path) -> None:

@@ -24,6 +24,17 @@ _CPU_PER_THREAD = 0.75
 _DEAREST_RATIO = 10.0
 #: How long a machine may be said to boot.
 _LONGEST_BOOT_S = 1800.0
+#: How many hops a machine's metadata must be told to answer over, that pods get an answer.
+_HOPS_TO_PODS = 2
+#: Of the whole release: the chart's default, what it must be, and what happens else.
+_SWITCHES = {
+    "scheduler.spot": (False, False, "with a spot machine goes the work in hand"),
+    "notebook.spot": (False, False, "with a spot machine goes what its user has not saved"),
+    "scheduler.podDisruptionBudget.enabled": (False, True, "updates of nodes would end the work in hand"),
+    "admission.enabled": (True, True, "nobody else enforces the maximum, or marks idle workers as such"),
+    "security.tls.enabled": (True, True, "who reaches the scheduler's port runs code in the cluster"),
+    "networkPolicy.enabled": (True, True, "any pod of the cluster reaches the scheduler"),
+}
 
 
 def check(pods: Sequence[Pods], groups: Sequence[Group], values: Mapping[str, Any]) -> Iterator[Problem]:
@@ -53,7 +64,7 @@ def check(pods: Sequence[Pods], groups: Sequence[Group], values: Mapping[str, An
             yield group.place.problem("taints", [], "one: other pods would come, and their machines never go")
     yield from _room([some for some in pods if where.get(some.key)], where)
     yield from _haven([some for some in pods if some.pool is not None])
-    yield from _settings(pods, values)
+    yield from _settings(pods, groups, values)
 
 
 def _words(labels: Mapping[str, str]) -> str:
@@ -214,25 +225,31 @@ def _haven(pools: Sequence[Pods]) -> Iterator[Problem]:
         yield from pools[0].place.expect(holds, f"{key}.price", pool.price, words)
 
 
-def _settings(pods: Sequence[Pods], values: Mapping[str, Any]) -> Iterator[Problem]:
+def _settings(pods: Sequence[Pods], groups: Sequence[Group], values: Mapping[str, Any]) -> Iterator[Problem]:
     """What the values say of the whole release."""
     place = pods[0].place
-    for component, lost in (("scheduler", "the work in hand"), ("notebook", "what its user has not saved")):
-        spot = values.get(component, {}).get("spot", False)
-        words = f"false: with a spot machine goes {lost}"
-        yield from place.expect(spot is False, f"{component}.spot", spot, words)
-    busy = values.get("scheduler", {}).get("podDisruptionBudget", {}).get("enabled")
-    words = "true: an update of the scheduler's machine would end the work in hand"
-    yield from place.expect(busy is True, "scheduler.podDisruptionBudget.enabled", busy, words)
-    guarded = values.get("admission", {}).get("enabled", True)
-    words = "true: nobody else enforces the maximum, and idle workers are not marked for node autoscalers"
-    yield from place.expect(guarded is True, "admission.enabled", guarded, words)
+    for key, (default, wanted, why) in _SWITCHES.items():
+        value = _said(values, key, default)
+        yield from place.expect(value is wanted, key, value, f"{str(wanted).lower()}: {why}")
+    watch = _said(values, "tide.interruption.watch")
+    deaf = [group for group in groups if group.spot and group.hop_limit < _HOPS_TO_PODS]
+    words = "null: no worker would ever read a notice; metadata answers over one hop only, not to pods, on "
+    words += ", ".join(f"{group.name} ({group.place.file})" for group in deaf)
+    yield from place.expect(watch is None or not deaf, "tide.interruption.watch", watch, words)
     maxima = {some.key: some.count for some in pods}
     for name, buffer in (values.get("buffer", {}).get("pools") or {}).items():
         units = max([buffer.get("units") or 0, *(entry["units"] for entry in buffer.get("schedule") or [])])
         most = maxima.get(f"pools.{name}", 0)
         words = f"at most {most}, pools.{name}.maximum: each place of a placeholder is paid for"
         yield from place.expect(units <= most, f"buffer.pools.{name}", units, words)
+
+
+def _said(values: Mapping[str, Any], key: str, default: Any = None) -> Any:
+    """What values say at ``a.b.c``, if anything."""
+    value: Any = values
+    for name in key.split("."):
+        value = value.get(name, {}) if isinstance(value, dict) else {}
+    return default if value == {} else value
 
 
 def first_machines(file: str, pods: Sequence[Pods]) -> str:

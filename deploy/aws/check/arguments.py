@@ -139,8 +139,8 @@ def check(tree: Tree, modules: Mapping[Path, Module]) -> Iterator[Problem]:
             yield from _values(block.place, f"data.{block.type}", "", block.body)
         for block in module.variables.values():
             yield from _variable(block.place, block.body)
-        if any(block.type == "aws_cloudwatch_event_rule" for block in module.resources.values()):
-            yield from _events(module)
+        if rules := [b for b in module.resources.values() if b.type == "aws_cloudwatch_event_rule"]:
+            yield from _events(module, rules[0].place)
 
 
 def is_amount(text: object) -> bool:
@@ -209,10 +209,15 @@ def _pattern(place: Place, pattern: str) -> Iterator[Problem]:
         yield from place.expect_one_of("event_pattern", text, sorted(known))
 
 
-def _events(module: Module) -> Iterator[Problem]:
-    """Events in a local, each with its source and its type."""
+def _events(module: Module, rule: Place) -> Iterator[Problem]:
+    """Events in a local, each with its source and its type: all that Karpenter understands."""
     known = "; ".join(f"{source}: {kind}" for source, kind in sorted(_EVENTS))
+    given = set()
     for name, value in module.values.items():
         for key, event in plain(value).items() if isinstance(value, dict) else ():
             pair = (event.get("source"), event.get("type")) if isinstance(event, dict) else (None, event)
+            given.add(pair)
             yield from module.locals[name].expect(pair in _EVENTS, str(key), pair, f"one of {known}")
+    for source, kind in sorted(_EVENTS - given):
+        said = sorted(str(each) for _, each in given)
+        yield rule.problem("events", said, f"{source}: {kind}, too: nobody else tells Karpenter")

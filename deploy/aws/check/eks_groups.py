@@ -111,8 +111,15 @@ def groups_of(module: Module, sizes: Sizes) -> list[Group]:
         name = block.name.split(".")[1]
         maxima = (int(most),) * len(known)
         labels = dict(body.get("labels", {}))
-        made.append(Group(block.place, name, labels, taints, known, maxima, markets, choices))
+        hops = _hop_limit(module, str(body.get("launch_template", [{}])[0].get("id")))
+        made.append(Group(block.place, name, labels, taints, known, maxima, markets, choices, hops))
     return made
+
+
+def _hop_limit(module: Module, template: str) -> int:
+    found = re.search(r"aws_launch_template\.\w+", template)
+    body = module.resources[found[0]].body if found and found[0] in module.resources else {}
+    return int(body.get("metadata_options", [{}])[0].get("http_put_response_hop_limit", 1))
 
 
 def check_autoscaler(values: Mapping[str, Any]) -> Iterator[Problem]:

@@ -27,6 +27,7 @@ from deploy.aws.check import (
     rendering,
     schemas,
     termination,
+    wiring,
 )
 from deploy.aws.check.hcl import Module, read
 from deploy.aws.check.machines import Group
@@ -161,7 +162,10 @@ class Check:
     def opentofu(self) -> None:
         """OpenTofu's files against the provider's schema, what they refer to, and what they allow."""
         checks: tuple[Callable[[Tree, Mapping[Path, Module]], Iterable[Problem]], ...]
-        checks = (provider.check, arguments.check, references.check, iam.check, buckets.check)
+        checks = (
+            *(provider.check, arguments.check, references.check, wiring.check),
+            *(iam.check, buckets.check),
+        )
         for check in checks:
             self._add(Place("opentofu"), False, partial(check, self.tree, self.modules))
         printing = {name: self.module(name) for name in ("eks-karpenter", "eks-node-groups")}

@@ -143,6 +143,17 @@ def _enough(place: Place, given: list[Statement], needed: Mapping[str, Any] | No
         missing = sorted({*needed["resources"].get(action, ())} - allowed.get(action, set()))
         words = f"…:{', '.join(missing)}/…, too, for {action}"
         yield from place.expect(not missing, "resources", sorted(allowed.get(action, ())), words)
+    for action, resources in needed.get("with TLS only", {}).items():
+        holds = any(
+            statement.effect == "Deny"
+            and action in statement.actions
+            and {*resources} <= {*statement.resources}
+            and ("*", "*") in statement.principals
+            and statement.conditions == {"aws:SecureTransport": ("Bool", ("false",))}
+            for statement in given
+        )
+        words = f"one that denies {action} on {', '.join(resources)} to all without TLS: {needed['source']}"
+        yield from place.expect(holds, "statements", [statement.key for statement in given], words)
 
 
 def _judge(statement: Statement, facts: Facts) -> Iterator[Problem]:
@@ -245,9 +256,10 @@ def _passes(statement: Statement) -> Iterator[Problem]:
         words = "one role's ARN: who may pass any role is as mighty as the mightiest"
         named = re.fullmatch(r"\$\{aws_iam_role\.\w+\.arn\}|arn:.+:role/[^*]+", resource)
         yield from place.expect(named is not None, f"{key}: resources", resource, words)
-    words = "iam:PassedToService among them, for iam:PassRole"
-    holds = "iam:PassedToService" in statement.conditions
-    yield from place.expect(holds, f"{key}: condition", sorted(statement.conditions), words)
+    variable, wanted = "iam:PassedToService", ("StringEquals", ("ec2.amazonaws.com",))
+    words = f"{variable} {wanted[0]} {wanted[1][0]}, for iam:PassRole: the role is for machines"
+    holds = statement.conditions.get(variable) == wanted
+    yield from place.expect(holds, f"{key}: condition", dict(statement.conditions), words)
 
 
 def _attached(block: Block, facts: Facts) -> Iterator[Problem]:

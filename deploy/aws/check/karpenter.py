@@ -202,6 +202,13 @@ def _required(template: Document) -> dict[str, list[str]]:
 def groups_of(documents: Sequence[Document], sizes: Sizes) -> list[Group]:
     """The NodePools, as workers' pools see them."""
     made = []
+    hop_limits = {
+        document["metadata"]["name"]: document["spec"]
+        .get("metadataOptions", {})
+        .get("httpPutResponseHopLimit", 1)
+        for document in documents
+        if document["kind"] == "EC2NodeClass"
+    }
     for document in documents:
         if document["kind"] != "NodePool":
             continue
@@ -226,5 +233,6 @@ def groups_of(documents: Sequence[Document], sizes: Sizes) -> list[Group]:
         markets = tuple(required.get(CAPACITY, [SPOT, ON_DEMAND]))
         choices = {key: tuple(values) for key, values in required.items()} | {CAPACITY: markets}
         place = Place(_FILES["NodePool"], f"NodePool {name}")
-        made.append(Group(place, name, labels, taints, known, maxima, markets, choices))
+        hops = hop_limits.get(template.get("nodeClassRef", {}).get("name"), 1)
+        made.append(Group(place, name, labels, taints, known, maxima, markets, choices, hops))
     return made

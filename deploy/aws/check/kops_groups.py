@@ -241,8 +241,9 @@ def groups_of(file: str, groups: Sequence[Document], sizes: Sizes) -> list[Group
         maxima = (int(spec.get("maxSize") or 0),) * len(known)
         name = group["metadata"]["name"]
         labels = dict(spec.get("nodeLabels", {}))
+        hops = spec.get("instanceMetadata", {}).get("httpPutResponseHopLimit", 1)
         made.append(
-            Group(placed(file, group), name, labels, taints, known, maxima, *_markets(spec)),
+            Group(placed(file, group), name, labels, taints, known, maxima, *_markets(spec), hops),
         )
     return made
 

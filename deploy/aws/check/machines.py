@@ -66,6 +66,8 @@ class Group:
         :data:`SPOT`, whose machines may be taken away on two minutes' notice, :data:`ON_DEMAND`, or both.
     choices
         Labels besides `labels`, each with the values that it may have.
+    hop_limit
+        Of its machines' metadata: from 2 on they answer pods.
     """
 
     place: Place
@@ -76,6 +78,7 @@ class Group:
     maxima: tuple[int, ...]
     markets: tuple[str, ...]
     choices: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    hop_limit: int = 1
 
     @property
     def spot(self) -> bool:

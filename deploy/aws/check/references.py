@@ -36,7 +36,7 @@ _TABLE = "schema/opentofu.json"
 
 
 def check(tree: Tree, modules: Mapping[Path, Module]) -> Iterator[Problem]:
-    """Undefined references, and variables and locals that nothing uses."""
+    """Undefined references, and variables, locals and data that nothing uses."""
     functions = set(json.loads(tree.text(_TABLE))["functions"])
     attributes = {
         name: {*facts["attributes"], *facts["arguments"]}
@@ -56,11 +56,13 @@ def check(tree: Tree, modules: Mapping[Path, Module]) -> Iterator[Problem]:
                 words = f"a function of OpenTofu's in {_TABLE}; if it is none of a misspelling, add it"
                 yield from place.expect(name in functions or key == "type", key, f"{name}(…)", words)
             for found in _REFERENCE.finditer(code(text)):
-                used.add(f"{found[1]}.{found[2]}")
+                used |= {f"{found[1]}.{found[2]}", f"{found[1]}.{found[2]}.{found[3]}"}
                 yield from _resolve(place, key, found, module, modules, attributes)
         yield from _counts(module, modules)
-        for name, variable in module.variables.items():
-            yield from variable.place.expect(f"var.{name}" in used, "use", name, "somewhere in the module")
+        for root, blocks in (("var", module.variables), ("data", module.data)):
+            for name, block in blocks.items():
+                holds = f"{root}.{name}" in used
+                yield from block.place.expect(holds, "use", name, "somewhere in the module")
         for name, place in module.locals.items():
             yield from place.expect(f"local.{name}" in used, "use", name, "somewhere in the module")
 
