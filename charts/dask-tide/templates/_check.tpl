@@ -35,8 +35,20 @@
     {{- end }}
   {{- end }}
 {{- end }}
-{{- if and (.Values.tide | default dict).options (not .Values.nodes.read) }}
-  {{- if .Values.tide.options.prices }}
+{{- $tide := .Values.tide | default dict }}
+{{- /* Defaults as in src/dask_tide/tide.yaml. */ -}}
+{{- $backoffs := merge (dict) ($tide.start | default dict) (dict "backoff" "500ms" "backoff-maximum" "1m") }}
+{{- if gt (include "dask-tide.seconds" $backoffs.backoff | float64) (include "dask-tide.seconds" (get $backoffs "backoff-maximum") | float64) }}
+  {{- fail (printf "tide.start.backoff-maximum: got %v, expected at least tide.start.backoff, which is %v" (get $backoffs "backoff-maximum") $backoffs.backoff) }}
+{{- end }}
+{{- $maximum := ($tide.limits | default dict).maximum }}
+{{- $minimum := 0 }}
+{{- range $pool := $pools }}{{ $minimum = add $minimum (int $pool.minimum) }}{{ end }}
+{{- if and (not (kindIs "invalid" $maximum)) (lt (int $maximum) (int $minimum)) }}
+  {{- fail (printf "tide.limits.maximum: got %d, expected at least %d, the sum of the pools' minimums" (int $maximum) (int $minimum)) }}
+{{- end }}
+{{- if and $tide.options (not .Values.nodes.read) }}
+  {{- if $tide.options.prices }}
     {{- fail "tide.options.prices: expected nothing without nodes.read=true, as nodes say of which type they are" }}
   {{- end }}
 {{- end }}
@@ -44,5 +56,17 @@
   {{- if and .enabled (eq .source "secret") (not .secretName) }}
     {{- fail "security.tls.secretName: expected the name of a Secret, since security.tls.source is secret" }}
   {{- end }}
+{{- end }}
+{{- end }}
+
+{{- /* Seconds of a duration as Dask has them; of one that the schema has passed. */ -}}
+{{- define "dask-tide.seconds" -}}
+{{- if kindIs "string" . -}}
+  {{- $sizes := dict "ns" 1e-9 "us" 1e-6 "ms" 1e-3 "" 1 "s" 1 "m" 60 "h" 3600 "d" 86400 "w" 604800 }}
+  {{- $long := dict "nanosecond" "ns" "microsecond" "us" "millisecond" "ms" "second" "s" "minute" "m" "hour" "h" "day" "d" "week" "w" }}
+  {{- $unit := regexFind "[a-z]*$" (lower . | trim) }}
+  {{- mulf (regexFind "[0-9.]+" .) (get $sizes (get $long (trimSuffix "s" $unit) | default $unit)) }}
+{{- else -}}
+  {{- . }}
 {{- end }}
 {{- end }}
