@@ -390,6 +390,28 @@ def test_the_notebooks_token_is_kept_over_upgrades(helm: Helm) -> None:
     assert helm.secret("r-notebook")["token"] == token
 
 
+def test_another_token_restarts_the_notebook_server(helm: Helm) -> None:
+    """The Secret was changed, and who knew the old token was let in as long as the pod lived."""
+
+    def seen() -> tuple[str, str]:
+        template = helm.get("deployment", "r-notebook")["spec"]["template"]
+        return helm.secret("r-notebook")["token"], template["metadata"]["annotations"]["checksum/token"]
+
+    helm.install("r", {"notebook": {"enabled": True}})
+    first = seen()
+    helm.upgrade("r", {"notebook": {"enabled": True}, "tide": {"interval": "1s"}})
+    assert seen() == first
+    helm.upgrade("r", {}, "--reuse-values", "--set", "notebook.token=new")
+    second = seen()
+    assert second[0] == "new"
+    assert second[1] != first[1]
+    # As after an accident: a new one, and the server has it.
+    helm.kubectl("delete", "secret", "r-notebook")
+    helm.upgrade("r", {"notebook": {"enabled": True}})
+    assert len({pair[0] for pair in (first, second, seen())}) == 3
+    assert len({pair[1] for pair in (first, second, seen())}) == 3
+
+
 # Rights
 
 

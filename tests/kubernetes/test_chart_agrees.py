@@ -219,6 +219,9 @@ CASES: dict[str, dict[str, Any]] = {
     "TLS rotated": {"security": {"tls": {"rotate": 20261123, "validityDays": 10}}},
     "notebook": {"notebook": {"enabled": True}},
     "notebook with a secret": {"notebook": {"enabled": True, "existingSecret": "mine"}},
+    "notebook with a checksum of one's own": {
+        "notebook": {"enabled": True, "token": "é", "podAnnotations": {"checksum/token": "x"}}
+    },
     "no network policies": {"networkPolicy": {"enabled": False}},
     "workers shut in": {"networkPolicy": {"egress": []}, "ingress": {"enabled": True}},
     "metrics": {"serviceMonitor": {"enabled": True}},

@@ -414,6 +414,15 @@ def test_the_notebooks_token_is_given_chosen_or_random():
     assert ("Secret", "r-notebook") not in named
 
 
+def test_another_token_restarts_the_notebook_server():
+    def annotations(**notebook):
+        made = objects({"notebook": {"enabled": True, "podAnnotations": {"checksum/token": "x"}, **notebook}})
+        return made["Deployment", "r-notebook"]["spec"]["template"]["metadata"]["annotations"]
+
+    assert annotations(token="old") == annotations(token="old") != annotations(token="new")
+    assert annotations(existingSecret="mine") == annotations(existingSecret="mine", token="new")
+
+
 # What the scheduler would refuse
 
 

@@ -160,7 +160,9 @@ def make_pool(release: Release, name: str) -> Manifest:
 def make_notebook(release: Release) -> Manifest:
     """Deployment of the notebook server."""
     values = release.values["notebook"]
-    annotations = values.get("podAnnotations") or {}
+    # The server reads its token at the start only. What a Secret of somebody else's holds is not known here.
+    checksum = {} if values.get("existingSecret") else {"checksum/token": digest(release.token)}
+    annotations = {**(values.get("podAnnotations") or {}), **checksum}
     return _make_deployment(release, "notebook", values, annotations, make_notebook_spec(release))
 
 
