@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import yaml
 from click.testing import CliRunner
+from crontimes import NO_TIMES, NO_ZONES, TIMES, ZONES
 from releases import CHART, HelmError
 from releases import helm as run_helm
 
@@ -297,6 +298,24 @@ def test_a_buffer_by_the_clock_keeps_its_number_over_an_upgrade(helm: Helm) -> N
     helm.kubectl("scale", "deployment", "r-gpu-buffer", "--replicas=5")
     helm.upgrade("r", {**TWO_POOLS, "buffer": BUFFER, "image": {"tag": "new"}})
     assert replicas() == {"r-cpu-buffer": 2, "r-gpu-buffer": 5}
+
+
+def test_the_api_server_takes_the_times_that_the_chart_takes_and_no_others(plane: Plane, helm: Helm) -> None:
+    job = next(
+        one
+        for one in manifests("r", helm.namespace, {**TWO_POOLS, "buffer": BUFFER})
+        if one["kind"] == "CronJob"
+    )
+    api = Api(plane.kubeconfig)
+
+    def refused(**spec: str) -> bool:
+        path = f"/apis/batch/v1/namespaces/{helm.namespace}/cronjobs{DRY}"
+        return bool(refusal(partial(api, "POST", path, {**job, "spec": {**job["spec"], **spec}})))
+
+    assert [at for at in TIMES if refused(schedule=at)] == []
+    assert [at for at in NO_TIMES if not refused(schedule=at)] == []
+    assert [zone for zone in ZONES if refused(timeZone=zone)] == []
+    assert [zone for zone in NO_ZONES if not refused(timeZone=zone)] == []
 
 
 def test_the_longest_names_make_names_of_pods(helm: Helm) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
+from crontimes import NO_TIMES, NO_ZONES, TIMES, ZONES
 
 from dask_tide.errors import ConfigError
 from dask_tide.providers.kubernetes.manifests import Certificates, manifests
@@ -257,6 +258,14 @@ CASES: dict[str, dict[str, Any]] = {
             },
         },
     },
+    "times of all kinds": {
+        "buffer": {"pools": {"default": {"schedule": [{"at": at, "units": 1} for at in TIMES]}}}
+    },
+    "the same times elsewhere": {
+        "buffer": {
+            "pools": {"default": {"schedule": [EVENING, *({**EVENING, "timeZone": zone} for zone in ZONES)]}}
+        }
+    },
     "a backoff as long as it becomes": {"tide": {"start": {"backoff": 60}}},
     "a backoff that stays": {"tide": {"start": {"backoff-maximum": "0.5"}}},
     "nulls": {
@@ -342,6 +351,27 @@ MISTAKES: list[tuple[str, dict[str, Any], str]] = [
     ("r", {"buffer": {"pools": {"default": {"schedule": [{"at": "0 8 * *", "units": 1}]}}}}, "at"),
     ("r", {"buffer": {"pools": {"default": {"schedule": [{"units": 1}]}}}}, "at"),
     ("r", {"buffer": {"pools": {"default": {"schedule": [EVENING, {**EVENING, "units": 9}]}}}}, "differ"),
+    *(
+        (
+            "r",
+            {"buffer": {"pools": {"default": {"schedule": [{"at": at, "units": 1}]}}}},
+            "buffer.pools.default.schedule",
+        )
+        for at in NO_TIMES
+    ),
+    *(
+        (
+            "r",
+            {"buffer": {"pools": {"default": {"schedule": [{**EVENING, "timeZone": zone}]}}}},
+            "as timeZone",
+        )
+        for zone in NO_ZONES
+    ),
+    (
+        "r",
+        {"buffer": {"pools": {"default": {"schedule": [EVENING, {"at": "0  18 * * *", "units": 9}]}}}},
+        "differ",
+    ),
     ("r", {"buffer": {"priority": 0}}, "priority"),
     ("r", {"buffer": {"priority": -11}}, "priority"),
     ("r", {"priorityClasses": {"buffer": {"value": 1}}}, "buffer"),

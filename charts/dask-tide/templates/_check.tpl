@@ -21,7 +21,17 @@
   {{- end }}
   {{- $times := dict }}
   {{- range $entry := $buffer.schedule }}
-    {{- $time := printf "%s %s" $entry.at ($entry.timeZone | default "Etc/UTC") }}
+    {{- $zone := $entry.timeZone | default "Etc/UTC" }}
+    {{- if eq (include "dask-tide.isNoZone" $zone) "true" }}
+      {{- fail (printf "buffer.pools.%s.schedule: got %q as timeZone, expected the name of one, such as Europe/Berlin" $name $zone) }}
+    {{- end }}
+    {{- range regexFindAll "[0-9a-z]+-[0-9a-z]+" (lower $entry.at) -1 }}
+      {{- $ends := splitList "-" . }}
+      {{- if gt (include "dask-tide.cronNumber" (first $ends) | int) (include "dask-tide.cronNumber" (last $ends) | int) }}
+        {{- fail (printf "buffer.pools.%s.schedule: got %q in %q, expected ranges that end after they begin" $name . $entry.at) }}
+      {{- end }}
+    {{- end }}
+    {{- $time := printf "%s %s" (regexReplaceAll " +" (trim $entry.at) " ") $zone }}
     {{- if hasKey $times $time }}
       {{- fail (printf "buffer.pools.%s.schedule: got %q twice, expected times that differ" $name $time) }}
     {{- end }}
@@ -69,4 +79,20 @@
 {{- else -}}
   {{- . }}
 {{- end }}
+{{- end }}
+
+{{- /* What a number, a month or a weekday of a CronJob's time comes to. */ -}}
+{{- define "dask-tide.cronNumber" -}}
+{{- $names := dict "mon" 1 "tue" 2 "wed" 3 "thu" 4 "fri" 5 "sat" 6 }}
+{{- range $index, $name := splitList " " "jan feb mar apr may jun jul aug sep oct nov dec" }}{{ $_ := set $names $name (add1 $index) }}{{ end }}
+{{- get $names . | default (atoi .) }}
+{{- end }}
+
+{{- /*
+  Whether there is no such time zone. `dateInZone` takes UTC for what it does not know; on a machine without a database of
+  time zones, that is all of them, and the API server will tell.
+*/ -}}
+{{- define "dask-tide.isNoZone" -}}
+{{- $known := ne (dateInZone "MST" now "Europe/Berlin") "UTC" }}
+{{- and $known (eq (dateInZone "MST" now .) "UTC") (not (regexMatch "^(.+/)?(UTC|UCT|Universal|Zulu)$" .)) }}
 {{- end }}
