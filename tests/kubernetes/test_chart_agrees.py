@@ -236,8 +236,8 @@ CASES: dict[str, dict[str, Any]] = {
     "what the scheduler takes at its limits": {
         "nodes": {"read": True},
         "pools": {
-            "a": {"bootTime": "1 ns", "minimum": 2},
-            "b": {"bootTime": 0.5, "minimum": 1},
+            "a": {"bootTime": "1 ns", "minimum": 2, "memory": "1Mi"},
+            "b": {"bootTime": 0.5, "minimum": 1, "memory": "0.001Gi"},
             "c": {"bootTime": None},
         },
         "tide": {
@@ -320,6 +320,7 @@ CRASHES: dict[str, list[Any]] = {
     "tide.options.machine-within": [None, "auto", "1 parsec"],
     "tide.options.unschedulable-after": [None, -1],
     "tide.options.prices.a": [-1, "1", None],
+    "pools.cpu.memory": ["1M", "0.9Mi", "0.0001Gi"],
     "pools.cpu.bootTime": ["0s", "3 foo", 0, "auto"],
 }
 

@@ -10,6 +10,12 @@
   {{- if gt (int $pool.minimum) (int $pool.maximum) }}
     {{- fail (printf "pools.%s.minimum: got %d, expected at most maximum, which is %d" $name (int $pool.minimum) (int $pool.maximum)) }}
   {{- end }}
+  {{- $unit := regexFind "[MGT]i?$" $pool.memory }}
+  {{- $sizes := dict "M" 1e6 "G" 1e9 "T" 1e12 "Mi" 1048576 "Gi" 1073741824 "Ti" 1099511627776 }}
+  {{- $memory := mulf (trimSuffix $unit $pool.memory) (get $sizes $unit) }}
+  {{- if and (gt $memory 0.0) (lt $memory 1048576.0) }}
+    {{- fail (printf "pools.%s.memory: got %s, expected at least 1Mi" $name $pool.memory) }}
+  {{- end }}
 {{- end }}
 {{- $pools := include "dask-tide.pools" . | fromJson }}
 {{- range $name, $buffer := include "dask-tide.buffers" . | fromJson }}
