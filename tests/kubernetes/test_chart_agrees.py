@@ -338,6 +338,7 @@ MISTAKES: list[tuple[str, dict[str, Any], str]] = [
     ("r", {"pools": {"cpu": {"maximun": 4}}}, "maximun"),
     ("r", {"scheduler": {"service": {"typ": "ClusterIP"}}}, "typ"),
     ("r", {"pools": {"cpu": {"memory": "4"}}}, "memory"),
+    ("r", {"serviceMonitor": {"interval": "30s\n"}}, "serviceMonitor.interval"),
     ("r", {"pools": {"cpu": {"threads": 0}}}, "threads"),
     ("r", {"pools": {"a_b": {}}}, "a_b"),
     ("r", {"pools": {"a" * 21: {}}}, "20 characters"),

@@ -216,7 +216,9 @@ def _text(name: str) -> str:
 def _validator() -> Validator:
     import jsonschema
 
-    return jsonschema.Draft7Validator(json.loads(_text("values.schema.json")))
+    # Go's `$` is the very end of a text; Python's stands before a last line feed as well.
+    schema = _text("values.schema.json").replace('$"', r'\\Z"')
+    return jsonschema.Draft7Validator(json.loads(schema))
 
 
 def _explain(error: ValidationError) -> ConfigError:
