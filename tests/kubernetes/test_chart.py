@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import yaml
 from click.testing import CliRunner
+from crontimes import NO_TIMES, NO_ZONES, TIMES, ZONES
 from releases import CHART, HelmError
 from releases import helm as run_helm
 
@@ -299,6 +300,24 @@ def test_a_buffer_by_the_clock_keeps_its_number_over_an_upgrade(helm: Helm) -> N
     assert replicas() == {"r-cpu-buffer": 2, "r-gpu-buffer": 5}
 
 
+def test_the_api_server_takes_the_times_that_the_chart_takes_and_no_others(plane: Plane, helm: Helm) -> None:
+    job = next(
+        one
+        for one in manifests("r", helm.namespace, {**TWO_POOLS, "buffer": BUFFER})
+        if one["kind"] == "CronJob"
+    )
+    api = Api(plane.kubeconfig)
+
+    def refused(**spec: str) -> bool:
+        path = f"/apis/batch/v1/namespaces/{helm.namespace}/cronjobs{DRY}"
+        return bool(refusal(partial(api, "POST", path, {**job, "spec": {**job["spec"], **spec}})))
+
+    assert [at for at in TIMES if refused(schedule=at)] == []
+    assert [at for at in NO_TIMES if not refused(schedule=at)] == []
+    assert [zone for zone in ZONES if refused(timeZone=zone)] == []
+    assert [zone for zone in NO_ZONES if not refused(timeZone=zone)] == []
+
+
 def test_the_longest_names_make_names_of_pods(helm: Helm) -> None:
     name, pool = "r" * 36, "p" * 20
     buffer = {"pools": {pool: {"schedule": [{"at": "0 8 * * *", "units": 1}]}}}
@@ -388,6 +407,28 @@ def test_the_notebooks_token_is_kept_over_upgrades(helm: Helm) -> None:
     assert len(token) >= 32
     helm.upgrade("r", {"notebook": {"enabled": True}, "tide": {"interval": "1s"}})
     assert helm.secret("r-notebook")["token"] == token
+
+
+def test_another_token_restarts_the_notebook_server(helm: Helm) -> None:
+    """The Secret was changed, and who knew the old token was let in as long as the pod lived."""
+
+    def seen() -> tuple[str, str]:
+        template = helm.get("deployment", "r-notebook")["spec"]["template"]
+        return helm.secret("r-notebook")["token"], template["metadata"]["annotations"]["checksum/token"]
+
+    helm.install("r", {"notebook": {"enabled": True}})
+    first = seen()
+    helm.upgrade("r", {"notebook": {"enabled": True}, "tide": {"interval": "1s"}})
+    assert seen() == first
+    helm.upgrade("r", {}, "--reuse-values", "--set", "notebook.token=new")
+    second = seen()
+    assert second[0] == "new"
+    assert second[1] != first[1]
+    # As after an accident: a new one, and the server has it.
+    helm.kubectl("delete", "secret", "r-notebook")
+    helm.upgrade("r", {"notebook": {"enabled": True}})
+    assert len({pair[0] for pair in (first, second, seen())}) == 3
+    assert len({pair[1] for pair in (first, second, seen())}) == 3
 
 
 # Rights

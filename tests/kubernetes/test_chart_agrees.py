@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
+from crontimes import NO_TIMES, NO_ZONES, TIMES, ZONES
 
 from dask_tide.errors import ConfigError
 from dask_tide.providers.kubernetes.manifests import Certificates, manifests
@@ -219,6 +220,9 @@ CASES: dict[str, dict[str, Any]] = {
     "TLS rotated": {"security": {"tls": {"rotate": 20261123, "validityDays": 10}}},
     "notebook": {"notebook": {"enabled": True}},
     "notebook with a secret": {"notebook": {"enabled": True, "existingSecret": "mine"}},
+    "notebook with a checksum of one's own": {
+        "notebook": {"enabled": True, "token": "é", "podAnnotations": {"checksum/token": "x"}}
+    },
     "no network policies": {"networkPolicy": {"enabled": False}},
     "workers shut in": {"networkPolicy": {"egress": []}, "ingress": {"enabled": True}},
     "metrics": {"serviceMonitor": {"enabled": True}},
@@ -229,6 +233,41 @@ CASES: dict[str, dict[str, Any]] = {
     },
     "a larger volume of the same kind": {"poolDefaults": {"scratch": {"emptyDir": {"sizeLimit": "9Gi"}}}},
     "another priority of placeholders": {"buffer": {"priority": -3, "pools": {"default": {"units": 1}}}},
+    "what the scheduler takes at its limits": {
+        "nodes": {"read": True},
+        "pools": {
+            "a": {"bootTime": "1 ns", "minimum": 2, "memory": "1Mi"},
+            "b": {"bootTime": 0.5, "minimum": 1, "memory": "0.001Gi"},
+            "c": {"bootTime": None},
+        },
+        "tide": {
+            "interval": " 250 MS ",
+            "forecast": {"prior": "auto"},
+            "release": {"keep": "0s", "idle-timeout": 0, "machine-idle": None, "tail": "1.5 Minutes"},
+            "interruption": {"interval": "2us"},
+            "start": {"timeout": "1.w", "backoff": "60000 milliseconds", "backoff-maximum": "1 minute"},
+            "limits": {"maximum": 3},
+            "drain": {"timeout": "10"},
+            "folder": "/data",
+            "journal": {"path": None, "max-bytes": "0.5 kiB", "files": 1},
+            "idle-shutdown": "0.5 days",
+            "options": {
+                "prices": {"a": 0, "a/b": 1, "a*/?/c": 2},
+                "unschedulable-after": 0,
+                "machine-within": "0h",
+            },
+        },
+    },
+    "times of all kinds": {
+        "buffer": {"pools": {"default": {"schedule": [{"at": at, "units": 1} for at in TIMES]}}}
+    },
+    "the same times elsewhere": {
+        "buffer": {
+            "pools": {"default": {"schedule": [EVENING, *({**EVENING, "timeZone": zone} for zone in ZONES)]}}
+        }
+    },
+    "a backoff as long as it becomes": {"tide": {"start": {"backoff": 60}}},
+    "a backoff that stays": {"tide": {"start": {"backoff-maximum": "0.5"}}},
     "nulls": {
         "image": {"tag": None},
         "pools": None,
@@ -245,11 +284,61 @@ LOW_WORKERS = {
     "poolDefaults": {"priorityClassName": "low"},
     "priorityClasses": {"low": {"value": -10}},
 }
+#: The scheduler would end with exit code 2, again and again, and an upgrade has ended the one that ran.
+#: (But for ".5s", which Dask takes for 1.5 s.)
+CRASHES: dict[str, list[Any]] = {
+    "tide.interval": [
+        "5 parsecs",
+        "",
+        "s",
+        "1 2 min",
+        ".5s",
+        "-1s",
+        "0 s",
+        "0.00",
+        0,
+        -1,
+        None,
+        "auto",
+        "1e400",
+    ],
+    "tide.forecast.prior": [None, "AUTO", "5 parsecs", -1],
+    "tide.release.keep": [None, "1s auto"],
+    "tide.release.tail": [None, "auto"],
+    "tide.release.machine-idle": ["auto", "1 ss"],
+    "tide.interruption.interval": [None, "0s"],
+    "tide.drain.timeout": [None, "auto", "0s"],
+    "tide.start.timeout": [None, 0],
+    "tide.start.backoff": [None, "0s"],
+    "tide.start.backoff-maximum": [None, "499 ms", 0.4],
+    "tide.idle-shutdown": ["auto", "0s", 0],
+    "tide.limits.maximum": [-1, "2"],
+    "tide.folder": [3, ""],
+    "tide.journal.path": [3, ""],
+    "tide.journal.max-bytes": [None, 0, 0.5, "much", "0", "0.9", "0 GiB", "20 MiBs"],
+    "tide.journal.files": [None, 0, 1.5, "2"],
+    "tide.options.machine-within": [None, "auto", "1 parsec"],
+    "tide.options.unschedulable-after": [None, -1],
+    "tide.options.prices.a": [-1, "1", None],
+    "pools.cpu.memory": ["1M", "0.9Mi", "0.0001Gi"],
+    "pools.cpu.bootTime": ["0s", "3 foo", 0, "auto"],
+}
+
+
+def nested(key: str, value: object) -> dict[str, Any]:
+    """Values with this one alone."""
+    for part in reversed(key.split(".")):
+        value = {part: value}
+    assert isinstance(value, dict)
+    return value | {"nodes": {"read": True}}
+
+
 MISTAKES: list[tuple[str, dict[str, Any], str]] = [
     ("r", {"polls": {}}, "polls"),
     ("r", {"pools": {"cpu": {"maximun": 4}}}, "maximun"),
     ("r", {"scheduler": {"service": {"typ": "ClusterIP"}}}, "typ"),
     ("r", {"pools": {"cpu": {"memory": "4"}}}, "memory"),
+    ("r", {"serviceMonitor": {"interval": "30s\n"}}, "serviceMonitor.interval"),
     ("r", {"pools": {"cpu": {"threads": 0}}}, "threads"),
     ("r", {"pools": {"a_b": {}}}, "a_b"),
     ("r", {"pools": {"a" * 21: {}}}, "20 characters"),
@@ -264,6 +353,27 @@ MISTAKES: list[tuple[str, dict[str, Any], str]] = [
     ("r", {"buffer": {"pools": {"default": {"schedule": [{"at": "0 8 * *", "units": 1}]}}}}, "at"),
     ("r", {"buffer": {"pools": {"default": {"schedule": [{"units": 1}]}}}}, "at"),
     ("r", {"buffer": {"pools": {"default": {"schedule": [EVENING, {**EVENING, "units": 9}]}}}}, "differ"),
+    *(
+        (
+            "r",
+            {"buffer": {"pools": {"default": {"schedule": [{"at": at, "units": 1}]}}}},
+            "buffer.pools.default.schedule",
+        )
+        for at in NO_TIMES
+    ),
+    *(
+        (
+            "r",
+            {"buffer": {"pools": {"default": {"schedule": [{**EVENING, "timeZone": zone}]}}}},
+            "as timeZone",
+        )
+        for zone in NO_ZONES
+    ),
+    (
+        "r",
+        {"buffer": {"pools": {"default": {"schedule": [EVENING, {"at": "0  18 * * *", "units": 9}]}}}},
+        "differ",
+    ),
     ("r", {"buffer": {"priority": 0}}, "priority"),
     ("r", {"buffer": {"priority": -11}}, "priority"),
     ("r", {"priorityClasses": {"buffer": {"value": 1}}}, "buffer"),
@@ -277,6 +387,11 @@ MISTAKES: list[tuple[str, dict[str, Any], str]] = [
     ("r", {"tide": {"options": {"namespace": "ns"}}}, "namespace"),
     ("r", {"security": {"tls": {"validityDays": 10_000_000}}}, "validityDays"),
     ("r", {"tide": {"provider": "local"}}, "provider"),
+    *(("r", nested(key, wrong), key) for key, all_wrong in CRASHES.items() for wrong in all_wrong),
+    ("r", nested("tide.options.prices", {"a/b/c/d": 1}), "a/b/c/d"),
+    ("r", nested("tide.options.prices", {"/a": 1}), "/a"),
+    ("r", {"tide": {"start": {"backoff": "2m"}}}, "tide.start.backoff-maximum"),
+    ("r", {"tide": {"limits": {"maximum": 1}}, "poolDefaults": {"minimum": 2}}, "tide.limits.maximum"),
     ("0r", {}, "beginning with a letter"),
     ("r" * 37, {}, "36 characters"),
 ]
@@ -407,7 +522,8 @@ def test_chart_and_python_refuse_the_same(
 ) -> None:
     rendered = template(name, values, tmp_path)
     assert rendered.returncode != 0
-    assert named in rendered.stderr
+    # The schema's errors have paths with slashes.
+    assert named in rendered.stderr or named.replace(".", "/") in rendered.stderr
     with pytest.raises(ConfigError, match=named):
         manifests(name, "ns", parse((tmp_path / "values.yaml").read_text()))
 

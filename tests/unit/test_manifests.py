@@ -55,9 +55,11 @@ def test_pools_have_replicas_only_where_asked():
     assert objects(replicas=0)["ReplicaSet", "r-default"]["spec"]["replicas"] == 0
 
 
-def test_the_template_carries_the_digest_of_its_spec():
-    template = objects()["ReplicaSet", "r-default"]["spec"]["template"]
-    text = json.dumps(template["spec"], sort_keys=True, separators=(",", ":"))
+def test_the_template_carries_its_digest():
+    pool = {"podLabels": {"team": "t"}, "podAnnotations": {"a": "b", "karpenter.sh/do-not-disrupt": "false"}}
+    template = objects({"poolDefaults": pool})["ReplicaSet", "r-default"]["spec"]["template"]
+    digested = {"labels": {"team": "t"}, "annotations": {"a": "b"}, "spec": template["spec"]}
+    text = json.dumps(digested, sort_keys=True, separators=(",", ":"))
     expected = hashlib.sha256(text.encode()).hexdigest()[:10]
     assert template["metadata"]["labels"]["dask-tide/template"] == expected
 
@@ -74,6 +76,30 @@ def test_the_digest_is_not_changed_by_what_only_the_scheduler_does():
     before = objects(POOLS)
     after = objects({"pools": {**POOLS["pools"], "cpu": {"threads": 2, "maximum": 9, "price": 3}}})
     assert template_label(before, "r-cpu") == template_label(after, "r-cpu")
+
+
+@pytest.mark.parametrize("key", ["podLabels", "podAnnotations"])
+def test_other_labels_or_annotations_make_other_pods(key):
+    """Running workers kept the old ones, idle or not, and nobody said so."""
+    made = [
+        objects({"poolDefaults": {key: {"sidecar.istio.io/inject": value}}}) for value in ("true", "false")
+    ]
+    assert len({template_label(one) for one in [*made, objects()]}) == 3
+
+
+def test_marks_make_no_other_pods():
+    """The scheduler changes them on pods that run."""
+    spot = {"poolDefaults": {"spot": True}}
+    seen = objects({**spot, "nodes": {"read": True}})
+    marked = objects(
+        {"poolDefaults": {"spot": True, "podAnnotations": {"karpenter.sh/do-not-disrupt": "false"}}}
+    )
+    annotations = [
+        made["ReplicaSet", "r-default"]["spec"]["template"]["metadata"]["annotations"]
+        for made in (objects(spot), seen, marked)
+    ]
+    assert [one.get("karpenter.sh/do-not-disrupt") for one in annotations] == [None, "true", "false"]
+    assert template_label(objects(spot)) == template_label(seen) == template_label(marked)
 
 
 def test_other_certificates_make_other_pods():
@@ -412,6 +438,15 @@ def test_the_notebooks_token_is_given_chosen_or_random():
     assert token() != token()
     named = objects({"notebook": {"enabled": True, "existingSecret": "mine"}})
     assert ("Secret", "r-notebook") not in named
+
+
+def test_another_token_restarts_the_notebook_server():
+    def annotations(**notebook):
+        made = objects({"notebook": {"enabled": True, "podAnnotations": {"checksum/token": "x"}, **notebook}})
+        return made["Deployment", "r-notebook"]["spec"]["template"]["metadata"]["annotations"]
+
+    assert annotations(token="old") == annotations(token="old") != annotations(token="new")
+    assert annotations(existingSecret="mine") == annotations(existingSecret="mine", token="new")
 
 
 # What the scheduler would refuse

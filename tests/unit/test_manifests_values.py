@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 import yaml
+from dask.utils import byte_sizes, timedelta_sizes
 
 from dask_tide import config
 from dask_tide.errors import ConfigError
 from dask_tide.providers.kubernetes.manifests import values as chart
 from dask_tide.providers.kubernetes.manifests.golang import compact, plain, pretty
 from dask_tide.providers.kubernetes.options import Options
-from dask_tide.schema import merge
+from dask_tide.schema import merge, seconds, size_bytes
 
 SCHEMA: dict[str, Any] = json.loads(chart._text("values.schema.json"))
 
@@ -255,6 +256,22 @@ def test_a_mistake_is_named_with_what_was_expected(given, key, value, expected):
 @pytest.mark.parametrize("priority", [-10, -1])
 def test_placeholders_are_below_workers_and_not_expendable(priority):
     assert chart.read({"buffer": {"priority": priority}})["buffer"]["priority"] == priority
+
+
+@pytest.mark.parametrize("unit", ["", *timedelta_sizes])
+def test_durations_have_dasks_units_and_no_others(unit):
+    for written in (f"2{unit}", f"2.5 {unit} "):
+        assert seconds(written) > 0
+        assert chart.read({"tide": {"interval": written}})["tide"]["interval"] == written
+    assert complaint({"tide": {"interval": f"2{unit}x"}}).key == "tide.interval"
+
+
+@pytest.mark.parametrize("unit", byte_sizes)
+def test_sizes_have_dasks_units_and_no_others(unit):
+    for written in (f"2{unit}", f"2.5 {unit.upper()} "):
+        assert size_bytes(written) > 0
+        assert chart.read({"tide": {"journal": {"max-bytes": written}}})
+    assert complaint({"tide": {"journal": {"max-bytes": f"2{unit}x"}}}).key == "tide.journal.max-bytes"
 
 
 def test_prices_reach_the_provider_that_checks_them():

@@ -9,7 +9,8 @@ from __future__ import annotations
 import functools
 import json
 import re
-from collections.abc import Mapping
+import zoneinfo
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,9 @@ __all__ = ["app_version", "buffers", "check_name", "defaults", "parse", "pools",
 #: As in :mod:`dask_tide.schema`: `<name>-<pool>-<5 letters>` must be the name of a pod, which has 63.
 _RELEASE = re.compile(r"[a-z]([a-z0-9-]{0,34}[a-z0-9])?")
 _POOL = re.compile(r"[a-z0-9]([a-z0-9-]{0,18}[a-z0-9])?")
+#: As cron has them; there is no month 0.
+_MONTHS = [*("", "jan", "feb", "mar", "apr", "may", "jun"), *("jul", "aug", "sep", "oct", "nov", "dec")]
+_WEEKDAYS = ["sun", "mon", "tue", "wed", "thu", "fri", "sat"]
 
 
 def read(given: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -77,10 +81,38 @@ def _check_buffers(values: Mapping[str, Any]) -> None:
             raise ConfigError(key, name, f"the name of a pool: {', '.join(known)}")
         if (buffer.get("units") is None) == (not times):
             raise ConfigError(key, buffer, "either units or a schedule")
-        at = [(entry["at"], entry.get("timeZone") or "Etc/UTC") for entry in times]
-        if len(set(at)) < len(at):
-            raise ConfigError(f"{key}.schedule", at, "times that differ")
+        _check_times(f"{key}.schedule", times)
         _check_priority(values, name, known[name].get("priorityClassName"))
+
+
+def _check_times(key: str, entries: Sequence[Mapping[str, Any]]) -> None:
+    """What the API server would refuse when half of the objects are there, and what would fight."""
+    times = [(" ".join(entry["at"].split()), entry.get("timeZone") or "Etc/UTC") for entry in entries]
+    for at, zone in times:
+        if not _is_zone(zone):
+            raise ConfigError(key, zone, "as timeZone the name of one, such as Europe/Berlin")
+        for low, high in re.findall(r"([0-9a-z]+)-([0-9a-z]+)", at.lower()):
+            if _cron_number(low) > _cron_number(high):
+                raise ConfigError(key, f"{low}-{high}", "ranges that end after they begin")
+    if len(set(times)) < len(times):
+        raise ConfigError(key, times, "times that differ")
+
+
+def _cron_number(text: str) -> int:
+    """What a number, a month or a weekday of a CronJob's time comes to."""
+    for names in (_MONTHS, _WEEKDAYS):
+        if text in names:
+            return names.index(text)
+    return int(text)
+
+
+def _is_zone(name: str) -> bool:
+    try:
+        zoneinfo.ZoneInfo(name)
+    except (KeyError, OSError, ValueError):
+        # On a machine without a database of time zones there are none; the API server will tell.
+        return not zoneinfo.available_timezones()
+    return True
 
 
 def _check_priority(values: Mapping[str, Any], pool: str, chosen: str | None) -> None:
@@ -184,7 +216,9 @@ def _text(name: str) -> str:
 def _validator() -> Validator:
     import jsonschema
 
-    return jsonschema.Draft7Validator(json.loads(_text("values.schema.json")))
+    # Go's `$` is the very end of a text; Python's stands before a last line feed as well.
+    schema = _text("values.schema.json").replace('$"', r'\\Z"')
+    return jsonschema.Draft7Validator(json.loads(schema))
 
 
 def _explain(error: ValidationError) -> ConfigError:

@@ -134,16 +134,19 @@ def make_service_monitor(release: Release) -> Manifest:
 def make_pool(release: Release, name: str) -> Manifest:
     """ReplicaSet of a pool.
 
-    Its template has the label ``dask-tide/template``, a digest of the pod's spec, which tells workers of
-    this template from those of an earlier one. It is not in the selector, which cannot change.
+    Its template has the label ``dask-tide/template``, a digest of the pod's spec, labels and annotations,
+    which tells workers of this template from those of an earlier one. It is not in the selector, which cannot
+    change. Marks do not count: they are the scheduler's to change on pods that run.
     """
     pool = release.pools[name]
     labels = release.labels("worker", name)
     spec = make_worker_spec(release, pool)
-    template_labels = {**pool["podLabels"], **labels, "dask-tide/template": digest(compact(spec))}
+    own = {key: value for key, value in pool["podLabels"].items() if key not in OWN_LABELS}
+    unmarked = {key: value for key, value in pool["podAnnotations"].items() if key not in PROTECTED}
+    stamp = digest(compact({"labels": own, "annotations": unmarked, "spec": spec}))
     template = {
         "metadata": {
-            "labels": template_labels,
+            "labels": {**own, **labels, "dask-tide/template": stamp},
             "annotations": {**_protected(release, pool), **pool["podAnnotations"]},
         },
         "spec": spec,
@@ -160,7 +163,9 @@ def make_pool(release: Release, name: str) -> Manifest:
 def make_notebook(release: Release) -> Manifest:
     """Deployment of the notebook server."""
     values = release.values["notebook"]
-    annotations = values.get("podAnnotations") or {}
+    # The server reads its token at the start only. What a Secret of somebody else's holds is not known here.
+    checksum = {} if values.get("existingSecret") else {"checksum/token": digest(release.token)}
+    annotations = {**(values.get("podAnnotations") or {}), **checksum}
     return _make_deployment(release, "notebook", values, annotations, make_notebook_spec(release))
 
 
