@@ -8,6 +8,7 @@ import time
 from dataclasses import replace
 
 import gates
+import msgspec
 import pytest
 from distributed import Scheduler
 from distributed.core import Status
@@ -388,3 +389,16 @@ async def test_of_several_workers_that_could_run_it_one_stays(harbour):
     await until(lambda: h.told("PINNED"), "one is kept")
     gates.let()
     await asyncio.wait_for(after, 30)
+
+
+async def test_a_restart_brings_back_workers_that_no_tick_has_seen_yet(harbour):
+    """Dask waits for as many as were registered, be it only just now."""
+    h = await harbour(**KEEP)
+    await h.scaled(2)
+    h.controller.adapt()
+    assert h.controller.snapshot is not None
+    # As the tick before had it; nothing is awaited from here on.
+    before = [msgspec.structs.replace(unit, phase=Phase.STARTING) for unit in h.controller.snapshot.units]
+    h.controller.snapshot = msgspec.structs.replace(h.controller.snapshot, units=tuple(before))
+    h.controller.tally.restart(h.scheduler)
+    assert h.controller.wishes.floor_of("default", h.controller.now_s()) == 2

@@ -21,7 +21,6 @@ from dask_tide.model import (
     Hold,
     Launch,
     Memory,
-    Phase,
     Pool,
     Release,
     Settings,
@@ -404,14 +403,18 @@ class Controller:
         """``client.restart`` waits for as many workers as there were; those without a nanny are gone."""
         if self.snapshot is None:
             return
-        known = {unit.name for unit in self.snapshot.units}
-        owned_by = zip(observe.owners(self.scheduler, known), self.scheduler.workers.values(), strict=True)
+        pool_of = {unit.name: unit.pool for unit in self.snapshot.units}
+        owners = observe.owners(self.scheduler, pool_of)
         # They would not exit before their running tasks have ended.
-        leaving = {unit for unit, ws in owned_by if unit and not ws.nanny}
+        leaving = {
+            unit
+            for unit, ws in zip(owners, self.scheduler.workers.values(), strict=True)
+            if unit and not ws.nanny
+        }
         for name in self.pools:
-            units = {u.name for u in self.snapshot.units if u.pool == name and u.phase is Phase.RUNNING}
-            if units:
-                self.wishes.hold(name, len(units), self.now_s() + _RESTART_S)
+            # The last tick may not have seen the newest ones register.
+            if there := {unit for unit in owners if pool_of.get(unit) == name}:
+                self.wishes.hold(name, len(there), self.now_s() + _RESTART_S)
             self.supply.give_back(
                 name, [u.name for u in self.snapshot.units if u.pool == name and u.name in leaving]
             )
