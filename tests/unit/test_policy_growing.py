@@ -56,6 +56,14 @@ def test_p08_then_twice_as_many():
     assert launched(decided(snapshot(**together(busy(4)), work=[few]))) == {"cpu": 4}
 
 
+def test_p08_what_is_assumed_of_tasks_is_no_evidence_that_they_are_long():
+    """Eight tasks that may take half a second each are done before anybody could come."""
+    world = snapshot(
+        pool(boot_s=4.0), **together(busy(2)), work=[work(ready=6, processing=2)], prior_s=0.5, worth=30.0
+    )
+    assert held(decided(world)) == Code.RAMP.name
+
+
 def test_p08_tasks_that_prove_long_are_evidence():
     """100 tasks, seen running for 3 s, are 300 s of work at least: enough for many starts of 5 s."""
     world = snapshot(

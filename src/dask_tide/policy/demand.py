@@ -51,6 +51,8 @@ class Demand:
         Units that those keep busy: an upper bound for any launch.
     work_s
         Their work, slot-seconds; of tasks never measured what they have proven so far, or the prior.
+    seen_s
+        The same without the prior.
     unmeasured
         Whether some of them have no duration yet.
     stranded
@@ -67,6 +69,7 @@ class Demand:
     runnable: int = 0
     slots: int = 0
     work_s: float = 0.0
+    seen_s: float = 0.0
     unmeasured: bool = False
     stranded: bool = False
     unfinished: int = 0
@@ -133,6 +136,7 @@ class Demand:
         self.runnable += tasks
         self.unfinished += tasks
         self.work_s += tasks * self._known_s(work)
+        self.seen_s += tasks * max(work.duration_s or 0.0, work.stalled_s)
         if work.duration_s is None:
             self.unmeasured = True
         elif work.processing:

@@ -91,7 +91,7 @@ def _paying(
         return Size(demand.usable)
     if not have:
         smallest = int(demand.stranded)
-    elif demand.unmeasured and not stock.booting and demand.work_s >= _PROVEN * boot_s * demand.runnable:
+    elif demand.unmeasured and not stock.booting and demand.seen_s >= _PROVEN * boot_s * demand.runnable:
         smallest = 2 * stock.ready
     else:
         smallest = have
