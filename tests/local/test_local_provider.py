@@ -429,6 +429,25 @@ async def test_close_of_what_has_half_started(make, moment):
     assert not await units_of(provider)
 
 
+async def test_close_before_the_forkserver_has_been_listened_to(make, monkeypatch):
+    """It has ended before asyncio has made a connection of the socket."""
+    ended = asyncio.Event()
+    connect = asyncio.open_connection
+
+    async def slowly(**arguments: Any) -> Any:
+        await ended.wait()
+        return await connect(**arguments)
+
+    monkeypatch.setattr("dask_tide.providers.local.launcher.asyncio.open_connection", slowly)
+    provider = make()
+    await provider.scale_up("cpu", 1)
+    closing = asyncio.create_task(provider.close())
+    await until(lambda: provider._launcher._disconnected)
+    ended.set()
+    await closing
+    assert not await units_of(provider)
+
+
 async def test_busy_worker_is_killed_after_its_grace(scheduler, make, monkeypatch):
     monkeypatch.setattr("dask_tide.providers.local.provider.STOP_GRACE_S", 0.2)
     provider = make()

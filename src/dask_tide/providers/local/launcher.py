@@ -68,6 +68,7 @@ class Launcher:
         self.log = log
         self._unsent = b""
         self._writer: asyncio.StreamWriter | None = None
+        self._connecting = self._disconnected = False
         program = _PROGRAM.format(path=search_path(), parent=os.getpid(), watch_s=WATCH_S)
         self._socket, theirs = socket.socketpair()
         try:
@@ -103,8 +104,12 @@ class Launcher:
 
     async def events(self) -> AsyncIterator[Exited]:
         """What the forkserver reports, until it has ended. To be iterated over once."""
+        self._connecting = True
         reader, self._writer = await asyncio.open_connection(sock=self._socket)
-        self._writer.write(self._unsent)
+        if self._disconnected:
+            self._writer.close()
+        else:
+            self._writer.write(self._unsent)
         decoder: msgspec.json.Decoder[Exited] = msgspec.json.Decoder(Exited)
         try:
             async for line in reader:
@@ -127,10 +132,12 @@ class Launcher:
 
     def disconnect(self) -> None:
         """Close the connection, which ends a forkserver that still runs."""
-        if self._writer is None:
-            self._socket.close()
-        else:
+        self._disconnected = True
+        if self._writer is not None:
             self._writer.close()
+        elif not self._connecting:
+            self._socket.close()
+        # Else asyncio is about to use the socket, and it is closed then.
 
     def obituary(self) -> str:
         """How it ended, and its last words."""
