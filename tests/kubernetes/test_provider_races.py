@@ -11,6 +11,7 @@ from replicasets import QUICK, PoolSet, calm, let_go, provided, shows
 from waiting import until
 
 from dask_tide.errors import Unavailable
+from dask_tide.providers.kubernetes.pods import DELETION_COST
 from rig.clients import ApiError
 
 pytestmark = [pytest.mark.xdist_group("plane"), pytest.mark.usefixtures("machines")]
@@ -133,3 +134,31 @@ async def test_race_unready_pods_without_any_mark(plane, pool):
             assert len(set(names[2:4]) - left) == scale.misses - missed
             assert pool.replicas() == len(left)
             pool.set_ready(sorted(left & set(names[2:4])), True)
+
+
+async def test_race_another_pod_that_does_not_run_yet_goes_instead_of_one_that_does_not_either(plane, pool):
+    """One is as good as the other: the number is not lowered for the victim a second time."""
+    pool.delete()
+    pool.spec = {"nodeSelector": {"kubernetes.io/hostname": "nowhere"}}
+    pool.create()
+    async with provided(plane, pool.namespace, patience=replace(QUICK, delete_s=2.0)) as provider:
+        await provider.observe()
+        await provider.scale_up("cpu", 4)
+        await until(lambda: len(provider._known()) == 4, "all wait for a machine")
+        victim, other, *_ = sorted(provider._known())
+        api = provider._api
+        original = api.scale
+
+        async def scale(replicaset: str, replicas: int) -> str:
+            await api.annotate(other, {DELETION_COST: "-200"})
+            cost = lambda: provider._known()[other].annotations[DELETION_COST]  # noqa: E731
+            await until(lambda: cost() == "-200", "it is the first to go")
+            api.scale = original
+            return await original(replicaset, replicas)
+
+        api.scale = scale
+        assert await provider.scale_down([victim]) == [victim]
+        assert victim in pool.pods()
+        assert other not in pool.pods()
+        assert pool.replicas() == len(pool.pods()) == 3
+        assert provider.scales["cpu"].misses == 1

@@ -59,7 +59,7 @@ class Code(enum.Enum):
     NEW_ADDRESS = "the worker was restarted after the decision"
     PROVIDER = "the provider could not do what it was asked: {message}"
     TAKEN = "the platform takes the unit away: {message}"
-    STAYED = "the unit was to go and stays: its worker has started meanwhile"
+    STAYED = "the unit was to go and stays: its worker has started, or another one went instead"
     # ends of a drain
     DRAIN_DONE = "drained in {took_s:.1f} s"
     DRAIN_REFUSED = "the drain was refused, the worker is back at work: {message}"

@@ -166,8 +166,8 @@ class Provider(Protocol):
     async def scale_down(self, units: Sequence[str]) -> Collection[str] | None:
         """Stop exactly these units, whose workers were drained. Idempotent; unknown names are ignored.
 
-        A platform that could not (the worker of one that had not started has meanwhile) returns the
-        names of those that stay.
+        A platform that could not (the worker of one that had not started has meanwhile, or another one
+        that had not went instead) returns the names of those that stay.
         """
 
     async def close(self) -> None:

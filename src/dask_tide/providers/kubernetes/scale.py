@@ -192,7 +192,7 @@ class PoolScale:
 
         Returns
         -------
-        Those that are at work meanwhile, and stay.
+        Those that stay: they are at work meanwhile, or do not run yet and others went instead.
 
         Raises
         ------
@@ -286,7 +286,8 @@ class PoolScale:
     async def _lower(self, victims: set[str], kept: set[str]) -> set[str]:
         """Ask for so many fewer pods as may go, and wait; returns which have not.
 
-        Those that are at work meanwhile are added to ``kept``.
+        Those that stay are added to ``kept``: they are at work meanwhile, or do not run yet and others went
+        instead, which is as good.
         """
         going: set[str] = set()
         try:
@@ -311,7 +312,9 @@ class PoolScale:
         if survived and missed:
             self.misses += len(missed)
             logger.warning("Pods %s went instead of %s", _some(missed), _some(survived))
-        return survived
+            waiting = [name for name in survived if self._pods[name].rank < Rank.UNREADY]
+            kept |= set(sorted(waiting)[: len(missed)])
+        return survived - kept
 
     async def cancel(self, count: int) -> None:
         """Ask for ``count`` fewer pods of those that do not exist yet.
