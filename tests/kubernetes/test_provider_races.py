@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import signal
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import replace
 
@@ -136,11 +138,50 @@ async def test_race_unready_pods_without_any_mark(plane, pool):
             pool.set_ready(sorted(left & set(names[2:4])), True)
 
 
-async def test_race_another_pod_that_does_not_run_yet_goes_instead_of_one_that_does_not_either(plane, pool):
-    """One is as good as the other: the number is not lowered for the victim a second time."""
+@pytest.fixture
+def waiting(pool):
+    """Its pods wait for a machine that never comes."""
     pool.delete()
     pool.spec = {"nodeSelector": {"kubernetes.io/hostname": "nowhere"}}
-    pool.create()
+    return pool.create()
+
+
+async def test_race_those_that_do_not_run_yet_go_while_others_are_given_back(plane, waiting):
+    """As where the number is lowered while pods are made: some go anyway, and not those that are named."""
+    pool, quick = waiting, replace(QUICK, delete_s=5.0)
+    async with provided(plane, pool.namespace, patience=quick) as provider:
+        await provider.observe()
+        await provider.scale_up("cpu", 6)
+        await until(lambda: len(provider._known()) == 6, "all wait for a machine")
+        *victims, _, _, first, second = sorted(provider._known())
+        for name in (first, second):
+            await provider._api.annotate(name, {DELETION_COST: "-200"})
+        costs = lambda: [provider._known()[name].annotations[DELETION_COST] for name in (first, second)]  # noqa: E731
+        await until(lambda: costs() == ["-200"] * 2, "those are the first to go")
+        marks = provider.marks
+        assert marks is not None
+        original = marks.victims
+
+        async def late(names: Iterable[str]) -> set[str]:
+            await until(lambda: len(provider._known()) == 4, "they have gone")
+            return await original(names)
+
+        marks.victims = late
+        plane.kept.signal("kube-controller-manager", signal.SIGSTOP)
+        try:
+            await provider.scales["cpu"]._number.set(4)
+            down = asyncio.create_task(provider.scale_down(victims))
+            await asyncio.sleep(0)
+        finally:
+            plane.kept.signal("kube-controller-manager", signal.SIGCONT)
+        assert sorted(await down) == victims
+        assert set(victims) < set(pool.pods())
+        assert pool.replicas() == len(pool.pods()) == 4
+
+
+async def test_race_another_pod_that_does_not_run_yet_goes_instead_of_one_that_does_not(plane, waiting):
+    """One is as good as the other: the number is not lowered for the victim a second time."""
+    pool = waiting
     async with provided(plane, pool.namespace, patience=replace(QUICK, delete_s=2.0)) as provider:
         await provider.observe()
         await provider.scale_up("cpu", 4)

@@ -210,10 +210,10 @@ class PoolScale:
         if frozen := self.frozen():
             raise Unavailable(frozen)
         await self._all_made()
-        victims &= self.active()
-        if self.active() - victims - self._due:
+        kept = await self._spared(victims)
+        victims = victims & self.active() - kept
+        if victims and self.active() - victims - self._due:
             await self._prepare(victims)
-        kept: set[str] = set()
         survived: set[str] = set()
         for _ in range(ATTEMPTS):
             await self._all_made()
@@ -231,6 +231,20 @@ class PoolScale:
     async def _all_made(self) -> None:
         """Wait for pods that are just being made: they stay, and a number that is lowered counts those."""
         await self._pods.until(lambda: not self.requested(), _SEEN_S)
+
+    async def _spared(self, victims: set[str]) -> set[str]:
+        """Wait for pods that go anyway, as fewer have been asked for; returns victims that stay for those."""
+        before = self.active() - self._due
+        surplus = len(before) - self.wanted
+        if surplus <= 0 or not self._waiting(victims):
+            return set()
+        await self._pods.until(lambda: len(self.active() - self._due) <= self.wanted, self._patience.delete_s)
+        instead = before - self.active() - victims
+        return set(self._waiting(victims)[: min(surplus, len(instead))])
+
+    def _waiting(self, names: Collection[str]) -> list[str]:
+        """Those that do not run yet: one is as good as another."""
+        return sorted(name for name in self.active() & set(names) if self._pods[name].rank < Rank.UNREADY)
 
     async def _prepare(self, victims: set[str]) -> None:
         """Wait until the ReplicaSet will pick these."""
@@ -312,8 +326,7 @@ class PoolScale:
         if survived and missed:
             self.misses += len(missed)
             logger.warning("Pods %s went instead of %s", _some(missed), _some(survived))
-            waiting = [name for name in survived if self._pods[name].rank < Rank.UNREADY]
-            kept |= set(sorted(waiting)[: len(missed)])
+            kept |= set(self._waiting(survived)[: len(missed)])
         return survived - kept
 
     async def cancel(self, count: int) -> None:
