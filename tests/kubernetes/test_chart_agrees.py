@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from crontimes import NO_TIMES, NO_ZONES, TIMES, ZONES
 
 from dask_tide.errors import ConfigError
 from dask_tide.providers.kubernetes.manifests import Certificates, manifests
-from dask_tide.providers.kubernetes.manifests.values import parse
+from dask_tide.providers.kubernetes.manifests.golang import plain
+from dask_tide.providers.kubernetes.manifests.goyaml import dump_all, parse
 from rig import binaries
 
 CHART = Path(__file__).parents[2] / "charts" / "dask-tide"
@@ -402,20 +402,15 @@ def template(
 ) -> subprocess.CompletedProcess[str]:
     # JSON is YAML, and text in it is text; PyYAML would write 1e5, which Helm reads as a number.
     (folder / "values.yaml").write_text(json.dumps(values))
-    helm = str(binaries.ensure("helm")["helm"])
     # A helm of one's own making takes itself for one of Kubernetes 1.20's time.
-    command = [helm, "template", name, str(CHART), "--namespace", namespace, "--kube-version", "1.35.0"]
-    command += ["--values", str(folder / "values.yaml"), *arguments]
+    more = ["--namespace", namespace, "--kube-version", "1.35.0", *arguments]
+    return helm_template(name, CHART, folder / "values.yaml", *more)
+
+
+def helm_template(name: str, chart: Path, values: Path, *more: str) -> subprocess.CompletedProcess[str]:
+    command = [str(binaries.ensure("helm")["helm"]), "template", name, str(chart)]
+    command += ["--values", str(values), *more]
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-
-
-class GoLoader(yaml.SafeLoader):
-    """To which 1e5 is a number, as to Helm and kubectl."""
-
-
-GoLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+[eE][-+]?[0-9]+$"), list("-+0123456789")
-)
 
 
 def by_name(objects: list[dict[str, Any]]) -> dict[tuple[str, str], dict[str, Any]]:
@@ -433,7 +428,7 @@ def agree(release: str, namespace: str, values: dict[str, Any], tmp_path: Path) 
     """Compare what both make, and return it."""
     rendered = template(release, values, tmp_path, namespace=namespace)
     assert rendered.returncode == 0, rendered.stderr
-    chart = by_name([one for one in yaml.load_all(rendered.stdout, Loader=GoLoader) if one])
+    chart = by_name([one for one in map(parse, re.split(r"(?m)^---$", rendered.stdout)) if one])
 
     def secret(name: str, *keys: str) -> list[str]:
         data = chart.get(("Secret", name), {}).get("data", {})
@@ -456,6 +451,57 @@ def agree(release: str, namespace: str, values: dict[str, Any], tmp_path: Path) 
         for volume in one.get("spec", {}).get("template", {}).get("spec", {}).get("volumes", ()):
             assert len(volume) == 2, "a name and one source"
     return made
+
+
+#: Tokens whose digests are numbers in YAML, or would be were they not too large for one.
+DIGESTS_LIKE_NUMBERS = {
+    "63162492e2": "token-310",
+    "19e2418584": "token-61",
+    "628917e754": "token-763",
+    "0e53373414": "token-27444",
+    "2886720476": "token-291",
+    "0332533634": "token-1224",
+}
+
+
+@pytest.mark.parametrize("token", DIGESTS_LIKE_NUMBERS.values(), ids=DIGESTS_LIKE_NUMBERS)
+def test_digests_that_look_like_numbers_are_text(token: str, tmp_path: Path) -> None:
+    made = agree("r", "ns", {"notebook": {"enabled": True, "token": token}}, tmp_path)
+    assert [parse(document) for document in dump_all(made).split("\n---\n")] == made
+
+
+def as_helm_reads(text: str, folder: Path) -> Any:
+    """What becomes of a file of values, by the way of a chart that writes them down as JSON."""
+    (folder / "templates").mkdir()
+    (folder / "Chart.yaml").write_text("{apiVersion: v2, name: echo, version: 0.1.0}")
+    (folder / "templates" / "echo.yaml").write_text("echo: {{ .Values | toJson | b64enc }}")
+    (folder / "values.yaml").write_text("{}")
+    (folder / "given.yaml").write_text(text)
+    rendered = helm_template("echo", folder, folder / "given.yaml")
+    assert rendered.returncode == 0, rendered.stderr
+    return json.loads(base64.b64decode(parse(rendered.stdout)["echo"]))
+
+
+SCALARS = """
+    63162492e2 19e2418584 -1e400 1e5 +1e5 -1.e5 1e-05 1e+50 .5e3 -.5 +.5 5. .1 1.5. 1_0.5 1_0e2 1e5_0 1_000
+    1__0 _1 0332533634 0777 -0777 00 08 0o17 0b11 -0b11 0b12 0x1F 0x_1 0x1p-2 0xyz -- + 1- 1.2.3.4 10m 1Gi
+    99999999999999999999 12:30 12:30:45 2024-01-01
+    2024-01-01T00:00:00Z y N yes No on OFF true null ~ = inf
+""".split()  # noqa: SIM905 -- a table
+
+
+def test_scalars_mean_what_they_mean_to_helm(tmp_path: Path) -> None:
+    text = "".join(f"k{number}: {scalar}\n" for number, scalar in enumerate([*SCALARS, "'1e5'"]))
+    ours, theirs = plain(parse(text)), as_helm_reads(text, tmp_path)
+    assert ours == theirs
+    truths = [{key for key, value in read.items() if isinstance(value, bool)} for read in (ours, theirs)]
+    assert truths[0] == truths[1]
+
+
+def test_what_is_text_is_text_to_kubectl_too(tmp_path: Path) -> None:
+    """Helm and kubectl read YAML with the same library."""
+    texts = {f"k{number}": scalar for number, scalar in enumerate(SCALARS)}
+    assert as_helm_reads(dump_all([texts]), tmp_path) == texts
 
 
 #: Whatever has a name that YAML may take for something else.

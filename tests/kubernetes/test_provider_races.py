@@ -148,35 +148,37 @@ def waiting(pool):
 
 async def test_race_those_that_do_not_run_yet_go_while_others_are_given_back(plane, waiting):
     """As where the number is lowered while pods are made: some go anyway, and not those that are named."""
-    pool, quick = waiting, replace(QUICK, delete_s=5.0)
-    async with provided(plane, pool.namespace, patience=quick) as provider:
+    async with provided(plane, waiting.namespace) as provider:
         await provider.observe()
         await provider.scale_up("cpu", 6)
         await until(lambda: len(provider._known()) == 6, "all wait for a machine")
-        *victims, _, _, first, second = sorted(provider._known())
+        *_, first, second = known = sorted(provider._known())
         for name in (first, second):
             await provider._api.annotate(name, {DELETION_COST: "-200"})
         costs = lambda: [provider._known()[name].annotations[DELETION_COST] for name in (first, second)]  # noqa: E731
-        await until(lambda: costs() == ["-200"] * 2, "those are the first to go")
-        marks = provider.marks
+        await until(lambda: costs() == ["-200"] * 2, "those should be the first to go")
+        scale, marks = provider.scales["cpu"], provider.marks
         assert marks is not None
-        original = marks.victims
+        marking, sparing = marks.victims, scale._spared
 
         async def late(names: Iterable[str]) -> set[str]:
-            await until(lambda: len(provider._known()) == 4, "they have gone")
-            return await original(names)
+            await until(lambda: len(provider._known()) == 4, "those have gone")
+            return await marking(names)
 
-        marks.victims = late
+        async def resumed(victims: set[str]) -> set[str]:
+            plane.kept.signal("kube-controller-manager", signal.SIGCONT)
+            return await sparing(victims)
+
+        marks.victims, scale._spared = late, resumed
         plane.kept.signal("kube-controller-manager", signal.SIGSTOP)
         try:
-            await provider.scales["cpu"]._number.set(4)
-            down = asyncio.create_task(provider.scale_down(victims))
-            await asyncio.sleep(0)
+            await scale._number.set(4)
+            kept = await provider.scale_down(known[:2])
         finally:
             plane.kept.signal("kube-controller-manager", signal.SIGCONT)
-        assert sorted(await down) == victims
-        assert set(victims) < set(pool.pods())
-        assert pool.replicas() == len(pool.pods()) == 4
+        left = set(waiting.pods())
+        assert waiting.replicas() == len(left) == 4
+        assert set(kept) == left & set(known[:2])
 
 
 async def test_race_another_pod_that_does_not_run_yet_goes_instead_of_one_that_does_not(plane, waiting):

@@ -10,20 +10,23 @@ from typing import Any
 import pytest
 import yaml
 from dask.utils import byte_sizes, timedelta_sizes
+from hypothesis import given
+from hypothesis import strategies as st
 
 from dask_tide import config
 from dask_tide.errors import ConfigError
 from dask_tide.providers.kubernetes.manifests import values as chart
 from dask_tide.providers.kubernetes.manifests.golang import compact, plain, pretty
+from dask_tide.providers.kubernetes.manifests.goyaml import dump_all, parse
 from dask_tide.providers.kubernetes.options import Options
 from dask_tide.schema import merge, seconds, size_bytes
 
 SCHEMA: dict[str, Any] = json.loads(chart._text("values.schema.json"))
 
 
-def complaint(given) -> ConfigError:
+def complaint(values) -> ConfigError:
     with pytest.raises(ConfigError) as raised:
-        chart.read(given)
+        chart.read(values)
     return raised.value
 
 
@@ -321,8 +324,20 @@ def test_pretty_json_is_indented_and_safe_for_html():
 
 
 def test_yaml_becomes_json_as_helm_makes_it():
-    assert plain(chart.parse("{on: 1.0, 2: [2.5, 1e-05, 1E5, 2.5e2, '1e5', 1e5m], when: 2026-11-23}")) == {
+    assert plain(parse("{on: 1.0, 2: [2.5, 1e-05, 1E5, 2.5e2, '1e5', 1e5m], when: 2026-11-23}")) == {
         "true": 1,
         "2": [2.5, 0.00001, 100_000, 250, "1e5", "1e5m"],
         "when": "2026-11-23",
     }
+
+
+@given(st.text(alphabet="0123456789eExXobB+-._:ynYN~=<tTZ ", max_size=12))
+def test_what_is_text_is_written_as_text(text):
+    assert parse(dump_all([{"text": text}])) == {"text": text}
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False) | st.integers(-(2**63), 2**64 - 1) | st.booleans())
+def test_what_is_a_number_is_written_as_one(value):
+    read = parse(dump_all([{"value": value}]))["value"]
+    assert read == value
+    assert type(read) is type(value)

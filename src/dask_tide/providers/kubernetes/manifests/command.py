@@ -15,7 +15,7 @@ from dask_tide.errors import ConfigError
 from dask_tide.schema import merge
 
 from . import manifests
-from .values import parse
+from .goyaml import dump_all, parse
 
 __all__ = ["manifests_command"]
 
@@ -51,13 +51,7 @@ def manifests_command(name: str, namespace: str, files: Sequence[Path], assignme
     except ConfigError as error:
         click.echo(f"Error: {error}", err=True)
         sys.exit(2)
-    click.echo(yaml.dump_all(made, Dumper=_Dumper, sort_keys=False, explicit_start=True), nl=False)
-
-
-class _Dumper(yaml.SafeDumper):
-    def ignore_aliases(self, data: Any) -> bool:
-        """Write everything out: not every reader of manifests knows anchors."""
-        return True
+    click.echo(dump_all(made), nl=False)
 
 
 def _read(file: Path) -> dict[str, Any]:

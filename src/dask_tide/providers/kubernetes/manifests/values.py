@@ -14,18 +14,17 @@ from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from dask_tide.errors import ConfigError
 from dask_tide.schema import nearest
 
 from .golang import plain
+from .goyaml import parse
 
 if TYPE_CHECKING:
     from jsonschema.exceptions import ValidationError
     from jsonschema.protocols import Validator
 
-__all__ = ["app_version", "buffers", "check_name", "defaults", "parse", "pools", "read", "watched"]
+__all__ = ["app_version", "buffers", "check_name", "defaults", "pools", "read", "watched"]
 
 #: As in :mod:`dask_tide.schema`: `<name>-<pool>-<5 letters>` must be the name of a pod, which has 63.
 _RELEASE = re.compile(r"[a-z]([a-z0-9-]{0,34}[a-z0-9])?")
@@ -177,24 +176,6 @@ def defaults() -> dict[str, Any]:
 def app_version() -> str:
     """The chart's ``appVersion``, which is the default tag of the image."""
     return str(parse(_text("Chart.yaml"))["appVersion"])
-
-
-def parse(text: str) -> Any:
-    """Read YAML, dates as the text that Kubernetes wants."""
-    return yaml.load(text, Loader=_Loader)
-
-
-class _Loader(yaml.SafeLoader):
-    yaml_implicit_resolvers = {  # noqa: RUF012 - so PyYAML has it
-        first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
-        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
-
-
-# To PyYAML 1e-05, as JSON has it, is text; not to Helm.
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
-)
 
 
 def _over(base: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
