@@ -24,8 +24,11 @@ from rig.network import ROUTER
 from rig.nodes import Cluster
 from rig.plane import Plane
 
+from .figures import note
+
 REQUIREMENTS = CHECKOUT / "requirements" / "bench-kubernetes.txt"
 GROUP = "kubernetes.dask.org"
+KINDS = ("daskautoscalers", "daskclusters", "daskworkergroups", "daskjobs")
 #: How the operator calls what it makes for a DaskCluster of this name.
 NAME = "peer"
 WORKER_GROUP = f"daskworkergroups.{GROUP}/{NAME}-default"
@@ -143,6 +146,14 @@ class Operator:
     def log(self) -> str:
         return (self.plane.folder / "logs" / f"{_PROCESS}.log").read_text()
 
+    def give_up(self) -> None:
+        """Let go of what the operator has not deleted: with its finalizers nothing else could be, either."""
+        kinds = ",".join(f"{kind}.{GROUP}" for kind in KINDS)
+        for left in self.kubectl("get", kinds, "--output=name").split():
+            note(f"dask-kubernetes has not deleted {left}")
+            with suppress(KubectlError):  # it has, meanwhile
+                self.kubectl("patch", left, "--type=merge", '--patch={"metadata": {"finalizers": null}}')
+
     def _create(self, kind: str, spec: dict[str, Any]) -> None:
         made = {"apiVersion": f"{GROUP}/v1", "kind": kind, "metadata": {"name": NAME}, "spec": spec}
         self.kubectl("create", "-f", "-", stdin=json.dumps(made))
@@ -177,6 +188,7 @@ def operator(plane: Plane, namespace: str) -> Iterator[Operator]:
                     made.kubectl("delete", f"daskautoscalers.{GROUP}", "--all", "--timeout=30s")
                     made.kubectl("delete", f"daskclusters.{GROUP}", "--all", "--timeout=30s")
                 plane.kept.stop(_PROCESS)
+                made.give_up()
     finally:
         plane.kubectl("delete", "-f", str(crds), "--timeout=60s", deadline_s=70)
 
