@@ -24,8 +24,6 @@ from rig.network import ROUTER
 from rig.nodes import Cluster
 from rig.plane import Plane
 
-from .figures import note
-
 REQUIREMENTS = CHECKOUT / "requirements" / "bench-kubernetes.txt"
 GROUP = "kubernetes.dask.org"
 KINDS = ("daskautoscalers", "daskclusters", "daskworkergroups", "daskjobs")
@@ -147,10 +145,9 @@ class Operator:
         return (self.plane.folder / "logs" / f"{_PROCESS}.log").read_text()
 
     def give_up(self) -> None:
-        """Let go of what the operator has not deleted: with its finalizers nothing else could be, either."""
+        """Let go of what the operator has left: with its finalizers it would keep its namespace, too."""
         kinds = ",".join(f"{kind}.{GROUP}" for kind in KINDS)
         for left in self.kubectl("get", kinds, "--output=name").split():
-            note(f"dask-kubernetes has not deleted {left}")
             with suppress(KubectlError):  # it has, meanwhile
                 self.kubectl("patch", left, "--type=merge", '--patch={"metadata": {"finalizers": null}}')
 
