@@ -115,6 +115,12 @@ class PoolSet:
     def delete(self) -> None:
         self.api("DELETE", f"{self.sets}/{self.name}")
 
+    def create_nowhere(self) -> PoolSet:
+        """Another one in its stead, whose pods find no node."""
+        self.delete()
+        self.spec = {"nodeSelector": {"there-is": "no-such-node"}}
+        return self.create()
+
     def change(self, patch: Mapping[str, Any]) -> None:
         self.api("PATCH", f"{self.sets}/{self.name}?fieldManager=helm", patch, MERGE)
 

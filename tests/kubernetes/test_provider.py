@@ -28,9 +28,7 @@ def pool(plane, namespace):
 @pytest.fixture
 def nowhere(pool):
     """A pool whose pods find no node."""
-    pool.delete()
-    pool.spec = {"nodeSelector": {"there-is": "no-such-node"}}
-    return pool.create()
+    return pool.create_nowhere()
 
 
 # -- more --------------------------------------------------------------------------------------------------

@@ -139,16 +139,14 @@ async def test_race_unready_pods_without_any_mark(plane, pool):
 
 
 @pytest.fixture
-def waiting(pool):
-    """Its pods wait for a machine that never comes."""
-    pool.delete()
-    pool.spec = {"nodeSelector": {"kubernetes.io/hostname": "nowhere"}}
-    return pool.create()
+def nowhere(pool):
+    """A pool whose pods find no node."""
+    return pool.create_nowhere()
 
 
-async def test_race_those_that_do_not_run_yet_go_while_others_are_given_back(plane, waiting):
+async def test_race_those_that_do_not_run_yet_go_while_others_are_given_back(plane, nowhere):
     """As where the number is lowered while pods are made: some go anyway, and not those that are named."""
-    async with provided(plane, waiting.namespace) as provider:
+    async with provided(plane, nowhere.namespace) as provider:
         await provider.observe()
         await provider.scale_up("cpu", 6)
         await until(lambda: len(provider._known()) == 6, "all wait for a machine")
@@ -176,14 +174,14 @@ async def test_race_those_that_do_not_run_yet_go_while_others_are_given_back(pla
             kept = await provider.scale_down(known[:2])
         finally:
             plane.kept.signal("kube-controller-manager", signal.SIGCONT)
-        left = set(waiting.pods())
-        assert waiting.replicas() == len(left) == 4
+        left = set(nowhere.pods())
+        assert nowhere.replicas() == len(left) == 4
         assert set(kept) == left & set(known[:2])
 
 
-async def test_race_another_pod_that_does_not_run_yet_goes_instead_of_one_that_does_not(plane, waiting):
+async def test_race_another_pod_that_does_not_run_yet_goes_instead_of_one_that_does_not(plane, nowhere):
     """One is as good as the other: the number is not lowered for the victim a second time."""
-    pool = waiting
+    pool = nowhere
     async with provided(plane, pool.namespace, patience=replace(QUICK, delete_s=2.0)) as provider:
         await provider.observe()
         await provider.scale_up("cpu", 4)
