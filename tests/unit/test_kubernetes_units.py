@@ -82,6 +82,24 @@ def test_what_the_platform_takes_away_is_said_once_with_its_words():
     assert ledger.records["cpu"].failed == 0
 
 
+def test_one_that_vanishes_at_work_is_told():
+    ledger = Ledger(120.0)
+    update(
+        ledger,
+        0.0,
+        observed("at-work", "released", "without-worker"),
+        ["at-work", "released", "without-worker"],
+    )
+    ledger.released(["released"])
+    assert (
+        update(ledger, 1.0, observed("at-work", "without-worker"), ["at-work"])["without-worker"]
+        is Phase.STARTING
+    )
+    update(ledger, 2.0, observed())
+    words = "it vanished without a word"
+    assert ledger.taken == [("cpu", "at-work", words), ("cpu", "without-worker", words)]
+
+
 def test_one_that_was_to_go_and_stays_is_at_work_again():
     ledger = Ledger(120.0)
     update(ledger, 0.0, observed("a", "b"))

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from statistics import fmean, median
 
-from dask_tide.model import EXISTING, TRANSITIONS, Phase, Pool, Unit
+from dask_tide.model import BOOTING, EXISTING, TRANSITIONS, Phase, Pool, Unit
 from dask_tide.providers.base import NAMELESS, Observation, ObservedUnit
 
 from .machines import Machines, by_pool
@@ -29,6 +29,8 @@ _NAMED_S = 60.0
 
 #: Phases of a unit that is on its way.
 _COMING = frozenset({Phase.REQUESTED, Phase.PENDING})
+#: Phases of a unit whose end was told when it began.
+_ENDED = frozenset({Phase.STOPPING, Phase.FAILED, Phase.EXPIRED})
 
 
 @dataclass
@@ -378,9 +380,12 @@ class Ledger:
 
     def _gone(self, name: str, now_s: float) -> None:
         entry = self._entries.pop(name)
-        coming = entry.phase in (Phase.REQUESTED, Phase.PENDING, Phase.STARTING)
-        if coming and not entry.released and not entry.waits:
-            # It vanished without a word before any worker of it registered, although it had a place to run.
+        if entry.released or entry.phase in _ENDED:
+            return
+        if entry.running_s is not None:
+            self.taken.append((entry.pool, name, entry.message or "it vanished without a word"))
+        if entry.phase in BOOTING and not entry.waits:
+            # It vanished without a word while it had no worker, although it had a place to run.
             record = self.records[entry.pool]
             record.failed += 1
             record.failure = f"unit {name} vanished before its worker registered"
