@@ -137,6 +137,18 @@ def test_the_machine_with_nothing_to_move_goes_before_a_smaller_one():
     assert let_go(decided(snapshot(pool(state={"manual": 1}), **some))) == {"cpu-u1", "cpu-u2"}
 
 
+def test_the_machine_with_the_fewest_bytes_to_move_goes_first_however_many_results_they_are():
+    large = on("large", 1, held_keys=1, held_bytes=GB, only_copies=1, limit_bytes=4 * GB)
+    small = on("small", 1, start=1, held_keys=2, held_bytes=2000, only_copies=2, limit_bytes=4 * GB)
+    assert let_go(decided(snapshot(pool(state={"manual": 1}), **together(large, small)))) == {"cpu-u1"}
+
+
+def test_on_one_machine_the_unit_with_the_fewest_bytes_goes_first():
+    large = on("one", 1, held_keys=1, held_bytes=GB, only_copies=1, limit_bytes=4 * GB)
+    small = on("one", 1, start=1, held_keys=2, held_bytes=2000, only_copies=2, limit_bytes=4 * GB)
+    assert let_go(decided(snapshot(pool(state={"manual": 1}), **together(large, small)))) == {"cpu-u1"}
+
+
 # -- a machine is about to go -----------------------------------------------------------------------------
 
 

@@ -69,6 +69,7 @@ def candidates(snapshot: Snapshot, stock: Stock, *, busy: bool) -> list[Candidat
             not c.unit.stale,
             c.tasks,
             machines.order(c.unit.machine),
+            c.bytes_to_move,
             c.only_copies,
             c.unit.name,
         ),
@@ -99,7 +100,8 @@ class _Machines:
         self._at_work = {machine_of.get(w.unit, "") for w in snapshot.workers if w.tasks or w.pinned}
         self._to_move: dict[str, int] = defaultdict(int)
         for candidate in found:
-            self._to_move[candidate.unit.machine] += candidate.only_copies
+            # A result without a size must be copied, too.
+            self._to_move[candidate.unit.machine] += candidate.bytes_to_move + candidate.only_copies
 
     def order(self, machine: str) -> tuple[bool, bool, int, int, str]:
         to_move = self._to_move[machine]
