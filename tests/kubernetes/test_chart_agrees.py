@@ -53,6 +53,20 @@ POOL_WITH_ALL = {
     "terminationGracePeriodSeconds": 101,
     "extraArgs": ["--lifetime", "1h"],
 }
+
+
+def market(operator: str, *values: str) -> dict[str, Any]:
+    """An affinity that requires so of Karpenter's label for markets."""
+    wanted = {"key": "karpenter.sh/capacity-type", "operator": operator} | (
+        {"values": [*values]} if values else {}
+    )
+    terms = [
+        {"matchFields": [{"key": "metadata.name", "operator": "NotIn", "values": ["x"]}]},
+        {"matchExpressions": [wanted]},
+    ]
+    return {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}}
+
+
 PLACED: dict[str, Any] = {
     key: POOL_WITH_ALL[key]
     for key in ("nodeSelector", "tolerations", "affinity", "env", "envFrom", "volumes", "volumeMounts")
@@ -163,6 +177,9 @@ CASES: dict[str, dict[str, Any]] = {
             "selected": {"nodeSelector": {"karpenter.sh/capacity-type": "spot"}},
             "denied": {"spot": False, "nodeSelector": {"karpenter.sh/capacity-type": "spot"}},
             "demand": {"spot": None, "nodeSelector": {"karpenter.sh/capacity-type": "on-demand"}},
+            "required": {"affinity": market("In", "on-demand", "spot")},
+            "excluded": {"affinity": market("NotIn", "spot")},
+            "known": {"affinity": market("Exists")},
             "eks": {"nodeSelector": {"eks.amazonaws.com/capacityType": "SPOT"}},
             "other": {"nodeSelector": {"node.kubernetes.io/lifecycle": "spot", "a": "b"}},
         }

@@ -11,6 +11,16 @@ SPOT = {"nodeSelector": {"karpenter.sh/capacity-type": "spot"}}
 EYES = {"nodes": {"read": True}}
 
 
+def requires(operator, *values):
+    """A pool whose nodes must have such a market."""
+    expressions = [{"key": "karpenter.sh/capacity-type", "operator": operator, "values": list(values)}]
+    terms = {"nodeSelectorTerms": [{"matchExpressions": expressions}]}
+    return {"affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": terms}}}
+
+
+MAYBE_SPOT = [SPOT, requires("In", "spot"), requires("In", "on-demand", "spot")]
+
+
 def born(pool, values=None):
     """The annotations that the pool's pods have from the start."""
     made = manifests("r", "ns", {"pools": {"cpu": pool}} | (values or {}))
@@ -18,7 +28,7 @@ def born(pool, values=None):
     return replicaset["spec"]["template"]["metadata"]["annotations"]
 
 
-@pytest.mark.parametrize("pool", [{"spot": True}, SPOT, SPOT | {"spot": None}])
+@pytest.mark.parametrize("pool", [{"spot": True}, SPOT | {"spot": None}, *MAYBE_SPOT])
 def test_workers_on_spot_nodes_are_not_protected_from_karpenter(pool):
     annotations = born(pool)
     assert DO_NOT_DISRUPT not in annotations
@@ -26,7 +36,16 @@ def test_workers_on_spot_nodes_are_not_protected_from_karpenter(pool):
     assert annotations["cluster-autoscaler.kubernetes.io/safe-to-evict"] == "false"
 
 
-@pytest.mark.parametrize("pool", [{}, {"spot": False}, SPOT | {"spot": False}])
+@pytest.mark.parametrize(
+    "pool",
+    [
+        {},
+        {"spot": False},
+        *(pool | {"spot": False} for pool in MAYBE_SPOT),
+        requires("In", "on-demand"),
+        requires("NotIn", "spot"),
+    ],
+)
 def test_others_are(pool):
     assert born(pool)[DO_NOT_DISRUPT] == "true"
 

@@ -16,15 +16,22 @@ affinity: {{- toYaml . | nindent 2 }}
 {"karpenter.sh/capacity-type": "spot", "eks.amazonaws.com/capacityType": "SPOT", "node.kubernetes.io/lifecycle": "spot"}
 {{- end }}
 
-{{- /* "true" if a pool's nodes may be: what it says, or what it selects. Takes the pool. */ -}}
+{{- /* "true" if a pool's nodes may be: what it says, or what it selects or requires. Takes the pool. */ -}}
 {{- define "dask-tide.isSpot" -}}
 {{- if hasKey . "spot" }}
 {{- if .spot }}true{{ end }}
 {{- else }}
 {{- $pool := . }}
 {{- $selected := false }}
+{{- $nodes := ($pool.affinity | default dict).nodeAffinity | default dict }}
+{{- $required := $nodes.requiredDuringSchedulingIgnoredDuringExecution | default dict }}
 {{- range $label, $value := include "dask-tide.spotLabels" . | fromJson }}
 {{- if eq (get $pool.nodeSelector $label | toString) $value }}{{ $selected = true }}{{ end }}
+{{- range $term := $required.nodeSelectorTerms | default list }}
+{{- range $term.matchExpressions | default list }}
+{{- if and (eq .key $label) (eq .operator "In") (has $value (.values | default list)) }}{{ $selected = true }}{{ end }}
+{{- end }}
+{{- end }}
 {{- end }}
 {{- if $selected }}true{{ end }}
 {{- end }}

@@ -24,10 +24,17 @@ NO_SPREADING: list[Manifest] = [{"maxSkew": 1, "topologyKey": _HOST, "whenUnsati
 
 
 def is_spot(pool: Mapping[str, Any]) -> bool:
-    """Whether a pool's nodes may be taken away at short notice: what it says, or what it selects."""
+    """Whether a pool's nodes may be taken away at short notice: it says, selects or requires so."""
     if pool.get("spot") is not None:
         return bool(pool["spot"])
-    return any(pool["nodeSelector"].get(label) == value for label, value in _SPOT.items())
+    nodes = (pool.get("affinity") or {}).get("nodeAffinity") or {}
+    terms = (nodes.get(_REQUIRED) or {}).get("nodeSelectorTerms") or ()
+    required = [each for term in terms for each in term.get("matchExpressions") or ()]
+    return any(
+        pool["nodeSelector"].get(label) == value
+        or any(e["key"] == label and e["operator"] == "In" and value in e.get("values", ()) for e in required)
+        for label, value in _SPOT.items()
+    )
 
 
 def off_spot(affinity: Mapping[str, Any] | None) -> Manifest:
