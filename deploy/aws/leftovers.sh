@@ -14,12 +14,20 @@ for filter in "${filters[@]}"; do
     found+=$(aws resourcegroupstaggingapi get-resources --region "$region" --tag-filters "Key=$filter" \
         --query 'ResourceTagMappingList[].ResourceARN' --output text)$'\n' || exit 2
 done
-found=$(tr '\t' '\n' <<<"$found" | sed '/^None$/d; /^$/d' | sort -u)
+left=
+while read -r arn; do
+    if [[ $arn == *:key/* ]]; then
+        # One that is to be deleted keeps its tags until it is, a week or more, and costs nothing.
+        state=$(aws kms describe-key --region "$region" --key-id "$arn" --query KeyMetadata.KeyState --output text) || exit 2
+        if [[ $state == PendingDeletion ]]; then continue; fi
+    fi
+    left+=$arn$'\n'
+done < <(tr '\t' '\n' <<<"$found" | sed '/^None$/d; /^$/d' | sort -u)
 
-if [ -z "$found" ]; then
+if [ -z "$left" ]; then
     echo "Nothing of $cluster is left in $region."
     exit 0
 fi
 echo "Left in $region (volumes of claims may be another cluster's; terminated instances are listed for an hour):"
-echo "$found"
+printf %s "$left"
 exit 1

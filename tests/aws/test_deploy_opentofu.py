@@ -14,6 +14,7 @@ from deploy.aws.check.everything import Check, run
 from deploy.aws.check.hcl import code
 from deploy.aws.check.provider import FILE, taken
 
+CONDITIONS = "opentofu/modules/eks-conditions/main.tf"
 STATE = "opentofu/kops/state.tf"
 DISCOVERY = "opentofu/kops/discovery.tf"
 QUEUE = "opentofu/modules/interruptions/main.tf"
@@ -138,6 +139,10 @@ def test_arguments_and_references(
         (STATE, 'resource "aws_s3_bucket_server_side_encryption_configuration" "state"', "no right to its key"),
         (STATE, 'resource "aws_s3_bucket_versioning" "state"', "deleted by mistake"),
         (DISCOVERY, 'resource "aws_s3_bucket_policy" "discovery"', "IAM cannot read"),
+        ("opentofu/eks-karpenter/main.tf", 'module "conditions"', "what bites on the cluster"),
+        ("opentofu/eks-node-groups/main.tf", 'module "conditions"', "what bites on the cluster"),
+        (CONDITIONS, 'check "network_policies"', "NetworkPolicies are not enforced"),
+        (CONDITIONS, 'check "pod_identities"', "no pod gets its role"),
     ],
 )  # fmt: skip
 def test_what_nothing_else_refers_to_is_told_when_it_is_gone(
@@ -146,9 +151,9 @@ def test_what_nothing_else_refers_to_is_told_when_it_is_gone(
     copy = Copy.make(tmp_path)
     copy.remove(file, block)
     problems = copy.problems("opentofu")
-    _, kind, _, name, _ = block.split('"')
-    assert told(problems, file, f"resource {kind}.{name}", "None", "it to be there, else"), problems
-    assert told(problems, file, f"resource {kind}.{name}", "None", expected), problems
+    subject = block.replace('" "', ".").replace('"', "")
+    assert told(problems, file, subject, "None", "it to be there, else"), problems
+    assert told(problems, file, subject, "None", expected), problems
 
 
 def test_somebodys_own_inputs_are_checked_with_the_rest(tmp_path: Path) -> None:
@@ -203,7 +208,7 @@ def test_strings_are_no_references(expression: str, kept: str) -> None:
     [
         ("values-aws-kops.yaml", "threads: 2", "threads:  2", "line", "too many spaces", "yamllint's rule colons"),
         ("kops/defaults.yaml", "region: eu-west-1\n", "region: eu-west-1\nregion: eu-west-1\n", "line", "duplication", "yamllint's rule key-duplicates"),
-        ("leftovers.sh", 'echo "$found"', "echo $found", "line", "quote", "SC2086"),
+        ("leftovers.sh", 'printf %s "$left"', "printf %s $left", "line", "quote", "SC2086"),
         (DISCOVERY, "CKV_AWS_21:kOps writes both files anew at each update", "CKV_AWS_21", "line", "CKV_AWS_21", "a reason"),
     ],
 )  # fmt: skip

@@ -59,6 +59,26 @@ def test_what_is_left_is_listed_once_and_fails(tmp_path: Path) -> None:
     assert done.stdout.splitlines()[1:] == left.split("\t")
 
 
+def test_a_key_that_waits_for_its_deletion_is_not_left(tmp_path: Path) -> None:
+    going, used = (f"arn:aws:kms:eu-west-1:123456789012:key/{name}" for name in ("going", "used"))
+    aws = f"""
+    case "$*" in
+        *describe-key*going*) echo PendingDeletion ;;
+        *describe-key*) echo Enabled ;;
+        *) printf '%s\\t%s\\n' {going} {used} ;;
+    esac"""
+    done = run("leftovers.sh", "lab", "eu-west-1", programs={"aws": aws}, folder=tmp_path)
+    assert done.returncode == 1
+    assert done.stdout.splitlines()[1:] == [used]
+    done = run(
+        "leftovers.sh", "lab", "eu-west-1", programs={"aws": aws.replace(used, going)}, folder=tmp_path
+    )
+    assert (done.returncode, done.stdout) == (0, "Nothing of lab is left in eu-west-1.\n")
+    refused = aws.replace("echo Enabled", "exit 254")
+    done = run("leftovers.sh", "lab", "eu-west-1", programs={"aws": refused}, folder=tmp_path)
+    assert done.returncode == 2, "a failure is not taken for nothing left"
+
+
 def test_a_failure_of_aws_is_not_taken_for_nothing_left(tmp_path: Path) -> None:
     aws = "echo 'ExpiredToken' >&2; exit 254"
     done = run("leftovers.sh", "lab", "eu-west-1", programs={"aws": aws}, folder=tmp_path)

@@ -50,6 +50,7 @@ class Module:
     variables: dict[str, Block] = field(default_factory=dict)
     outputs: dict[str, Block] = field(default_factory=dict)
     modules: dict[str, Block] = field(default_factory=dict)
+    checks: dict[str, Block] = field(default_factory=dict)
     locals: dict[str, Place] = field(default_factory=dict)
     values: dict[str, Any] = field(default_factory=dict)
     #: Names of dynamic blocks, which their contents know.
@@ -144,6 +145,7 @@ def _add(module: Module, file: str, kind: str, block: dict[str, Any]) -> None:
         for inner in body.get("data", []):
             _add(module, file, "data", inner)
         made = Block(place, name, {key: value for key, value in made.body.items() if key != "data"})
+        module.checks[name] = made
     else:
         module.settings.append(made)
     module.expressions += [(place, key, text) for key, value in made.body.items() for text in texts(value)]

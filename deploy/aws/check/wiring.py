@@ -14,7 +14,18 @@ from deploy.aws.check.problems import Place, Problem
 from deploy.aws.check.tree import Tree
 
 #: By file and block: what its arguments are, and why. Those of blocks inside it stand after a dot.
+_CONDITIONS = {
+    "module conditions": (
+        {"source": "../modules/eks-conditions", "cluster_name": "${var.cluster_name}"},
+        "else nobody is told what bites on the cluster",
+    ),
+}
 _NEEDED: Mapping[str, Mapping[str, tuple[Mapping[str, Any], str]]] = {
+    "opentofu/eks-node-groups/main.tf": _CONDITIONS,
+    "opentofu/modules/eks-conditions/main.tf": {
+        "check network_policies": ({}, "else nobody is told that NetworkPolicies are not enforced"),
+        "check pod_identities": ({}, "else nobody is told that no pod gets its role"),
+    },
     "opentofu/modules/interruptions/main.tf": {
         "resource aws_sqs_queue_policy.this": (
             {
@@ -54,6 +65,7 @@ _NEEDED: Mapping[str, Mapping[str, tuple[Mapping[str, Any], str]]] = {
         ),
     },
     "opentofu/eks-karpenter/main.tf": {
+        **_CONDITIONS,
         "resource aws_ec2_tag.subnet": (
             {"for_each": "${toset(var.subnet_ids)}", "resource_id": "${each.value}"},
             "else Karpenter finds no subnet for machines",
@@ -125,7 +137,8 @@ def check(tree: Tree, modules: Mapping[Path, Module]) -> Iterator[Problem]:
     there = {
         (module.name, block.place.subject): block
         for module in modules.values()
-        for block in module.resources.values()
+        for table in (module.resources, module.modules, module.checks)
+        for block in table.values()
     }
     for file, needed in _NEEDED.items():
         for subject, (arguments, why) in needed.items():
