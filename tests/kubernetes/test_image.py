@@ -266,7 +266,10 @@ def test_python_code_is_compiled_without_dates(usual: Image) -> None:
 
 
 def test_extra_packages_are_in_it_and_jupyter_is_not(special: Image, tmp_path: Path) -> None:
-    script = "import importlib.util, iniconfig, dask_tide; print(importlib.util.find_spec('jupyterlab'))"
+    script = (
+        "import importlib.util, iniconfig, dask_tide, prometheus_client;"
+        "print(importlib.util.find_spec('jupyterlab'))"
+    )
     assert special.output(tmp_path, "python", "-c", script) == "None\n"
     [compiled] = special.root.glob("opt/venv/lib/python3*/site-packages/iniconfig/__pycache__")
     assert list(compiled.iterdir())

@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import pytest
 from browser import find, open_browser
@@ -48,6 +49,11 @@ def release(nodes: Cluster, new_namespace: Callable[..., str], tmp_path: Path) -
     release.ready()
     yield release
     release.close()
+
+
+def fetch(url: str) -> str:
+    with urlopen(url, timeout=30) as answer:
+        return str(answer.read().decode())
 
 
 def work(client: Client, go_on: Event, width: int) -> list[Any]:
@@ -122,6 +128,10 @@ async def test_the_status_page_lives_behind_an_ingress(release: Release, tmp_pat
             await asyncio.to_thread((Path(PICTURES) / "kubernetes-status.png").write_bytes, picture)
         await go_on.set()
         await client.gather(futures)
+
+        # As the ServiceMonitor has it.
+        metrics = await asyncio.to_thread(fetch, f"http://127.0.0.1:{behind}{PATH}/metrics")
+        assert "dask_scheduler_workers" in metrics
 
         # What is not below the path is none of the page's business, and nothing of it was asked for.
         assert set(ingress.answers) <= {200, 301, 302, 304}, ingress.answers
