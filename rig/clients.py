@@ -11,7 +11,7 @@ import subprocess
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 from urllib.parse import urlsplit
 
 import yaml
@@ -171,12 +171,77 @@ def _content(of: dict[str, Any], name: str, kubeconfig: Path) -> str:
     return (kubeconfig.parent / of[name]).read_text() if name in of else ""
 
 
-def existing() -> Path | None:
-    """The kubeconfig of a cluster that the user gave: ``DASK_TIDE_KUBECONFIG``, else ``KUBECONFIG``."""
-    for variable in ("DASK_TIDE_KUBECONFIG", "KUBECONFIG"):
-        if given := os.environ.get(variable):
-            path = Path(given).expanduser().resolve()
-            if not path.is_file():
-                raise RigError(f"{variable}={given}: no such file")
-            return path
-    return None
+class Existing:
+    """A cluster that the user has: tests use it, and break nothing of it.
+
+    Parameters
+    ----------
+    kubeconfig
+        Who to be, and where.
+    """
+
+    def __init__(self, kubeconfig: Path) -> None:
+        self.kubeconfig = kubeconfig
+        self.kubectl = Kubectl(kubeconfig)
+
+    @classmethod
+    def given(cls, folder: Path) -> Self | None:
+        """The cluster of ``DASK_TIDE_KUBECONFIG``, else of ``KUBECONFIG``; None: neither is set.
+
+        Parameters
+        ----------
+        folder
+            Where its present context is written down, alone and in one file.
+
+        Raises
+        ------
+        RigError
+            If a file is missing, or the context signs in by something else than a certificate or a token.
+        """
+        for variable in ("DASK_TIDE_KUBECONFIG", "KUBECONFIG"):
+            if given := os.environ.get(variable):
+                return cls(_flat(variable, given, folder))
+        return None
+
+    def api(self) -> Api:
+        """A new client of the bare API."""
+        return Api(self.kubeconfig)
+
+    def serviceaccount_kubeconfig(self, namespace: str, name: str) -> Path:
+        """A kubeconfig for a ServiceAccount, by a token that is valid for an hour."""
+        token = self.kubectl("--namespace", namespace, "create", "token", name).strip()
+        config = json.loads(self.kubeconfig.read_text())
+        config["users"][0]["user"] = {"token": token}
+        return _write(self.kubeconfig.parent / f"serviceaccount-{namespace}-{name}.kubeconfig", config)
+
+
+def _flat(variable: str, given: str, folder: Path) -> Path:
+    paths = [Path(path).expanduser().resolve() for path in given.split(os.pathsep) if path]
+    for path in paths:
+        if not path.is_file():
+            raise RigError(f"{variable}={given}: no such file: {path}")
+    command = [
+        str(ensure("kubectl")["kubectl"]),
+        "config",
+        "view",
+        "--raw",
+        "--minify",
+        "--flatten",
+        "--output=json",
+    ]
+    environment = os.environ | {"KUBECONFIG": os.pathsep.join(map(str, paths))}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise RigError(f"{variable}={given}: {done.stderr.strip()}")
+    config = json.loads(done.stdout)
+    user = config["users"][0]["user"] if config.get("users") else {}
+    if not user.keys() & {"token", "client-certificate-data"}:
+        how = ", ".join(sorted(user)) or "nothing"
+        raise RigError(f"{variable}={given}: signs in by {how}; tests want a token or a client's certificate")
+    return _write(folder / "kubeconfig", config)
+
+
+def _write(path: Path, config: dict[str, Any]) -> Path:
+    path.touch(mode=0o600)
+    path.write_text(json.dumps(config))
+    return path

@@ -16,23 +16,12 @@ import pytest
 from releases import POOL, Release
 
 from rig import image_build, packages
-from rig.clients import Api, Kubectl, existing
+from rig.clients import Existing, Kubectl
 from rig.folders import RigError
 from rig.nodes import Cluster
 from rig.plane import Options, Plane
 
 _numbers = itertools.count()
-
-
-class Existing:
-    """The user's cluster, as far as it can stand in for a plane: it is there, and not ours to break."""
-
-    def __init__(self, kubeconfig: Path) -> None:
-        self.kubeconfig = kubeconfig
-        self.kubectl = Kubectl(kubeconfig)
-
-    def api(self) -> Api:
-        return Api(self.kubeconfig)
 
 
 def skip_unless_ci(reason: str) -> None:
@@ -43,13 +32,10 @@ def skip_unless_ci(reason: str) -> None:
 
 
 @pytest.fixture(scope="session")
-def any_plane() -> Iterator[Plane | Existing]:
-    """An API server: the user's cluster if one is given, else the same as `plane`."""
-    if (kubeconfig := existing()) is not None:
-        yield Existing(kubeconfig)
-        return
+def plane() -> Iterator[Plane]:
+    """A control plane of our own: with kwok's nodes, and an API server that may be taken away."""
     if not sys.platform.startswith("linux"):
-        skip_unless_ci("the test cluster runs on Linux only; give one by DASK_TIDE_KUBECONFIG")
+        skip_unless_ci("the test cluster runs on Linux only")
     try:
         # On a busy machine nodes of kwok would count as dead, and their pods never be ready again.
         plane = Plane.start(options=Options(node_grace_s=600))
@@ -63,11 +49,12 @@ def any_plane() -> Iterator[Plane | Existing]:
 
 
 @pytest.fixture(scope="session")
-def plane(any_plane: Plane | Existing) -> Plane:
-    """A control plane of our own: with kwok's nodes, and an API server that may be taken away."""
-    if isinstance(any_plane, Existing):
-        pytest.skip("needs a control plane of its own; DASK_TIDE_KUBECONFIG or KUBECONFIG gives another's")
-    return any_plane
+def any_plane(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Plane | Existing:
+    """An API server of which nothing is broken: the user's if one is given, else the same as `plane`."""
+    if (cluster := Existing.given(tmp_path_factory.mktemp("existing"))) is not None:
+        return cluster
+    plane: Plane = request.getfixturevalue("plane")
+    return plane
 
 
 @pytest.fixture(scope="session")
@@ -98,9 +85,9 @@ def nodes(request: pytest.FixtureRequest) -> Iterator[Cluster]:
 
 
 @pytest.fixture
-def namespace(any_plane: Plane | Existing, new_namespace: Callable[..., str]) -> str:
+def namespace(plane: Plane, new_namespace: Callable[..., str]) -> str:
     """A namespace of the test's own; it goes with the test."""
-    return new_namespace(any_plane.kubectl)
+    return new_namespace(plane.kubectl)
 
 
 @contextmanager

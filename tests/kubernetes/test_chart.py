@@ -22,7 +22,7 @@ from releases import helm as run_helm
 
 from dask_tide.providers.kubernetes.manifests import manifests
 from dask_tide.providers.kubernetes.manifests.command import manifests_command
-from rig.clients import Api, ApiError
+from rig.clients import Api, ApiError, Existing
 from rig.plane import Plane
 
 pytestmark = pytest.mark.xdist_group("plane")
@@ -58,7 +58,7 @@ SCALE = "replicasets.apps/scale"
 class Helm:
     """helm, and questions about what it made, in one namespace."""
 
-    def __init__(self, plane: Plane, namespace: str, folder: Path) -> None:
+    def __init__(self, plane: Plane | Existing, namespace: str, folder: Path) -> None:
         self.plane = plane
         self.namespace = namespace
         self.folder = folder
@@ -107,10 +107,13 @@ class Helm:
 
 @pytest.fixture
 def make_helm(
-    plane: Plane, new_namespace: Callable[..., str], tmp_path: Path
+    request: pytest.FixtureRequest, new_namespace: Callable[..., str], tmp_path: Path
 ) -> Iterator[Callable[[], Helm]]:
     """A factory of namespaces in which all pods must be "restricted"; what is installed is taken away."""
     made: list[Helm] = []
+    # Nobody wants fake nodes, or other projects' kinds that take everything, in a cluster that is in use.
+    own = {"kwok_nodes", "foreign_kinds"} & set(request.fixturenames)
+    plane: Plane | Existing = request.getfixturevalue("plane" if own else "any_plane")
 
     def make() -> Helm:
         made.append(Helm(plane, new_namespace(plane.kubectl, "restricted"), tmp_path))
@@ -208,7 +211,7 @@ def pod_of(helm: Helm, selector: str) -> str:
 # Helm
 
 
-def test_lint(plane: Plane, helm: Helm) -> None:
+def test_lint(helm: Helm) -> None:
     assert "0 chart(s) failed" in helm("lint", "--strict", str(CHART))
     assert "0 chart(s) failed" in helm(
         "lint", "--strict", str(CHART), *helm.values(TWO_POOLS | {"buffer": BUFFER})
@@ -220,7 +223,7 @@ def test_an_unknown_value_is_refused_by_its_name(helm: Helm) -> None:
         helm.install("r", {"pools": {"cpu": {"maximun": 4}}})
 
 
-def test_the_api_server_takes_every_object(plane: Plane, helm: Helm, foreign_kinds: None) -> None:
+def test_the_api_server_takes_every_object(helm: Helm, foreign_kinds: None) -> None:
     peers = [{"podSelector": {"matchLabels": {"app": "hub"}}}]
     values = {
         "pools": {"cpu": {"maximum": 40, "packing": True}, "gpu": {"spot": True}},
@@ -264,7 +267,7 @@ def test_replicas_are_the_schedulers_over_upgrade_and_rollback(helm: Helm) -> No
     assert helm.template_label("r-cpu") == first
 
 
-def test_uninstalling_leaves_nothing(plane: Plane, helm: Helm) -> None:
+def test_uninstalling_leaves_nothing(helm: Helm) -> None:
     values = {**TWO_POOLS, "notebook": {"enabled": True}, "nodes": {"read": True}, "buffer": BUFFER}
     helm.install("r", {**values, "priorityClasses": {"spare": {"value": -5}}})
     kinds = {one["kind"] for one in manifests("r", "ns", values)} | {"PriorityClass", "Pod"}
@@ -300,13 +303,13 @@ def test_a_buffer_by_the_clock_keeps_its_number_over_an_upgrade(helm: Helm) -> N
     assert replicas() == {"r-cpu-buffer": 2, "r-gpu-buffer": 5}
 
 
-def test_the_api_server_takes_the_times_that_the_chart_takes_and_no_others(plane: Plane, helm: Helm) -> None:
+def test_the_api_server_takes_the_times_that_the_chart_takes_and_no_others(helm: Helm) -> None:
     job = next(
         one
         for one in manifests("r", helm.namespace, {**TWO_POOLS, "buffer": BUFFER})
         if one["kind"] == "CronJob"
     )
-    api = Api(plane.kubeconfig)
+    api = helm.plane.api()
 
     def refused(**spec: str) -> bool:
         path = f"/apis/batch/v1/namespaces/{helm.namespace}/cronjobs{DRY}"

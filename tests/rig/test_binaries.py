@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from rig import binaries
 from rig.binaries import Module
-from rig.clients import existing
+from rig.clients import Existing
 from rig.folders import CHECKOUT, RigError
 
 HELLO = 'package main\n\nfunc main() { println("hello") }\n'
@@ -95,16 +97,87 @@ def test_the_version_is_that_of_the_module() -> None:
     assert f"gitVersion={version.split()[1]} " in kubernetes.flags()
 
 
+@pytest.mark.parametrize(("on_path", "used"), [("1.99.0", "path"), ("1.10.0", "wheel"), (None, "wheel")])
+def test_go_is_the_paths_where_it_is_new_enough_and_else_the_wheels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, on_path: str | None, used: str
+) -> None:
+    """The wheel itself is what every build here comes from; in its place is a program that says so."""
+
+    def program(folder: Path, version: str) -> None:
+        folder.mkdir(parents=True)
+        (folder / "go").write_text(f"#!/bin/sh\necho go{version}\n")
+        (folder / "go").chmod(0o755)
+
+    installed: list[Path] = []
+
+    def install(requirements: Path, target: Path) -> None:
+        installed.append(requirements)
+        program(target / "go" / "bin", "1.98.0")
+
+    (tmp_path / "path").mkdir()
+    if on_path:
+        program(tmp_path / "path" / "bin", on_path)
+    monkeypatch.setenv("PATH", f"{tmp_path}/path/bin:/usr/bin:/bin")
+    monkeypatch.setenv("DASK_TIDE_RIG", str(tmp_path / "rig"))
+    monkeypatch.setattr(binaries, "_install", install)
+    binaries.go.cache_clear()
+    try:
+        found = binaries.go()
+        assert binaries.go() is found
+    finally:
+        binaries.go.cache_clear()
+    if used == "path":
+        assert (found.command, installed) == (str(tmp_path / "path" / "bin" / "go"), [])
+    else:
+        assert Path(found.command).is_relative_to(tmp_path / "rig" / "go")
+        assert installed == [CHECKOUT / "rig" / "go" / "requirements.txt"]
+
+
+def kubeconfig(path: Path, name: str, user: dict[str, Any] | None = None) -> Path:
+    """A context of this name, in a file."""
+    named = {
+        "contexts": {"context": {"cluster": name, "user": name}},
+        "clusters": {"cluster": {"server": f"https://{name}"}},
+    }
+    lists = {kind: [{"name": name, **one}] for kind, one in named.items()}
+    lists["users"] = [{"name": name, "user": {"token": name} if user is None else user}]
+    path.write_text(json.dumps({"apiVersion": "v1", "kind": "Config", "current-context": name, **lists}))
+    return path
+
+
 def test_the_users_cluster_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "one").touch()
-    (tmp_path / "two").touch()
+    one, two = (kubeconfig(tmp_path / name, name) for name in ("one", "two"))
+    folder = tmp_path / "ours"
+    folder.mkdir()
+
+    def server() -> str:
+        cluster = Existing.given(folder)
+        assert cluster is not None
+        assert cluster.kubeconfig.stat().st_mode & 0o777 == 0o600
+        return str(cluster.kubectl.json("config", "view", "--minify")["clusters"][0]["cluster"]["server"])
+
     monkeypatch.delenv("DASK_TIDE_KUBECONFIG", raising=False)
     monkeypatch.delenv("KUBECONFIG", raising=False)
-    assert existing() is None
-    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "one"))
-    assert existing() == tmp_path / "one"
-    monkeypatch.setenv("DASK_TIDE_KUBECONFIG", str(tmp_path / "two"))
-    assert existing() == tmp_path / "two"
+    assert Existing.given(folder) is None
+    monkeypatch.setenv("KUBECONFIG", str(one))
+    assert server() == "https://one"
+    monkeypatch.setenv("KUBECONFIG", f"{two}:{one}")
+    assert server() == "https://two", "of several files the present context is the first one's"
+    monkeypatch.setenv("DASK_TIDE_KUBECONFIG", str(one))
+    assert server() == "https://one"
+
+
+def test_a_cluster_that_tests_cannot_use_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DASK_TIDE_KUBECONFIG", str(tmp_path / "none"))
-    with pytest.raises(RigError, match="no such file"):
-        existing()
+    with pytest.raises(RigError, match=r"DASK_TIDE_KUBECONFIG=.*: no such file: .*none"):
+        Existing.given(tmp_path)
+    program = {
+        "exec": {
+            "apiVersion": "client.authentication.k8s.io/v1",
+            "command": "aws",
+            "interactiveMode": "Never",
+        }
+    }
+    monkeypatch.setenv("DASK_TIDE_KUBECONFIG", str(kubeconfig(tmp_path / "eks", "eks", program)))
+    with pytest.raises(RigError, match="signs in by exec; tests want a token or a client's certificate"):
+        Existing.given(tmp_path)
