@@ -131,6 +131,16 @@ class Release:
             "POST", path, {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": metadata}
         )
 
+    def delete(self, pod: str) -> None:
+        """What somebody does by hand."""
+        self.kubectl("delete", "pod", pod, "--wait=false", "--ignore-not-found")
+
+    def destroy(self, pod: str) -> None:
+        """The same without time for it to leave."""
+        self.kubectl(
+            "delete", "pod", pod, "--force", "--grace-period=0", "--wait=false", "--ignore-not-found"
+        )
+
     def scheduler_pod(self) -> str:
         """The name of the scheduler's pod that runs."""
         (name,) = (

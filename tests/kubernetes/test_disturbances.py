@@ -66,6 +66,7 @@ def test_work_goes_on_where_a_kubelet_has_died(
             DEADLINE_S,
             release.situation,
         )
+        release.told(client, "its node does not answer")
         # The others become idle, hand over their results, and go.
         held.tell(*(at[name] for name in idle))
         wait_until(

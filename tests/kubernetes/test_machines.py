@@ -109,6 +109,8 @@ def test_kubectl_drain_waits_for_tasks_and_loses_nothing(
         )
         assert leaving <= set(release.all_pods()), "those that leave still have their tasks"
         assert not drained.done()
+        for name in leaving:
+            release.told(client, f"{name}: the platform takes the unit away: EvictionByEvictionAPI")
         held.tell()
         drained.result()
     assert client.gather(held.futures) == [0, 1, 2, 3]

@@ -13,6 +13,8 @@ from distributed.client import FutureCancelledError
 from releases import DEADLINE_S, POOL, Release, ask, finished, hold, nap, workers
 from waiting import wait_until
 
+from dask_tide.providers.kubernetes.manifests import make_certificates
+
 pytestmark = [pytest.mark.xdist_group("nodes"), pytest.mark.timeout(400, func_only=True)]
 
 TEMPLATE = "dask-tide/template"
@@ -105,7 +107,35 @@ def test_an_upgrade_of_the_pods_disturbs_no_task_and_neither_does_a_rollback_nor
     assert release.scheduler_pod() == scheduler
 
 
+def put_certificates(release: Release) -> None:
+    """Certificates that we made, as a company's own authority would."""
+    made = make_certificates(release.name, release.namespace)
+    files = {"ca.crt": made.ca, "tls.crt": made.certificate, "tls.key": made.key}
+    metadata = {"name": f"{release.name}-tls", "namespace": release.namespace}
+    secret = {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": files}
+    release.cluster.kubectl.apply(secret)
+
+
 def test_certificates_are_rotated_under_workers_that_hold_results(release: Release, tmp_path: Path) -> None:
+    rotate(release, tmp_path, SECOND)
+
+
+def test_ones_own_certificates_are_rotated_by_another_secret(
+    install: Callable[..., Release], tmp_path: Path
+) -> None:
+    own = {"security": {"tls": {"source": "secret", "secretName": "own-tls"}}}
+    release = install(FIRST | own, name="own", ready=False)
+    put_certificates(release)
+    release.ready()
+    rotate(release, tmp_path, SECOND | own, change=put_certificates)
+
+
+def rotate(
+    release: Release,
+    tmp_path: Path,
+    values: dict[str, Any],
+    change: Callable[[Release], None] = lambda release: None,
+) -> None:
     """The scheduler starts anew, so work in hand is lost, as the chart's page says; nothing else is."""
 
     def certificates(folder: Path) -> Security:
@@ -126,7 +156,8 @@ def test_certificates_are_rotated_under_workers_that_hold_results(release: Relea
         before = set(running.placed(release))
         older = template(release)
         old = Path(shutil.copytree(release.folder, tmp_path / "old"))
-        release.apply("upgrade", SECOND, "--set", "security.tls.rotate=once")
+        change(release)
+        release.apply("upgrade", values, "--set", "security.tls.rotate=once")
         with pytest.raises(FutureCancelledError, match="scheduler-connection-lost"):
             running.futures[0].result(timeout=DEADLINE_S)
     release.close()

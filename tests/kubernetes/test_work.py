@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
+import random
+import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
-from distributed import Client, Event, wait
+from distributed import Client, Event, Future, wait
 from distributed.client import FutureCancelledError
-from releases import DEADLINE_S, POOL, Release, ask, at_work, calls, finished, nap, workers
+from releases import DEADLINE_S, POOL, Release, ask, at_work, calls, finished, hold, nap, workers
 from waiting import wait_until
 
 from rig.nodes import Cluster
@@ -56,20 +60,35 @@ def test_p28_from_nothing_to_many_to_the_one_with_the_answer_to_nothing(
     assert set(finished(client).values()) == {1}, "nothing was computed twice"
 
 
-def test_p16_p18_a_pod_that_somebody_deletes_is_drained_and_replaced(
+def test_p16_p18_pods_that_somebody_deletes_are_drained_and_replaced_and_it_is_told(
     release: Release, client: Client
 ) -> None:
-    futures = client.map(nap, [0.1] * 12, pure=False)
-    wait(futures, timeout=DEADLINE_S)
-    long = client.map(nap, [6.0] * 6, pure=False)
-    wait_until(lambda: len(workers(client)) >= 2, "at least two workers", DEADLINE_S, release.situation)
-    victim = next(iter(workers(client)))
-    release.kubectl("delete", "pod", victim, "--wait=false")
-    assert len(client.gather(long, errors="raise")) == 6
-    assert len(client.gather(futures)) == 12
-    assert max(finished(client).values()) == 1, "no result was computed again"
-    del futures, long
-    release.settled(0)
+    ask(client, "tide_adapt", minimum=2)
+
+    def two_without(deleted: str) -> bool:
+        pods = release.all_pods()
+        return len(pods) == 2 and deleted not in pods and set(workers(client)) == set(pods)
+
+    wait_until(lambda: two_without(""), "two workers", DEADLINE_S, release.situation)
+    results = client.map(nap, [0.1] * 12, pure=False)
+    wait(results, timeout=DEADLINE_S)
+    held = hold(client, 2)
+    deleted = next(iter(held.placed(release)))
+    release.delete(deleted)
+    release.told(client, f"{deleted}: the platform takes the unit away")
+    assert held.begun() == [1, 1]
+    held.tell()
+    assert client.gather(held.futures) == [0, 1]
+    assert held.begun() == [1, 1], "its task was waited for"
+    assert len(client.gather(results)) == 12
+    assert set(finished(client).values()) == {1}, "no result was computed again"
+    wait_until(lambda: two_without(deleted), "there are two again", DEADLINE_S, release.situation)
+    del results
+    held.forget()
+    deleted = next(iter(release.pods()))
+    release.destroy(deleted)
+    wait_until(lambda: two_without(deleted), "and again", DEADLINE_S, release.situation)
+    release.told(client, f"{deleted}: the platform takes the unit away")
 
 
 @pytest.mark.timeout(900, func_only=True)  # twenty workers must start, one after the other
@@ -98,15 +117,26 @@ def test_p04_20_evictions_under_one_long_task_do_not_kill_it(install: Callable[.
             name = wait_until(elsewhere, "it runs on another", DEADLINE_S, release.situation)
             release.evict(name)
             evicted.add(name)
+            release.told(client, f"{name}: the platform takes the unit away: EvictionByEvictionAPI")
         Event("told", client=client).set()
         assert future.result(timeout=DEADLINE_S) == "done"
 
 
 def test_p12_the_task_that_runs_on_a_drained_worker_starts_once(release: Release, client: Client) -> None:
-    futures = client.map(nap, [3.0] * 6, pure=False)
-    wait_until(lambda: len(workers(client)) >= 2, "two workers", DEADLINE_S, release.situation)
+    held = hold(client, 2)
+    held.placed(release)
     ask(client, "tide_scale", n=1)
-    assert len(client.gather(futures)) == 6
+    wait_until(
+        lambda: (
+            {worker["status"] for worker in workers(client).values()} == {"running", "closing_gracefully"}
+        ),
+        "one is drained",
+        DEADLINE_S,
+        release.situation,
+    )
+    held.tell()
+    assert client.gather(held.futures) == [0, 1]
+    assert held.begun() == [1, 1]
     assert set(finished(client).values()) == {1}
     release.settled(1, "as it was scaled by hand")
 
@@ -128,9 +158,18 @@ def test_an_image_that_does_not_exist_is_told_and_not_tried_in_a_loop(
 ) -> None:
     release = install({"pools": {"cpu": POOL | {"image": "docker.io/dask-tide/none:never"}}})
     with release.client() as client:
+        began_s = time.monotonic()
         future = client.submit(nap, 0.1)
-        release.told(client, "ErrImageNeverPull", 60)
-        release.told(client, "starts failed in a row", 60)
+        pods: set[str] = set()
+
+        def told(words: str) -> bool:
+            pods.update(pod["metadata"]["uid"] for pod in release.all_pods().values())
+            return words in ask(client, "tide_explain", lines=200)
+
+        for words in ("ErrImageNeverPull", "starts failed in a row"):
+            wait_until(lambda: told(words), words, DEADLINE_S, release.situation)  # noqa: B023
+        # The pause after each is twice as long as the one before; the first is half a second.
+        assert len(pods) <= 2 + math.log2(1 + (time.monotonic() - began_s) / 0.5)
         del future
     release.settled(0)
 
@@ -139,7 +178,7 @@ def test_p39_quota_10_ask_20(install: Callable[..., Release], nodes: Cluster) ->
     release = install({"pools": {"cpu": POOL | {"maximum": 20}}})
     release.settled(0)
     used = len(nodes.kubectl.json("--namespace", release.namespace, "get", "pods")["items"])
-    release.kubectl("create", "quota", "ten", f"--hard=pods={used + 3}")
+    release.kubectl("create", "quota", "ten", f"--hard=pods={used + 10}")
 
     def counts() -> tuple[int, int]:
         """How many pods there are, and are asked for."""
@@ -147,17 +186,53 @@ def test_p39_quota_10_ask_20(install: Callable[..., Release], nodes: Cluster) ->
         return len(release.all_pods()), replicaset["spec"]["replicas"]
 
     with release.client() as client:
+        ask(client, "tide_scale", n=20)
         futures = client.map(nap, [0.4] * 60, pure=False)
         release.told(client, "exceeded quota", 60)
-        wait_until(lambda: counts() == (3, 3), "as many as may be", DEADLINE_S, release.situation)
+        wait_until(lambda: counts() == (10, 10), "as many as may be", DEADLINE_S, release.situation)
         asked = calls(client)["scale"]
         while not all(future.done() for future in futures):
-            assert counts() == (3, 3), release.situation()
+            assert counts() == (10, 10), release.situation()
         assert calls(client)["scale"] == asked, "it is not asked again and again"
         assert len(client.gather(futures)) == 60
         assert release.log().count("exceeded quota: ten") == 1, "one warning"
+        ask(client, "tide_adapt", minimum=0)
         del futures
     release.settled(0)
+
+
+@pytest.mark.timeout(500, func_only=True)
+def test_p16_p28_after_a_soak_there_are_as_many_as_are_wanted(install: Callable[..., Release]) -> None:
+    """Up and down to nothing, while somebody deletes and evicts pods at random moments."""
+    chance = random.Random(28)
+    release = install({"pools": {"cpu": POOL | {"maximum": 4}}, "tide": {"release": {"keep": "1s"}}})
+    release.settled(0)
+    with release.client() as client:
+        for number in range(3):
+            futures = client.map(nap, [chance.uniform(0.2, 2.0) for _ in range(16)], pure=False)
+
+            def so_far(done: int, futures: list[Future] = futures) -> bool:
+                return bool(workers(client)) and sum(future.done() for future in futures) >= done
+
+            ways = chance.sample([release.evict, release.delete, release.destroy], 2)
+            for disturb, done in zip(ways, sorted(chance.sample(range(14), 2)), strict=True):
+                wait_until(partial(so_far, done), f"{done} are done", DEADLINE_S, release.situation)
+                if there := sorted(release.pods()):
+                    disturb(chance.choice(there))
+            assert len(client.gather(futures)) == 16
+            futures.clear()
+            release.settled(0, f"after round {number}")
+            assert not workers(client)
+        ask(client, "tide_adapt", minimum=2)
+        wait_until(
+            lambda: len(workers(client)) == 2 and set(workers(client)) == set(release.all_pods()),
+            "the minimum, and no pod without a worker",
+            DEADLINE_S,
+            release.situation,
+        )
+        status = ask(client, "tide_status")
+        assert status["errors"] == 0
+        assert {unit["name"] for unit in status["units"]} == set(release.all_pods())
 
 
 def test_p29_a_scheduler_that_is_killed_in_mid_job_finds_its_pods_again(
