@@ -216,10 +216,11 @@ class Existing:
 
 
 def _flat(variable: str, given: str, folder: Path) -> Path:
-    paths = [Path(path).expanduser().resolve() for path in given.split(os.pathsep) if path]
-    for path in paths:
-        if not path.is_file():
-            raise RigError(f"{variable}={given}: no such file: {path}")
+    named = [Path(path).expanduser().resolve() for path in given.split(os.pathsep) if path]
+    # As kubectl does: of several some may be missing.
+    paths = [path for path in named if path.is_file()]
+    if not paths:
+        raise RigError(f"{variable}={given}: no such file")
     command = [
         str(ensure("kubectl")["kubectl"]),
         "config",
