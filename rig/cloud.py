@@ -12,7 +12,8 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -163,8 +164,17 @@ class Cloud(Cluster):
 
     def restart_autoscaler(self) -> None:
         """Kill the autoscaler and start it again, as when its pod moves."""
+        with self.autoscaler_away():
+            pass
+
+    @contextmanager
+    def autoscaler_away(self) -> Iterator[None]:
+        """Run the body without an autoscaler."""
         self.kept.stop(self.sky.autoscaler, signal.SIGKILL)
-        self._start_autoscaler()
+        try:
+            yield
+        finally:
+            self._start_autoscaler()
 
     def bill(self) -> list[Instance]:
         """All instances that ever were: type, market, and what is paid for each (see :class:`Instance`)."""
@@ -179,6 +189,23 @@ class Cloud(Cluster):
             Only this one's; ``"system"`` is the machine that is always there.
         """
         return [each for each in self.bill() if each.alive and pool in (None, each.pool)]
+
+    def volumes(self) -> dict[str, str]:
+        """The EBS volumes that are paid for, and the instance that each is attached to; empty: to none."""
+        volumes: dict[str, str] = control.ask(self.folder, "volumes")
+        return volumes
+
+    def aws(self, service: str, operation: str, **arguments: Any) -> Any:
+        """Call AWS: ``cloud.aws("ec2", "describe_volumes")``.
+
+        Parameters
+        ----------
+        service
+            One of those of :func:`rig.aws.account.clients`.
+        operation, arguments
+            As boto3's client has them; of the answer, moments are text.
+        """
+        return control.ask(self.folder, "call", service=service, operation=operation, **arguments)
 
     def interrupt(self, named: str, notice_s: float = 120.0) -> None:
         """Have EC2 take a spot instance back: a notice now, the end of its power after ``notice_s``.

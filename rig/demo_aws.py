@@ -50,10 +50,11 @@ def show(cloud: Cloud, *, maximum: int, **options: Any) -> int:
     """
     pools = {"default": POOL | {"maximum": maximum}}
     values = demo.VALUES | {"scheduler": SCHEDULER, "nodes": {"read": True}, "pools": pools}
-    place = demo.install(cloud, values)
     # The pool's first pod, which Kubernetes starts, would boot a machine, and the story wait for its end.
-    scaled = ("scale", f"replicaset/{demo.RELEASE}-default", "--replicas=0")
-    cloud.kubectl("--namespace", demo.NAMESPACE, *scaled)
+    with cloud.autoscaler_away():
+        place = demo.install(cloud, values)
+        scaled = ("scale", f"replicaset/{demo.RELEASE}-default", "--replicas=0")
+        cloud.kubectl("--namespace", demo.NAMESPACE, *scaled)
     return play("kubernetes", place=place, fleet=machines(cloud), **options)
 
 

@@ -127,7 +127,7 @@ class Fleet(Release):
         self.no_machines()
 
     def no_machines(self, what: str = "are left") -> None:
-        """Wait until no machine is paid for and none is known to Kubernetes."""
+        """Wait until no machine is paid for and none is known to Kubernetes; no volume of one is left."""
         path = f"/api/v1/nodes?labelSelector={quote(f'{PURPOSE}={self.node_pool}')}"
         api = self.cloud.api()
 
@@ -135,6 +135,8 @@ class Fleet(Release):
             return not self.machines() and not api("GET", path)["items"]
 
         wait_until(gone, f"no machines {what}", DEADLINE_S, self.situation)
+        ours = {each.id for each in self.bill()} | {""}
+        assert not ours & set(self.cloud.volumes().values()), "no volumes either"
 
     def situation(self) -> str:
         kubectl = self.cloud.kubectl

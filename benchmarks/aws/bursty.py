@@ -20,9 +20,9 @@ Latency
     too late), and from there to the `CreateFleet` call that made the first machine (Karpenter's batching:
     1 s without a new pod of anybody, at most 10 s; the arms' pods prolong each other's).
 Nothing left
-    From the last result to no pod and no machine of the workers. The bound is how long the policy keeps an
-    idle worker at that moment, and the platform's delay as measured: from the moment at which the last pod is
-    told to go to the end of the last machine. There are no volumes in this cloud.
+    From the last result to no pod, no machine of the workers and no volume of one. The bound is how long the
+    policy keeps an idle worker at that moment, and the platform's delay as measured: from the moment at which
+    the last pod is told to go to the end of the last machine.
 
 One machine of two CPUs runs all of this, thirty processes of Dask at once; it is slower than AWS and the
 same for all arms. Boot times vary by 20 % either way, and machines do not take turns: single figures have

@@ -108,7 +108,9 @@ class _Driver:
         if not self.watch.none_left(self.arm.name, since_s):
             return False
         with suppress(OSError, ValueError):  # a busy cloud
-            return not self.cloud.instances(self.arm.place.node_pool)
+            bill = [each for each in self.cloud.bill() if each.pool == self.arm.place.node_pool]
+            volumes = set(self.cloud.volumes().values())
+            return not any(each.alive or each.id in volumes for each in bill)
         return False
 
     def _reckon(self, began_s: float, answered_s: float, left_s: float | None) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """Shrinking with half of the workers holding data: nothing computed again, the right ones go, how fast.
 
-100 real workers do not fit on a small machine. So 12 of them on real nodes shrink to 2, told by hand; and on
-fake nodes the provider alone lets 90 of 100 pods go, whose readiness is patched as if their workers had
-parked.
+100 processes of workers do not fit on a small machine. So 12 of them on real nodes shrink to 2; and 100 pods
+on fake nodes shrink to 10, whose workers are real, too, but live together in one process with the scheduler
+and its controller, and close where a pod's would park. Both are told by hand.
 """
 
 from __future__ import annotations
@@ -10,12 +10,19 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from collections import Counter
+from collections.abc import Collection, Sequence
+from contextlib import AsyncExitStack
+from functools import partial
 from typing import Any
 
-from distributed import Client, wait
-from replicasets import PoolSet, provided
+from distributed import Client, Scheduler, Worker, wait
+from replicasets import PoolSet
+from waiting import until
 
-from dask_tide.providers.kubernetes.patience import Patience
+from dask_tide.controller.attach import attach
+from dask_tide.providers.base import NAMELESS, ProviderContext
+from dask_tide.providers.kubernetes.provider import KubernetesProvider
 from rig.folders import wait_for
 from rig.nodes import Cluster
 from rig.plane import Plane
@@ -30,32 +37,78 @@ RESULT_BYTES = 2**20
 LEFT = 2
 
 
+class _Together(KubernetesProvider):
+    """The provider, for workers that close when they are drained."""
+
+    closes_workers = True
+
+    def __init__(self, plane: Plane, namespace: str, context: ProviderContext) -> None:
+        super().__init__(context)
+        self._plane, self._namespace = plane, namespace
+
+    async def scale_down(self, units: Sequence[str]) -> Collection[str]:
+        # What each pod's kubelet finds of a worker that has parked; here it takes longer, one by one.
+        pool = PoolSet(self._plane.api(), self._namespace)  # a connection is for one thread
+        await asyncio.to_thread(pool.set_ready, [unit for unit in units if NAMELESS not in unit], False)
+        return await super().scale_down(units)
+
+
 async def _pods(plane: Plane, name: str, n: int) -> dict[str, Any]:
-    chosen = random.Random(4)
     pool = PoolSet(plane.api(), name).create()
-    async with provided(plane, name, patience=Patience()) as provider:
-        await provider.observe()
-        await provider.scale_up("cpu", n)
+    where = {"namespace": name, "kubeconfig": str(plane.kubeconfig), "on-close": "keep"}
+    tide = {"name": pool.cluster, "pools": {pool.pool: {"maximum": n}}, "options": where}
+    async with AsyncExitStack() as stack:
+        scheduler = await stack.enter_async_context(
+            Scheduler(host="127.0.0.1", port=0, dashboard_address=":0")
+        )
+        controller = attach(scheduler, tide, provider=partial(_Together, plane, name))
+        provider = controller.provider
+        assert isinstance(provider, _Together)
+        stack.push_async_callback(controller.close)
+        client = await stack.enter_async_context(Client(scheduler.address, asynchronous=True))
+        controller.scale(n)
         names = await pool.running(n)
-        holders = chosen.sample(names, n // 2)
-        staying = set(chosen.sample(holders, n // 10))
-        victims = sorted(set(names) - staying)
-        provider.mark({one: one in staying for one in names})
-        # What the kubelets do within a second of the workers' parking; it takes longer here, one by one.
-        await asyncio.to_thread(pool.set_ready, victims, False)
+        # They share one process, so each may use all of what it may.
+        workers = [Worker(scheduler.address, name=each, nthreads=1, memory_limit="8GiB") for each in names]
+        await asyncio.gather(*map(stack.enter_async_context, workers))
+        chosen = random.Random(4)
+        holders = chosen.sample(workers, n // 2)
+        futures = [
+            client.submit(_make, 4 * number + part, workers=[holder.address], pure=False)
+            for number, holder in enumerate(holders)
+            for part in range(4)
+        ]
+        await wait(futures, timeout=jobs.DEADLINE_S)
         before = provider._api.calls.copy()
         began_s = time.perf_counter()
-        kept = await provider.scale_down(victims)
-        taken_s = time.perf_counter() - began_s
+        controller.scale(n // 10)
+        await until(lambda: len(scheduler.workers) == n // 10, "the workers have left", 120)
+        left_s = time.perf_counter() - began_s
+        while len(await asyncio.to_thread(pool.pods)) > n // 10:
+            assert time.perf_counter() - began_s < jobs.DEADLINE_S, "their pods go"
+        gone_s = time.perf_counter() - began_s
+        values = await client.gather(futures)
+        finished = Counter(
+            key
+            for key, start, end, *_ in scheduler.transition_log
+            if (start, end) == ("processing", "memory")
+        )
         return {
             "from": n,
-            "to": len(staying),
-            "s": taken_s,
+            "to": n // 10,
+            "results": len(futures),
+            "workers_gone_s": left_s,
+            "pods_gone_s": gone_s,
+            "results_right": values == [_make(number) for number in range(len(futures))],
+            "recomputed": sorted(key for key, times in finished.items() if times > 1),
             "calls": dict(provider._api.calls - before),
-            "kept": sorted(kept),
-            "wrong": sorted(staying - pool.pods().keys()),
-            "misses": provider.scales["cpu"].misses,
+            "wrong": sorted({ws.name for ws in scheduler.workers.values()} ^ pool.pods().keys()),
+            "misses": provider.scales[pool.pool].misses,
         }
+
+
+def _make(number: int) -> bytes:
+    return bytes([number % 256]) * RESULT_BYTES
 
 
 def _misses(client: Client) -> int:
@@ -69,7 +122,7 @@ def _misses(client: Client) -> int:
 
 
 def _workers(cluster: Cluster, n: int) -> dict[str, Any]:
-    def make(i: int) -> bytes:
+    def make(i: int) -> bytes:  # sent by value
         time.sleep(0.1)
         return bytes([i]) * RESULT_BYTES
 
@@ -113,13 +166,11 @@ def run(clusters: Clusters, sizes: Sizes) -> Figures:
         pods = asyncio.run(_pods(plane, name, sizes.some))
     workers = _workers(clusters.nodes, sizes.workers)
     found = Figures(raw={"pods": pods, "workers": workers})
-    few = f"{pods['from']} to {pods['to']} pods"
-    found.alone(f"{few}: all gone after", pods["s"])
-    found.alone(f"{few}: wrong ones", len(pods["wrong"]) + pods["misses"], 0, unit="")
-    few = f"{workers['from']} to {workers['to']} workers"
-    found.alone(f"{few}: drained and struck off after", workers["workers_gone_s"])
-    found.alone(f"{few}: pods gone after", workers["pods_gone_s"])
-    found.alone(f"{few}: wrong ones", len(workers["wrong"]) + workers["misses"], 0, unit="")
-    found.alone(f"{few}: computed again", len(workers["recomputed"]), 0, unit="")
-    assert workers["results_right"]
+    for what, one in (("workers in one process", pods), ("workers", workers)):
+        few = f"{one['from']} to {one['to']} {what}"
+        found.alone(f"{few}: drained and struck off after", one["workers_gone_s"])
+        found.alone(f"{few}: pods gone after", one["pods_gone_s"])
+        found.alone(f"{few}: wrong ones", len(one["wrong"]) + one["misses"], 0, unit="")
+        found.alone(f"{few}: computed again", len(one["recomputed"]), 0, unit="")
+        assert one["results_right"]
     return found

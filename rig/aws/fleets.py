@@ -22,6 +22,9 @@ from rig.aws.account import ACCOUNT, REGION, price_per_hour
 from rig.aws.faults import Faults
 
 OUT_OF_STOCK = "InsufficientInstanceCapacity"
+#: Devices that an image's root is on, and what is said of a volume in words.
+_ROOTS = frozenset({"/dev/xvda", "/dev/sda1"})
+_SWITCHES = frozenset({"DeleteOnTermination", "Encrypted"})
 
 
 class OutOfStockError(ServiceException):
@@ -85,6 +88,7 @@ def _launch(backend: Any, offer: Offer, count: int, market: str, tags: dict[str,
         *(group for card in data.get("NetworkInterfaces") or () for group in card.get("Groups") or ()),
     ]
     own = convert_tag_spec(data.get("TagSpecifications") or [])
+    volumes = [_volume(each) for each in data.get("BlockDeviceMappings") or ()]
     reservation = backend.run_instances(
         data["ImageId"],
         count,
@@ -96,10 +100,17 @@ def _launch(backend: Any, offer: Offer, count: int, market: str, tags: dict[str,
         security_group_ids=list(dict.fromkeys(groups)),
         metadata_options=data.get("MetadataOptions"),
         lifecycle="spot" if market == "spot" else None,
+        **({"block_device_mappings": volumes} if volumes else {}),
         tags={"instance": own.get("instance", {}) | tags.get("instance", {})},
     )
     launched: list[Instance] = reservation.instances
     return launched
+
+
+def _volume(mapping: dict[str, Any]) -> dict[str, Any]:
+    """A template's block device, for moto; a root goes with its instance unless told otherwise."""
+    ebs = {"DeleteOnTermination": mapping["DeviceName"] in _ROOTS} | (mapping.get("Ebs") or {})
+    return mapping | {"Ebs": ebs | {key: str(ebs[key]).lower() == "true" for key in _SWITCHES & ebs.keys()}}
 
 
 def _create_fleet(response: Any, faults: Faults) -> ActionResult:

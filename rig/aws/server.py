@@ -19,6 +19,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from moto.ec2.models import ec2_backends
+
 from rig.aws import account, moto_gaps
 from rig.aws.calls import Calls
 from rig.aws.cloud_controller import CloudController
@@ -53,6 +55,15 @@ class Control:
     def instances(self) -> list[dict[str, Any]]:
         """All instances that ever were."""
         return [asdict(instance) for instance in list(self.machines.instances.values())]
+
+    def volumes(self) -> dict[str, str]:
+        """The volumes that there are, and the instance that each is attached to; empty: to none."""
+        volumes = ec2_backends[account.ACCOUNT][account.REGION].volumes
+        return {id_: each.attachment.instance.id if each.attachment else "" for id_, each in volumes.items()}
+
+    def call(self, service: str, operation: str, **arguments: Any) -> Any:
+        """Call AWS, as boto3 does."""
+        return getattr(account.clients(account.URL)[service], operation)(**arguments)
 
     def interrupt(self, named: str, notice_s: float) -> None:
         """Take a spot instance back after a notice."""
@@ -101,7 +112,7 @@ class _Handler(socketserver.StreamRequestHandler):
             reply = {"value": getattr(control, request.pop("do"))(**request)}
         except Exception as error:  # noqa: BLE001 - the asker is told
             reply = {"error": f"{error}" if isinstance(error, RigError) else repr(error)}
-        self.wfile.write(json.dumps(reply).encode() + b"\n")
+        self.wfile.write(json.dumps(reply, default=str).encode() + b"\n")
 
 
 class _Socket(socketserver.ThreadingUnixStreamServer):

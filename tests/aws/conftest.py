@@ -102,4 +102,7 @@ def grouped_fleet(tmp_path: Path) -> Iterator[Fleet]:
         Cloud.start(sky=sky, tars=[image_build.build()]) as cloud,
         fleets(cloud, tmp_path) as make,
     ):
-        yield make(share=Fleet(cloud, "", "", tmp_path, "workers", GROUP))
+        # Its group is there already: it would boot a machine for the pool's first pod.
+        with cloud.autoscaler_away():
+            fleet = make(share=Fleet(cloud, "", "", tmp_path, "workers", GROUP))
+        yield fleet

@@ -9,11 +9,13 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from fleet import most_at_once
 from leftovers import Traces, machine_state, started
 from waiting import wait_until
 
 from rig.aws import karpenter
 from rig.aws.account import PURPOSE, TYPES
+from rig.aws.cluster_autoscaler import GROUP
 from rig.aws.instances import Instance
 from rig.cloud import Cloud, Sky, missing
 from rig.folders import RigError
@@ -118,11 +120,16 @@ def test_machines_come_with_pods_and_go_with_them(burst: Burst) -> None:
         assert node["status"]["capacity"]["cpu"] == str(TYPES[instance.kind])
         assert {"key": PURPOSE, "value": burst.name, "effect": "NoSchedule"} in node["spec"]["taints"]
         assert {"type": "InternalIP", "address": instance.address} in node["status"]["addresses"]
+    attached = burst.cloud.volumes()
+    ids = {instance.id for instance in instances.values()}
+    assert ids <= set(attached.values())
     burst.scale(0)
     burst.wait(lambda: not (burst.instances() or burst.nodes()), "the machines go", GOING_S)
     burst.wait(lambda: not set(instances) & set(burst.cloud.nodes()), "their kubelets are no more")
     paid = [instance for instance in burst.cloud.bill() if instance.pool == burst.name]
-    assert {instance.id for instance in paid} == {instance.id for instance in instances.values()}
+    assert {instance.id for instance in paid} == ids
+    assert not ids & set(burst.cloud.volumes().values())
+    assert set(burst.cloud.volumes()) < set(attached)
     assert all(instance.ended_s and instance.paid_s > 5 and instance.cost > 0 for instance in paid)
 
 
@@ -280,6 +287,54 @@ def test_an_autoscaler_that_starts_again_makes_no_machine_twice(burst: Burst) ->
     assert len(burst.instances()) <= 3
 
 
+def test_an_auto_scaling_group_does_what_cluster_autoscaler_asks_of_it(cloud: Cloud) -> None:
+    def instances() -> dict[str, Instance]:
+        return {each.node: each for each in cloud.instances(GROUP)}
+
+    def want(count: int) -> None:
+        cloud.aws("autoscaling", "set_desired_capacity", AutoScalingGroupName=GROUP, DesiredCapacity=count)
+
+    def wanted() -> int:
+        (group,) = cloud.aws("autoscaling", "describe_auto_scaling_groups", AutoScalingGroupNames=[GROUP])[
+            "AutoScalingGroups"
+        ]
+        return int(group["DesiredCapacity"])
+
+    assert not instances()
+    want(1)
+    wait_until(lambda: set(instances()) & cloud.ready_nodes(), "its node is Ready", COMING_S)
+    ((name, instance),) = instances().items()
+    node = cloud.api()("GET", f"/api/v1/nodes/{name}")
+    assert node["spec"]["providerID"] == f"aws:///{instance.zone}/{instance.id}"
+    assert {"key": PURPOSE, "value": "workers", "effect": "NoSchedule"} in node["spec"]["taints"]
+    labels = node["metadata"]["labels"]
+    assert (labels[PURPOSE], labels["node.kubernetes.io/lifecycle"]) == ("workers", instance.market)
+    assert labels["node.kubernetes.io/instance-type"] == instance.kind
+
+    cloud.stock_out("*/*/spot")
+    want(2)
+
+    def failed() -> list[str]:
+        said = cloud.aws("autoscaling", "describe_scaling_activities", AutoScalingGroupName=GROUP)
+        return [each["StatusMessage"] for each in said["Activities"] if each["StatusCode"] == "Failed"]
+
+    wait_until(failed, "it is told that there is none", COMING_S)
+    assert "capacity" in failed()[0]
+    assert (wanted(), len(instances())) == (2, 1)
+    cloud.in_stock()
+    wait_until(lambda: len(instances()) == 2, "it tries again", COMING_S)
+
+    for each in instances().values():
+        cloud.aws(
+            "autoscaling",
+            "terminate_instance_in_auto_scaling_group",
+            InstanceId=each.id,
+            ShouldDecrementDesiredCapacity=True,
+        )
+    assert wanted() == 0
+    wait_until(lambda: not instances() and name not in cloud.ready_nodes(), "they are no more", GOING_S)
+
+
 def test_hundreds_of_pods_find_machines_of_kwok_and_nothing_is_left() -> None:
     count, per_node = 400, 8
     before = machine_state()
@@ -288,8 +343,9 @@ def test_hundreds_of_pods_find_machines_of_kwok_and_nothing_is_left() -> None:
         burst = Burst(cloud, "many")
         burst.start(count, cpu="480m")
         burst.wait(lambda: burst.ready() == count, f"{count} pods run", GOING_S)
-        nodes = len(burst.instances())
-        assert count / per_node <= nodes <= 1.1 * count / per_node
+        needed = count / per_node
+        assert needed <= len(burst.instances())
+        assert most_at_once(cloud.bill()) <= 1.1 * needed, "at no time"
         burst.scale(0)
         burst.wait(lambda: not (burst.instances() or burst.nodes()), "all machines go", GOING_S)
     traces.wait_gone()
