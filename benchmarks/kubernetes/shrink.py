@@ -8,6 +8,7 @@ and its controller, and close where a pod's would park. Both are told by hand.
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 import time
 from collections import Counter
@@ -64,13 +65,13 @@ async def _pods(plane: Plane, name: str, n: int) -> dict[str, Any]:
         controller = attach(scheduler, tide, provider=partial(_Together, plane, name))
         provider = controller.provider
         assert isinstance(provider, _Together)
-        stack.push_async_callback(controller.close)
         client = await stack.enter_async_context(Client(scheduler.address, asynchronous=True))
         controller.scale(n)
         names = await pool.running(n)
         # They share one process, so each may use all of what it may.
         workers = [Worker(scheduler.address, name=each, nthreads=1, memory_limit="8GiB") for each in names]
         await asyncio.gather(*map(stack.enter_async_context, workers))
+        stack.push_async_callback(controller.close)  # before they end, or it would ask for others
         chosen = random.Random(4)
         holders = chosen.sample(workers, n // 2)
         futures = [
@@ -162,6 +163,7 @@ def _workers(cluster: Cluster, n: int) -> dict[str, Any]:
 def run(clusters: Clusters, sizes: Sizes) -> Figures:
     """On fake nodes, then on real ones."""
     plane = clusters.plane
+    logging.getLogger("distributed").setLevel(logging.ERROR)  # they all live here
     with namespace(plane.kubectl) as name:
         pods = asyncio.run(_pods(plane, name, sizes.some))
     workers = _workers(clusters.nodes, sizes.workers)
