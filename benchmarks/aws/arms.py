@@ -1,8 +1,9 @@
 """The arms: three ways to have workers on one cloud, at the same time.
 
-Each has a NodePool of its own, all of the same making (:func:`rig.aws.karpenter.node_pool`: spot machines
-of four CPUs, `consolidateAfter` 5 s, and leave to end all machines at once); the same image; at most six
-workers of one thread, two of which fit on a machine; and a scheduler on the machine that is always there.
+Each has a NodePool of its own (:func:`rig.aws.karpenter.node_pool`: spot machines of four CPUs; for `ours`
+and `dask-kubernetes` with `consolidateAfter` 5 s and leave to end all machines at once); the same image; at
+most six workers of one thread, two of which fit on a machine; and a scheduler on the machine that is always
+there.
 
 `ours`
     The chart with ``nodes.read``, ``packing`` and ``spot``, which says that machines may be taken away.
@@ -12,12 +13,13 @@ workers of one thread, two of which fit on a machine; and a scheduler on the mac
     have our pods' requests, limits, node selector, toleration and grace period. The operator is a process
     beside the control plane.
 `plain`
-    The same release as `ours`, with those values of the chart that leave pods to Karpenter as anybody's
-    are: ``admission.enabled`` and ``nodes.read`` false, so that our scheduler changes no annotation and
-    knows nothing of machines; ``packing`` false, so that kube-scheduler spreads workers; and
-    ``podAnnotations`` that mean nothing (a deletion cost of 0, "true" for `safe-to-evict`, "false" for
-    `do-not-disrupt`). How many workers there are, and which ones go, is still decided by our policy: it is
-    less of ourselves, not stock Dask.
+    Karpenter's defaults (when a machine may go, and how many of them at a time), and the same release as
+    `ours`, with those values of the chart that leave pods to Karpenter as anybody's are:
+    ``admission.enabled`` and ``nodes.read`` false, so that our scheduler changes no annotation and knows
+    nothing of machines; ``packing`` false, so that kube-scheduler spreads workers; and ``podAnnotations``
+    that mean nothing (a deletion cost of 0, "true" for `safe-to-evict`, "false" for `do-not-disrupt`). How
+    many workers there are, and which ones go, is still decided by our policy: it is less of ourselves, not
+    stock Dask.
 """
 
 from __future__ import annotations
@@ -132,6 +134,7 @@ def arms(cloud: Cloud) -> Iterator[list[Arm]]:
         ]
         for arm in made:
             jobs.keep_diary(arm.client)
-            cloud.kubectl.apply(node_pool(arm.name))
+            after = None if arm.name == PLAIN else "5s"
+            cloud.kubectl.apply(node_pool(arm.name, consolidate_after=after))
             stack.callback(cloud.kubectl, "delete", "nodepool", arm.name, "--wait=false")
         yield made

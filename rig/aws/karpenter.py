@@ -76,7 +76,7 @@ def node_pool(
     *,
     markets: Sequence[str] = ("spot", "on-demand"),
     types: Sequence[str] = ("m5.xlarge", "c5.xlarge", "r5.xlarge"),
-    consolidate_after: str = "5s",
+    consolidate_after: str | None = "5s",
     cpus: int = 2000,
 ) -> dict[str, Any]:
     """A NodePool; by default the one for workers, as values files of the chart expect it.
@@ -90,10 +90,17 @@ def node_pool(
     types
         The instance types it may take.
     consolidate_after
-        How long a node must be without news before it may go; Karpenter validates for 15 s after that.
+        How long a node must be without news before it may go; Karpenter validates for 15 s after that. None:
+        all of that is left to Karpenter's own defaults.
     cpus
         Its limit.
     """
+    disruption = {
+        "consolidationPolicy": "WhenEmptyOrUnderutilized",
+        "consolidateAfter": consolidate_after,
+        # By default no more than 10 % of the nodes go at a time: one by one, of a few.
+        "budgets": [{"nodes": "100%"}],
+    }
     return {
         "apiVersion": "karpenter.sh/v1",
         "kind": "NodePool",
@@ -117,12 +124,7 @@ def node_pool(
                     "expireAfter": "Never",
                 },
             },
-            "disruption": {
-                "consolidationPolicy": "WhenEmptyOrUnderutilized",
-                "consolidateAfter": consolidate_after,
-                # By default no more than 10 % of the nodes go at a time: one by one, of a few.
-                "budgets": [{"nodes": "100%"}],
-            },
+            **({} if consolidate_after is None else {"disruption": disruption}),
         },
     }
 

@@ -59,13 +59,13 @@ def test_work_goes_on_where_a_kubelet_has_died(
         idle = set(at) - numb
         assert numb
         assert idle
+
+        def all_look(ready: str) -> bool:
+            return all(condition(release.pods()[name], "Ready")["status"] == ready for name in numb)
+
+        wait_until(lambda: all_look("True"), "its kubelet has seen them ready", DEADLINE_S, release.situation)
         nodes.kill_kubelet("numb")
-        wait_until(
-            lambda: all(condition(release.pods()[name], "Ready")["status"] == "False" for name in numb),
-            "its pods look unready",
-            DEADLINE_S,
-            release.situation,
-        )
+        wait_until(lambda: all_look("False"), "its pods look unready", DEADLINE_S, release.situation)
         release.told(client, "its node does not answer")
         # The others become idle, hand over their results, and go.
         held.tell(*(at[name] for name in idle))
