@@ -17,6 +17,7 @@ TWO := --dist loadgroup -n 2
 # One that takes too long says where it is, and the next ones run.
 NODES := -m nodes --timeout-method=signal
 CLOUD := tests/aws tests/rig/test_cloud.py
+KUBERNETES := tests/kubernetes tests/rig --ignore=tests/rig/test_cloud.py
 # Where PYTEST_ARGS select, they may select none of one run.
 MAYBE := $(if $(PYTEST_ARGS),|| [ $$? = 5 ])
 LOCK := --universal --python-version 3.11 --generate-hashes --upgrade --no-emit-index-url --no-emit-find-links \
@@ -28,7 +29,7 @@ COMPILE_IMAGE := pip compile --quiet $(LOCK) -c requirements/dev.txt
 # kOps's schemas, which are not ours to commit: where that folder is absent, check-deploy says what it left out.
 AWS_SCHEMAS ?= ../shared/aws
 
-.PHONY: help demo demo-kubernetes demo-aws test test-tools test-nodes test-others test-kubernetes test-oldest check check-deploy format bench bench-kubernetes bench-aws image lock clean
+.PHONY: help demo demo-kubernetes demo-aws test test-tools test-nodes test-others test-kubernetes test-on-nodes test-on-planes test-oldest check check-deploy format bench bench-kubernetes bench-aws image lock clean
 .PHONY: cluster cluster-plane cluster-down cloud cloud-down rig-binaries
 .DEFAULT_GOAL := help
 
@@ -83,7 +84,13 @@ test-others: test-tools
 
 # The part that needs a Kubernetes: without the rest, and without a simulated AWS.
 test-kubernetes: .venv/stamp .venv-oldest/stamp rig-binaries
-	$(BIN)/python $(PYTEST) $(TWO) tests/kubernetes tests/rig --ignore tests/rig/test_cloud.py
+	@$(MAKE) --no-print-directory --keep-going --jobs=2 test-on-nodes test-on-planes
+
+test-on-nodes: .venv/stamp
+	$(BIN)/python $(PYTEST) $(NODES) $(TWO) $(KUBERNETES) $(MAYBE)
+
+test-on-planes: .venv/stamp
+	$(BIN)/python $(PYTEST) -m "not nodes" $(KUBERNETES) $(MAYBE)
 
 test-oldest: .venv-oldest/stamp
 	.venv-oldest/bin/python -c "import distributed; print('With the oldest: distributed', distributed.__version__)"
