@@ -196,7 +196,7 @@ class Existing:
         Raises
         ------
         RigError
-            If a file is missing, or the context signs in by something else than a certificate or a token.
+            If there is no such file, or the context signs in by something else than a certificate or a token.
         """
         for variable in ("DASK_TIDE_KUBECONFIG", "KUBECONFIG"):
             if given := os.environ.get(variable):

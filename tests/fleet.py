@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -127,16 +126,16 @@ class Fleet(Release):
         self.no_machines()
 
     def no_machines(self, what: str = "are left") -> None:
-        """Wait until no machine is paid for and none is known to Kubernetes; no volume of one is left."""
+        """Wait until no machine is paid for, nor a volume, and none is known to Kubernetes."""
         path = f"/api/v1/nodes?labelSelector={quote(f'{PURPOSE}={self.node_pool}')}"
         api = self.cloud.api()
 
         def gone() -> bool:
-            return not self.machines() and not api("GET", path)["items"]
+            ours = {each.id for each in self.bill()} | {""}
+            volumes = self.cloud.volumes().values()
+            return not self.machines() and not api("GET", path)["items"] and ours.isdisjoint(volumes)
 
         wait_until(gone, f"no machines {what}", DEADLINE_S, self.situation)
-        ours = {each.id for each in self.bill()} | {""}
-        assert not ours & set(self.cloud.volumes().values()), "no volumes either"
 
     def situation(self) -> str:
         kubectl = self.cloud.kubectl
@@ -166,9 +165,11 @@ def tell(client: Client, running: list[Future[int]]) -> None:
 
 
 def most_at_once(bill: Iterable[Instance]) -> int:
-    """How many machines were paid for at one time, at most."""
-    bill = list(bill)
-    return max(
-        sum(other.launched_s <= each.launched_s < (other.ended_s or math.inf) for other in bill)
-        for each in bill
-    )
+    """How many machines were paid for at one time, at the most."""
+    changes = [(each.launched_s, 1) for each in bill]
+    changes += [(each.ended_s, -1) for each in bill if each.ended_s is not None]
+    most = now = 0
+    for _, change in sorted(changes):
+        now += change
+        most = max(most, now)
+    return most

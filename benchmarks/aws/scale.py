@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
-from fleet import on_nodes
+from fleet import most_at_once, on_nodes
 
 from benchmarks.kubernetes.clusters import namespace
 from benchmarks.kubernetes.figures import Figures, note
 from benchmarks.kubernetes.schedulers import Pool
-from rig.aws.instances import Instance
 from rig.aws.karpenter import node_pool
 from rig.cloud import Cloud, Sky
 from rig.folders import wait_for
@@ -74,14 +73,3 @@ def run(settings: Settings) -> Iterator[Figures]:
     found.against("machines launched; needed", len(bill), needed, None, "")
     found.alone("machines left", sum(each.alive for each in bill), 0, unit="")
     yield found
-
-
-def most_at_once(bill: Iterable[Instance]) -> int:
-    """How many machines were paid for at one time, at the most."""
-    changes = [(each.launched_s, 1) for each in bill]
-    changes += [(each.ended_s, -1) for each in bill if each.ended_s is not None]
-    most = now = 0
-    for _, change in sorted(changes):
-        now += change
-        most = max(most, now)
-    return most

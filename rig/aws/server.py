@@ -58,8 +58,9 @@ class Control:
 
     def volumes(self) -> dict[str, str]:
         """The volumes that there are, and the instance that each is attached to; empty: to none."""
-        volumes = ec2_backends[account.ACCOUNT][account.REGION].volumes
-        return {id_: each.attachment.instance.id if each.attachment else "" for id_, each in volumes.items()}
+        volumes = list(ec2_backends[account.ACCOUNT][account.REGION].volumes.values())
+        attached = [(each.id, each.attachment) for each in volumes]
+        return {id_: to.instance.id if to else "" for id_, to in attached}
 
     def call(self, service: str, operation: str, **arguments: Any) -> Any:
         """Call AWS, as boto3 does."""

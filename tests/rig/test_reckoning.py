@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from benchmarks.aws import reckoning, scale
+from fleet import most_at_once
+
+from benchmarks.aws import reckoning
 from benchmarks.aws.watch import Seen
 from rig.aws.instances import Instance
 
@@ -65,8 +67,8 @@ def test_the_first_machines_call_is_found_among_others() -> None:
 
 def test_machines_at_one_time() -> None:
     bill = [instance(0.0, 10.0), instance(5.0, 8.0), instance(8.0, 9.0), instance(9.5)]
-    assert scale.most_at_once(bill) == 2
-    assert scale.most_at_once([]) == 0
+    assert most_at_once(bill) == 2
+    assert most_at_once([]) == 0
     paid = reckoning.machines(bill[:3])
     assert paid["machine_s"] == 14.0
     assert paid["launched"] == 3

@@ -388,7 +388,7 @@ class Ledger:
             # It vanished without a word while it had no worker, although it had a place to run.
             record = self.records[entry.pool]
             record.failed += 1
-            record.failure = f"unit {name} vanished before its worker registered"
+            record.failure = f"unit {name} vanished while it had no worker"
 
     def _pay(self, now_s: float, prices: dict[str, Pool]) -> None:
         if self._last_s is not None:
