@@ -114,7 +114,8 @@ def _down(arguments: argparse.Namespace) -> None:
 
 def _node_up(arguments: argparse.Namespace) -> None:
     start_s = time.monotonic()
-    _cluster(arguments.name).node_up(
+    cluster = _cluster(arguments.name)
+    cluster.node_up(
         arguments.node,
         cpus=arguments.cpus,
         memory_gib=arguments.memory_gib,
@@ -122,6 +123,8 @@ def _node_up(arguments: argparse.Namespace) -> None:
         taints=arguments.taint,
         provider_id=arguments.provider_id,
     )
+    if arguments.policies:
+        cluster.enforce_policies(arguments.node)
     print(f"{arguments.node} is Ready after {time.monotonic() - start_s:.1f} s")
 
 
@@ -266,6 +269,7 @@ def _parser() -> argparse.ArgumentParser:
     node_up.add_argument("--label", type=_pair, action="append", default=[], metavar="KEY=VALUE")
     node_up.add_argument("--taint", action="append", default=[], metavar="KEY=VALUE:EFFECT")
     node_up.add_argument("--provider-id", help="what a cloud would call it")
+    node_up.add_argument("--policies", action="store_true", help="have it enforce NetworkPolicies")
     node_down = add("node-down", _node_down, "kill a machine")
     node_down.add_argument("node")
     node_down.add_argument("--forget", action="store_true", help="and delete its Node object")

@@ -123,6 +123,7 @@ MODULES = (
     Module("helm", {"helm": "helm.sh/helm/v3/cmd/helm"}),
     Module("vpa", {f"vpa-{name}": f"{_VPA}/pkg/{name}" for name in ("admission-controller", "updater")}),
     Module("coredns", {"coredns": "."}),
+    Module("policies", {"policies": "."}),
     Module("containers", {"pause": "./pause", "toolbox": "./toolbox"}, static=True),
     Module(
         "karpenter",

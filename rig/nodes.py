@@ -8,6 +8,7 @@ network has only the *door*, a loopback port to the API server. Nothing of the m
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -23,6 +24,7 @@ from rig.keeper import Kept
 from rig.machine import Machine
 from rig.network import HOLDER, ROUTER, Network, run
 from rig.plane import SERVERS, Options, Place, Plane, own_name
+from rig.servers import SERVICE_RANGE
 
 NODE_S = 90.0
 LAST_ADDRESS = 240
@@ -94,18 +96,25 @@ class Cluster(Plane):
         super().bring_up()
 
     def _start_dns(self) -> None:
-        user = "system:coredns"
-        kubeconfig = self._credentials("coredns", user)
+        looks = ["list", "watch"]
+        kubeconfig = self._make_user(
+            "coredns",
+            [
+                {"apiGroups": [""], "resources": ["services", "pods", "namespaces"], "verbs": looks},
+                {"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": looks},
+            ],
+        )
         (self.folder / "Corefile").write_text(
             ".:53 {\n  errors\n"
             f"  bind {ROUTER}\n"
             "  kubernetes cluster.local in-addr.arpa {\n"
             f"    kubeconfig {kubeconfig}\n    pods insecure\n    ttl 2\n  }}\n}}\n"
         )
-        rules = [
-            {"apiGroups": [""], "resources": ["services", "pods", "namespaces"], "verbs": ["list", "watch"]},
-            {"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": ["list", "watch"]},
-        ]
+        self.run("coredns", [binaries.ensure("coredns")["coredns"], "-conf", self.folder / "Corefile"])
+
+    def _make_user(self, name: str, rules: Sequence[Mapping[str, Any]]) -> Path:
+        """Make a user with these rights everywhere; the kubeconfig."""
+        user = f"system:{name}"
         rbac = "rbac.authorization.k8s.io"
         kind = {"apiVersion": f"{rbac}/v1", "metadata": {"name": user}}
         role = {"apiGroup": rbac, "kind": "ClusterRole", "name": user}
@@ -114,7 +123,7 @@ class Cluster(Plane):
         api("POST", f"{base}/clusterroles", kind | {"kind": "ClusterRole", "rules": rules})
         binding = {"kind": "ClusterRoleBinding", "roleRef": role, "subjects": [subject]}
         api("POST", f"{base}/clusterrolebindings", kind | binding)
-        self.run("coredns", [binaries.ensure("coredns")["coredns"], "-conf", self.folder / "Corefile"])
+        return self._credentials(name, user)
 
     def _credentials(
         self, name: str, user: str, groups: Sequence[str] = (), folder: Path | None = None
@@ -281,6 +290,36 @@ class Cluster(Plane):
         except ApiError as error:
             if error.status != 404:
                 raise
+
+    def enforce_policies(self, name: str) -> None:
+        """Have a node that is Ready enforce NetworkPolicies, for as long as it is up.
+
+        CNI's own plugins do not. This is kube-router's controller (``rig/go/policies``).
+        """
+        kubeconfig = self.folder / "pki" / "policies.kubeconfig"
+        if not kubeconfig.exists():
+            looks = ["get", "list", "watch"]
+            self._make_user(
+                "policies",
+                [
+                    {"apiGroups": [""], "resources": ["pods", "namespaces", "nodes"], "verbs": looks},
+                    {"apiGroups": ["networking.k8s.io"], "resources": ["networkpolicies"], "verbs": looks},
+                ],
+            )
+        outer, _ = self.kept.status()[_process(name)]
+        # Its network is the node's, and it ends with the node's PID 1; its programs are the host's.
+        enter = ["nsenter", "--net", "--pid", f"--target={_init(outer)}", "--"]
+        program = str(binaries.ensure("policies")["policies"])
+        options = [f"-kubeconfig={kubeconfig}", f"-node={name}", f"-services={SERVICE_RANGE}"]
+        environment = {"PATH": f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"}
+        process = f"policies-{name}"
+        self.kept.start(process, [*enter, program, *options], environment)
+        log = self.folder / "logs" / f"{process}.log"
+        self.kept.wait_for(
+            lambda: "Starting network policy controller full sync" in log.read_text(),
+            f"node {name} enforces NetworkPolicies",
+            NODE_S,
+        )
 
     def unplug(self, name: str) -> None:
         """Take a node off the network; it goes on running."""

@@ -21,6 +21,7 @@ NODE = {
     "ip": "iproute2",
     "nft": "nftables",
     "conntrack": "conntrack",
+    "ipset": "ipset",
 }
 #: What builds the project's image.
 IMAGE = {"buildah": "buildah", "mmdebstrap": "mmdebstrap"}
