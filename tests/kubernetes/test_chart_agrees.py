@@ -118,6 +118,7 @@ EVERYTHING = {
         "tls": [{"hosts": ["dask.example.org"], "secretName": "page"}],
     },
     "nodes": {"read": True},
+    "serviceMesh": {"enabled": True},
     "networkPolicy": {
         "clients": [{"podSelector": {"matchLabels": {"app": "jupyterhub"}}}],
         "dashboard": [{"namespaceSelector": {"matchLabels": {"name": "ingress"}}}],
@@ -231,6 +232,7 @@ CASES: dict[str, dict[str, Any]] = {
         },
     },
     "buffer gone": {"buffer": {"pools": None, "priorityClassName": None}},
+    "in a mesh without TLS": {"security": {"tls": {"enabled": False}}, "serviceMesh": {"enabled": True}},
     "no TLS": {"security": {"tls": {"enabled": False}}, "notebook": {"enabled": True}},
     "TLS of a secret": {"security": {"tls": {"source": "secret", "secretName": "mine", "rotate": 20261123}}},
     "TLS of cert-manager": {"security": {"tls": {"source": "cert-manager"}}},

@@ -45,6 +45,12 @@ containers:
       - --local-directory
       - /tmp
       - --no-dashboard
+      {{- if $root.Values.serviceMesh.enabled }}
+      - --worker-port
+      - "8788"
+      - --nanny-port
+      - "8789"
+      {{- end }}
       - --preload-nanny
       - dask_tide.preload
       - --death-timeout
@@ -72,6 +78,11 @@ containers:
     {{- end }}
     ports:
       - {name: readiness, containerPort: 8790, protocol: TCP}
+      {{- if $root.Values.serviceMesh.enabled }}
+      {{- $protocol := ternary "tls" "tcp" $root.Values.security.tls.enabled }}
+      - {name: {{ $protocol }}-worker, containerPort: 8788, protocol: TCP}
+      - {name: {{ $protocol }}-nanny, containerPort: 8789, protocol: TCP}
+      {{- end }}
     # The nanny listens there while its worker takes part. No liveness probe: a task in C that keeps the interpreter's
     # lock would fail it.
     readinessProbe:

@@ -154,4 +154,7 @@ def _make_notebook(release: Release) -> list[Manifest]:
 
 
 def _make_pools(release: Release) -> list[Manifest]:
-    return [workloads.make_pool(release, name) for name in release.pools]
+    made = [workloads.make_pool(release, name) for name in release.pools]
+    if release.values["serviceMesh"]["enabled"]:
+        made.append(workloads.make_workers_service(release))
+    return made

@@ -11,6 +11,7 @@ from .release import Manifest, Release
 
 __all__ = [
     "READINESS_PORT",
+    "make_mesh_ports",
     "make_notebook_spec",
     "make_placeholder_spec",
     "make_scheduler_spec",
@@ -20,6 +21,8 @@ __all__ = [
 
 #: Where a worker's nanny listens while the worker takes part.
 READINESS_PORT = 8790
+#: Where a worker and its nanny listen in a service mesh, which has to know; else Dask picks ports.
+_MESH_PORTS = {"worker": 8788, "nanny": 8789}
 
 _TLS_FOLDER = "/etc/dask-tide-tls"
 _POD_SECURITY: Manifest = {
@@ -44,7 +47,7 @@ def make_scheduler_spec(release: Release) -> Manifest:
     container: Manifest = {
         "args": [
             *("dask", "scheduler"),
-            *("--protocol", "tls" if release.tls["enabled"] else "tcp"),
+            *("--protocol", release.protocol),
             *("--host", "0.0.0.0"),
             *("--port", "8786"),
             *("--dashboard-address", ":8787"),
@@ -97,6 +100,7 @@ def make_worker_spec(release: Release, pool: Mapping[str, Any]) -> Manifest:
             *(("--resources", amounts) if amounts else ()),
             *("--local-directory", "/tmp"),
             "--no-dashboard",
+            *_listen_where_a_mesh_knows(release),
             *("--preload-nanny", "dask_tide.preload"),
             *("--death-timeout", "60"),
             *pool["extraArgs"],
@@ -113,7 +117,10 @@ def make_worker_spec(release: Release, pool: Mapping[str, Any]) -> Manifest:
             *_environment(release),
             *pool["env"],
         ],
-        "ports": [_port("readiness", READINESS_PORT)],
+        "ports": [
+            _port("readiness", READINESS_PORT),
+            *(_port(name, number) for name, number in make_mesh_ports(release).items()),
+        ],
         # No liveness probe: a task in C that keeps the interpreter's lock would fail it.
         "readinessProbe": {"tcpSocket": {"port": "readiness"}, "periodSeconds": 1, "failureThreshold": 1},
     }
@@ -133,6 +140,19 @@ def make_worker_spec(release: Release, pool: Mapping[str, Any]) -> Manifest:
     return spec
 
 
+def make_mesh_ports(release: Release) -> dict[str, int]:
+    """Ports of a worker's pod by the names from which meshes read the protocol; none without a mesh."""
+    if not release.values["serviceMesh"]["enabled"]:
+        return {}
+    return {f"{release.protocol}-{name}": number for name, number in _MESH_PORTS.items()}
+
+
+def _listen_where_a_mesh_knows(release: Release) -> list[str]:
+    if not release.values["serviceMesh"]["enabled"]:
+        return []
+    return [part for name, number in _MESH_PORTS.items() for part in (f"--{name}-port", str(number))]
+
+
 def make_placeholder_spec(release: Release, name: str) -> Manifest:
     """Spec of a placeholder's pod: it has the room of a pool's unit, where that may run, and does nothing."""
     pool, values = release.pools[name], release.values["buffer"]
@@ -140,7 +160,6 @@ def make_placeholder_spec(release: Release, name: str) -> Manifest:
     spec: Manifest = {
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
-        # It makes room at once.
         # It ends at once. With 0, kube-scheduler may miss that and leave the worker waiting for 5 minutes
         # (kubernetes/kubernetes#141694).
         "terminationGracePeriodSeconds": 1,

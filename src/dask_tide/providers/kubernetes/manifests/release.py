@@ -71,14 +71,19 @@ class Release:
         return tls
 
     @property
+    def protocol(self) -> str:
+        """Dask's, between scheduler, workers and clients."""
+        return "tls" if self.tls["enabled"] else "tcp"
+
+    @property
     def address(self) -> str:
         """Where workers and clients find the scheduler."""
-        return f"{'tls' if self.tls['enabled'] else 'tcp'}://{self.name}-scheduler:8786"
+        return f"{self.protocol}://{self.name}-scheduler:8786"
 
     @property
     def comm_port(self) -> str:
         """Name of the scheduler's port; meshes read the protocol from it."""
-        return "tls-comm" if self.tls["enabled"] else "tcp-comm"
+        return f"{self.protocol}-comm"
 
     @property
     def image(self) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 from .golang import compact, digest, pretty
 from .placement import is_spot
-from .pods import make_notebook_spec, make_scheduler_spec, make_worker_spec
+from .pods import make_mesh_ports, make_notebook_spec, make_scheduler_spec, make_worker_spec
 from .release import OWN_LABELS, Manifest, Release
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "make_scheduler",
     "make_service",
     "make_service_monitor",
+    "make_workers_service",
 ]
 
 _DO_NOT_DISRUPT = "karpenter.sh/do-not-disrupt"
@@ -157,6 +158,23 @@ def make_pool(release: Release, name: str) -> Manifest:
         "kind": "ReplicaSet",
         "metadata": release.metadata(f"{release.name}-{name}", "worker", pool=name),
         "spec": {**replicas, "selector": {"matchLabels": labels}, "template": template},
+    }
+
+
+def make_workers_service(release: Release) -> Manifest:
+    """Headless Service of the workers: a mesh learns from it which addresses and ports they have."""
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": release.metadata(f"{release.name}-workers", "worker"),
+        "spec": {
+            "type": "ClusterIP",
+            "clusterIP": "None",
+            # One that takes no new work is not ready, and still gives its results away.
+            "publishNotReadyAddresses": True,
+            "selector": release.labels("worker"),
+            "ports": [_service_port(name, number) for name, number in make_mesh_ports(release).items()],
+        },
     }
 
 
