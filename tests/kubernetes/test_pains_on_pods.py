@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from distributed import Client, wait
+from known import known
 from releases import DEADLINE_S, POOL, Release, addresses, ask, finished, hold, nap, workers
 from waiting import wait_until
 
@@ -47,7 +48,16 @@ NARROW: dict[str, Any] = {
 MACHINES = ("n1", "n2", "n3")
 #: Plain tasks could run anywhere, and where they do is Dask's affair.
 WIDE: dict[str, Any] = {"daskResources": {"WIDE": 1}}
-POOLS = {"cpu": {}, "flawed": FLAWED, "narrow": NARROW, "wide": WIDE}
+#: The test decides how full a worker is of results; what its process takes beside is left out.
+FULL: dict[str, Any] = {
+    "extraArgs": ["--memory-limit", "20 MiB"],
+    "env": [
+        {"name": f"DASK_DISTRIBUTED__WORKER__MEMORY__{limit}", "value": "False"}
+        for limit in ("TARGET", "SPILL", "PAUSE", "TERMINATE")
+    ],
+    "daskResources": {"FULL": 1},
+}
+POOLS = {"cpu": {}, "flawed": FLAWED, "narrow": NARROW, "wide": WIDE, "full": FULL}
 MAXIMUM = 12
 
 
@@ -175,6 +185,7 @@ def test_p05_p06_each_pool_has_exactly_what_its_tasks_can_use_and_only_it_gives_
         "flawed": set(),
         "narrow": set(on_narrow),
         "wide": set(on_wide),
+        "full": set(),
     }
     assert set(workers(client)) == {*on_narrow, *on_wide}
     asked = re.findall(r"Pool (\w+): asked for (\d+) more", release.log()[log:])
@@ -210,6 +221,39 @@ def test_p15_from_twelve_pods_with_data_to_one(release: Release, client: Client)
     assert len(client.has_what()[addresses(client)[last]]) == 48
     for number, value in enumerate(client.gather(futures)):
         assert value == bytes([number]) * (2 * MIB)
+    assert set(finished(client).values()) == {1}, "nothing was computed again"
+
+
+def test_p15_pods_that_are_60_percent_full_go_as_far_as_the_others_have_room(
+    release: Release, client: Client
+) -> None:
+    """Five, each with 12 of 20 MiB; those that stay are never to have more than 14 (70 %) on average."""
+    first = scaled(release, client, "full", 5)
+    futures = {
+        number: client.submit(lambda n: bytes([n]) * MIB, number, workers=[address], pure=False)
+        for place, address in enumerate(sorted(addresses(client).values()))
+        for number in range(12 * place, 12 * (place + 1))
+    }
+    wait(list(futures.values()), timeout=DEADLINE_S)
+    ask(client, "tide_scale", n=1, pool="full")
+    # 60 MiB are too much for four of them. 36 fit into three, and 12 into one.
+    for wanted, n in ((60, 5), (36, 3), (12, 1)):
+        numbers = list(futures)
+        for number in {*numbers} - {numbers[len(numbers) * place // wanted] for place in range(wanted)}:
+            del futures[number]
+        release.settled(n)
+        said = "results that somebody still wants" if n > 1 else ""
+        wait_until(
+            lambda said=said: said in ask(client, "tide_explain", lines=0),
+            "it says why they stay",
+            DEADLINE_S,
+            release.situation,
+        )
+        assert set(workers(client)) == set(release.pods("full")) <= first
+        assert len(workers(client)) == n
+        held = [worker["metrics"]["managed_bytes"] for worker in known(client).values()]
+        assert max(held) < 20 * MIB
+    assert {number: bytes([number]) * MIB for number in futures} == client.gather(futures)
     assert set(finished(client).values()) == {1}, "nothing was computed again"
 
 
