@@ -83,6 +83,14 @@ CRASHING = {
     "phase": "Running",
     "containers": [container(waiting("CrashLoopBackOff", "back-off 40s"), terminated("OOMKilled", 137))],
 }
+#: Somebody has put another container into the pod.
+BESIDE = container(waiting("CrashLoopBackOff", "back-off 40s"), terminated("Error", 1)) | {"name": "beside"}
+CRASHING_BESIDE = {"phase": "Running", "containers": [BESIDE, container(RUNNING)]}
+CRASHING_BESIDE_A_STRANGER = {
+    "phase": "Running",
+    "containers": [BESIDE, container(RUNNING) | {"name": "mine"}],
+}
+STUCK_BESIDE = {"containers": [container(waiting("ContainerCreating")), BESIDE]}
 RESTARTED = {"phase": "Running", "containers": [container(RUNNING, terminated("Error", 1))]}
 AT_WORK = {"phase": "Running", "conditions": (SCHEDULED, READY), "containers": [container(RUNNING)]}
 STARTING = {"phase": "Running", "containers": [container(RUNNING)]}
@@ -144,6 +152,9 @@ PREEMPTED = AT_WORK | {
         (NO_IMAGE, Phase.FAILED, 'ImagePullBackOff: Back-off pulling image "x"'),
         (NO_SECRET, Phase.FAILED, 'CreateContainerConfigError: secret "s" not found'),
         (CRASHING, Phase.FAILED, "CrashLoopBackOff: back-off 40s (OOMKilled, exit code 137)"),
+        (CRASHING_BESIDE, Phase.STARTING, "Error, exit code 1"),
+        (CRASHING_BESIDE_A_STRANGER, Phase.STARTING, "Error, exit code 1"),
+        (STUCK_BESIDE, Phase.FAILED, "CrashLoopBackOff: back-off 40s (Error, exit code 1)"),
         (RESTARTED, Phase.STARTING, "Error, exit code 1"),
         (STARTING, Phase.STARTING, ""),
         (AT_WORK, Phase.STARTING, ""),

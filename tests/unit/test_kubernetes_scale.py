@@ -28,6 +28,8 @@ class World:
     def __init__(self, maximum: int, *, enforced: bool = True) -> None:
         self.maximum = maximum if enforced else 1000
         self.asked: list[int] = []
+        #: Pods that the watch has not shown yet.
+        self.unseen: dict[str, PodView] = {}
         self.pods: dict[str, PodView] = {}
         self.scale_ = PoolScale(
             Pool("cpu", maximum=maximum),
@@ -53,6 +55,20 @@ class World:
         for number in range(len(active), replicas):
             self.add(f"p{len(self.pods)}-{number}")
         return str(len(self.asked) + 1)
+
+    async def existing(self, replicaset: str) -> int:
+        return sum(pod.active for pod in (self.pods | self.unseen).values())
+
+    def hide(self, count: int) -> None:
+        """Let the watch be late with the last ones."""
+        for name in sorted(self.pods)[-count:]:
+            self.unseen[name] = self.pods.pop(name)
+
+    def show(self) -> None:
+        """Let the watch show all that there are."""
+        self.pods |= self.unseen
+        self.unseen.clear()
+        self.scale_.pods_changed()
 
     def add(self, name: str, rank: Rank = Rank.READY) -> None:
         unit = ObservedUnit(name, "cpu", Phase.STARTING, f"node-of-{name}")
@@ -120,11 +136,42 @@ async def test_what_may_be_there_unseen_is_not_cancelled():
     await world.scale_.up(2)
     world.see(2)
     await world.scale_.up(5)
-    late = {name: world.pods.pop(name) for name in sorted(world.pods)[2:]}
+    world.hide(3)
     world.see(5)
     assert world.scale_.requested() == 3
     with pytest.raises(Unavailable, match="3 pods of r-cpu are not seen"):
         await world.scale_.cancel(3)
     assert world.asked == [2, 5]
-    world.pods |= late
+    world.show()
     assert world.scale_.requested() == 0
+
+
+async def test_nobody_is_let_go_while_there_are_others_that_the_watch_has_not_shown():
+    """Its API server is gone and it hangs, and with it that of ReplicaSets; another one takes the calls."""
+    world = World(maximum=9)
+    await world.scale_.up(6)
+    world.hide(5)
+    [parked] = world.pods
+    world.pods[parked] = replace(world.pods[parked], rank=Rank.UNREADY, ready=False)
+    with pytest.raises(Unavailable, match="5 pods of r-cpu are not seen"):
+        await world.scale_.down([parked])
+    with pytest.raises(Unavailable, match="5 pods of r-cpu are not seen"):
+        await world.scale_.cancel(5)
+    assert world.asked == [6]
+    world.show()
+    going = asyncio.create_task(world.scale_.down([parked]))
+    await until(lambda: world.asked == [6, 5], "the number is lowered, by one")
+    del world.pods[parked]
+    world.scale_.pods_changed()
+    assert not await going
+
+
+async def test_one_that_gets_to_work_while_it_is_to_go_stays():
+    """It was to go while it started. Its worker has registered, and the watch does not show it ready yet."""
+    world = World(maximum=9)
+    await world.scale_.up(2)
+    late, other = sorted(world.pods)
+    world.pods[late] = replace(world.pods[late], rank=Rank.UNREADY, ready=False)
+    world.scale_.used = frozenset({late, other})
+    assert await world.scale_.down([late]) == {late}
+    assert world.asked == [2]

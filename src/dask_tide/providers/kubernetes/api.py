@@ -179,6 +179,13 @@ class Api:
         assert scaled.metadata is not None
         return str(scaled.metadata.resourceVersion)
 
+    async def existing(self, replicaset: str) -> int:
+        """How many pods a ReplicaSet has, asked now and not as a watch has shown it."""
+        self.calls["existing"] += 1
+        with translated(f"looking at ReplicaSet {replicaset}"):
+            scale = await self._client.get(ReplicaSet.Scale, replicaset)
+        return (scale.status.replicas if scale.status is not None else None) or 0
+
     async def annotate(self, pod: str, annotations: dict[str, str | None]) -> bool:
         """Set a pod's annotations; None removes one. Whether the pod was there."""
         self.calls["annotate"] += 1

@@ -65,6 +65,10 @@ class Number:
         if version > self._version:
             self._version, self.wanted = version, replicas
 
+    async def existing(self) -> int:
+        """How many pods there are, whatever the watch has shown."""
+        return await self._api.existing(self._replicaset)
+
     def frozen(self) -> str:
         """Why it may not be set; empty: it may."""
         if self.view is None:

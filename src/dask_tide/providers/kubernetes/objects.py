@@ -68,6 +68,7 @@ class ContainerState(_Object, frozen=True):
 
 
 class ContainerStatus(_Object, frozen=True):
+    name: str = ""
     state: ContainerState = ContainerState()
     last_state: ContainerState = ContainerState()
 

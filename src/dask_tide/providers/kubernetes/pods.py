@@ -42,6 +42,8 @@ DO_NOT_DISRUPT = "karpenter.sh/do-not-disrupt"
 _UPDATES = "vpaUpdates"
 _VERTICAL = (_UPDATES, "vpaInPlaceUpdated", "vpaObservedContainers", "vpaCpuStartupBoost/")
 
+#: Name of the container with the worker, where several are in a pod.
+_WORKER = "worker"
 #: Why a container waits that will not start by itself. (After a first failed pull it is ErrImagePull.)
 _STUCK = frozenset(
     {
@@ -193,7 +195,10 @@ def _phase(
         disrupted = _words(target.reason, target.message)
     if ending:
         return Phase.STOPPING, disrupted
-    for container in containers:
+    # Of what others have put beside a worker nothing is as bad as an end of the worker's task.
+    own = [container for container in containers if container.name == _WORKER] or containers
+    works = any(container.state.running is not None for container in own)
+    for container in [] if works else containers:
         waiting = container.state.waiting
         if waiting is not None and waiting.reason in _STUCK:
             exit_ = _last_exit([container])

@@ -100,6 +100,7 @@ class PoolScale:
         #: Pods for which the number was lowered just now.
         self._due: set[str] = set()
         self._cancelling = 0
+        self._clock = clock
         self._quota = Quota(self.pool, patience=patience, clock=clock)
         self.rivals = Rivals(self.pool, replicaset, patience=patience, clock=clock)
         self._number = Number(replicaset, api, self.rivals)
@@ -306,8 +307,8 @@ class PoolScale:
         going: set[str] = set()
         try:
             async with self._lock:
-                # One that had not started may have by now; nobody has drained it.
-                kept |= {name for name in victims if self._pods.ready(name) and not self._leaving.get(name)}
+                await self._all_seen()
+                kept |= {name for name in victims if self._has_started(name)}
                 going = (victims - kept) & self.active()
                 if not going:
                     return set()
@@ -335,24 +336,41 @@ class PoolScale:
         Raises
         ------
         Unavailable
-            The ReplicaSet has pods that are not seen: workers, perhaps, that would go instead.
+            As :meth:`_all_seen`.
         """
         # From now on, so that nobody cancels them again.
         self._cancelling += count
         try:
-            await self._pods.until(lambda: not self._unseen(), self._patience.delete_s)
-            if unseen := self._unseen():
-                raise Unavailable(f"{unseen} pods of {self.replicaset} are not seen: the watch is late")
             async with self._lock:
+                await self._all_seen()
                 replicas = max(len(self.active()), self.wanted - count)
                 if replicas < self.wanted and not self.frozen():
                     await self._number.set(replicas)
         finally:
             self._cancelling -= count
 
-    def _unseen(self) -> int:
-        """How many pods there are, according to the ReplicaSet, beyond those that the watch has shown."""
-        return 0 if self.view is None else max(0, self.view.existing - len(self.active()))
+    async def _all_seen(self) -> None:
+        """Wait until the watch has shown as many pods as the ReplicaSet has.
+
+        Raises
+        ------
+        Unavailable
+            It has others: workers, perhaps, that would go instead.
+        """
+        give_up_s = self._clock() + self._patience.delete_s
+        # Watches may hang for minutes where the API server that they came from is gone.
+        while (unseen := await self._number.existing() - len(self.active())) > 0:
+            if self._clock() > give_up_s:
+                raise Unavailable(f"{unseen} pods of {self.replicaset} are not seen: the watch is late")
+            seen = len(self.active())
+            await self._pods.until(lambda: len(self.active()) != seen, _SEEN_S)  # noqa: B023 -- awaited here
+
+    def _has_started(self, name: str) -> bool:
+        """Whether one that had not started when it was to go has by now: nobody has drained it."""
+        pod = self._pods.now().get(name)
+        if pod is None or self._leaving.get(name):
+            return False
+        return self._pods.ready(name) or (name in self.used and pod.unit.phase is not Phase.FAILED)
 
     async def none(self) -> None:
         """Let all pods go."""
