@@ -7,7 +7,7 @@ import pytest
 from harbour import KEEP
 from waiting import until
 
-from dask_tide.controller.handlers import raise_for
+from dask_tide.controller.handlers import raise_for, register
 from dask_tide.errors import ConfigError
 
 _POOLS = {"one": {"memory": "1 GiB", "maximum": 4}, "two": {"memory": "1 GiB", "maximum": 2}}
@@ -103,3 +103,11 @@ async def test_floor_counts_workers_not_units(harbour):
         h.controller.floor(5, 60)
     h.controller.floor(3, 60)
     await until(lambda: len(h.scheduler.workers) == 4, "two units of two workers")
+
+
+async def test_a_controller_that_is_replaced_is_forgotten(harbour):
+    """Each object that `cluster.adapt` makes brings one of its own."""
+    h = await harbour(**KEEP)
+    for _ in range(3):
+        register(h.controller)
+    assert not hasattr(h.scheduler.handlers["scatter"].stock, "stock")

@@ -10,12 +10,13 @@ from dataclasses import replace
 import gates
 import msgspec
 import pytest
-from distributed import Scheduler
+from distributed import Scheduler, Worker
 from distributed.core import Status
 from harbour import KEEP
 from waiting import until
 
 from dask_tide.controller.attach import attach
+from dask_tide.controller.loop import pause_s
 from dask_tide.errors import CapacityExhausted, LaunchRejected, QuotaExceeded, Unavailable
 from dask_tide.model import TRANSITIONS, Drain, Phase, Release, why
 from dask_tide.model.reasons import Code
@@ -402,3 +403,42 @@ async def test_a_restart_brings_back_workers_that_no_tick_has_seen_yet(harbour):
     h.controller.snapshot = msgspec.structs.replace(h.controller.snapshot, units=tuple(before))
     h.controller.tally.restart(h.scheduler)
     assert h.controller.wishes.floor_of("default", h.controller.now_s()) == 2
+
+
+def test_after_any_number_of_failed_ticks_another_one_follows():
+    assert [pause_s(failures) for failures in (1, 2, 3, 1024, 10**6)] == [0.2, 0.4, 0.8, 30.0, 30.0]
+
+
+async def test_what_a_providers_library_cancels_by_itself_does_not_end_the_ticks(harbour, monkeypatch):
+    h = await harbour()
+    await h.tick()
+    observe, left = h.provider.observe, 2
+
+    async def broken():
+        nonlocal left
+        if left:
+            left -= 1
+            raise asyncio.CancelledError
+        return await observe()
+
+    monkeypatch.setattr(h.provider, "observe", broken)
+    h.controller.wake()
+    await until(lambda: h.controller.errors == 2, "two ticks have failed")
+    await h.scaled(1)
+
+
+async def test_somebodys_own_worker_that_is_busy_with_a_resource_takes_no_plain_task(harbour):
+    h = await harbour(**KEEP)
+    async with Worker(h.scheduler.address, nthreads=1, resources={"GPU": 1}, name="mine"):
+        held = h.client.submit(gates.held, "train", resources={"GPU": 1})
+        await until(lambda: gates.starts("train"), "it runs")
+        await h.tick()
+        assert not h.units(), "it needs no other worker"
+        (seen,) = h.controller.snapshot.workers
+        assert (seen.unit, seen.tasks, seen.bound) == ("", 1, 1)
+        assert [(one.processing, one.elsewhere) for one in h.controller.snapshot.work] == [(1, 1)]
+        plain = h.client.submit(gates.quick, "plain", 1)
+        await plain
+        assert len(h.units()) == 1
+        gates.let()
+        await held

@@ -186,14 +186,24 @@ def stale(parts, count):
     return tuple(older), some_workers
 
 
-def test_idle_stale_units_go_even_where_as_many_are_needed():
-    world = snapshot(pool(minimum=3), **together(stale(idle(3), 2)))
+@pytest.mark.parametrize("kept", [{"minimum": 3}, {"floor": 3}, {"manual": 3}], ids=str)
+def test_idle_stale_units_that_are_to_be_there_go_one_after_the_other(kept):
+    state = {} if "minimum" in kept else kept
+    parts = stale(idle(3), 2)
+    world = snapshot(pool(state=state, minimum=kept.get("minimum", 0)), **together(parts))
     actions = decided(world)
     drain = the(actions, Drain)
-    assert set(drain.units) == {"cpu-u0", "cpu-u1"}
+    assert drain.units == ("cpu-u0",)
     assert drain.why.code == Code.STALE.name
     assert "made from template 1" in str(drain.why)
     assert not drain.busy
+
+
+def test_the_next_stale_one_goes_when_the_one_before_it_is_replaced():
+    some_units, some_workers = stale(idle(2), 2)
+    coming = units(1, Phase.STARTING, start=2)
+    world = snapshot(pool(minimum=3), units=[*some_units, *coming], workers=some_workers)
+    assert not let_go(decided(world))
 
 
 def test_new_ones_come_for_those_that_go():

@@ -385,3 +385,25 @@ def test_a_trace_of_work_beside_somebody_elses_workers_starts_none():
     foreign = [worker(name=f"foreign-{i}") for i in range(100)]
     world = snapshot(pool(boot_s=60.0), workers=foreign, work=[work(ready=101, duration_s=0.01)], worth=30.0)
     assert held(decided(world)) == Code.TOO_LATE.name
+
+
+@pytest.mark.parametrize("taken", [{"bound": 1}, {"bound": 3}], ids=str)
+def test_a_foreign_worker_whose_threads_others_have_is_no_capacity(taken):
+    gpu = work("train", needs={"GPU": 1}, processing=1, elsewhere=1, duration_s=7200.0)
+    world = snapshot(
+        pool(),
+        pool("gpu", resources={"GPU": 1}),
+        workers=[worker(tasks=1, **taken)],
+        work=[gpu, work(ready=2, duration_s=60.0)],
+    )
+    assert launched(decided(world)) == {"cpu": 2}, "and no GPU is bought for what runs elsewhere"
+
+
+def test_what_tasks_work_with_is_no_result():
+    """One key of a kilobyte, and gigabytes that only the task needs."""
+    state = {"baseline_bytes": GB // 8}
+    large = {"used_bytes": 4 * GB, "limit_bytes": 5 * GB, "held_keys": 1, "held_bytes": 1000}
+    world = snapshot(
+        pool(state=state), **together(busy(10, **large)), work=[work(processing=10, duration_s=3600.0)]
+    )
+    assert launched(decided(world)) == {}

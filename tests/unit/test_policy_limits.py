@@ -131,6 +131,22 @@ def test_p17_a_pause_of_one_pool_is_none_of_another():
     assert launched(decided(world, memory)) == {"b": 1}
 
 
+def test_p17_what_cannot_start_leaves_its_work_to_another_pool():
+    """Its image cannot be pulled, say; it is tried again all the same."""
+    cheap, dear, few = pool("cheap", price=0.5), pool("dear"), work(ready=5, duration_s=600.0)
+    memory, now_s = NOTHING, 0.0
+    told = []
+    for failed in range(1, 6):
+        failing = msgspec.structs.replace(cheap, failed=failed, failure="no such image")
+        actions, memory = decide(snapshot(failing, dear, work=[few], now_s=now_s), memory)
+        actions, memory = decide(snapshot(failing, dear, work=[few], now_s=now_s + 0.1), memory)
+        told.append(set(launched(actions)))
+        now_s = memory.pools["cheap"].retry_s
+        actions, memory = decide(snapshot(failing, dear, work=[few], now_s=now_s), memory)
+        assert "cheap" in launched(actions)
+    assert told == [set(), set(), {"dear"}, {"dear"}, {"dear"}]
+
+
 # -- changes while it runs --------------------------------------------------------------------
 
 

@@ -254,6 +254,26 @@ def test_waiting_tasks_that_cannot_run_soon_do_not():
     assert len(let_go(after_a_while(world))) == 4
 
 
+@pytest.mark.parametrize("usual_s", [None, 2.0])
+def test_what_takes_longer_than_anybody_knew_is_taken_to_be_half_done(usual_s):
+    """One task leads to 72. Machines boot 60 s: for so long they are kept for it, and no longer."""
+
+    def world(stalled_s):
+        fit = work("fit", processing=1, duration_s=usual_s, stalled_s=stalled_s)
+        units_and_workers = together(busy(1), idle(5, start=1))
+        waiting = work("apply", waiting=72, levels=((1, 72),))
+        return snapshot(
+            pool(boot_s=5.0, state={"cold_boot_s": 60.0}),
+            **units_and_workers,
+            work=[fit, waiting],
+            prior_s=2.0,
+        )
+
+    for stalled_s in (0.0, 1.0, 20.0, 59.0):
+        assert let_go(after_a_while(world(stalled_s))) == set()
+    assert len(let_go(after_a_while(world(61.0)))) == 5
+
+
 def test_waiting_tasks_that_wait_for_another_pool_do_not():
     """How long the other pool will take is not known here: after the break-even time they go."""
     gpu = pool("gpu", resources={"GPU": 1})

@@ -47,6 +47,10 @@ class Bindings:
         for counted in (self._where, self._runs_on, self._wanted, self._given):
             counted.clear()
 
+    def taken(self, ws: WorkerState) -> int:
+        """How many of its tasks are bound, or need resources; but for seceded ones."""
+        return self.given(ws) + sum(ts.key not in self._where for ts in restricted(ws))
+
     def given(self, ws: WorkerState) -> int:
         """How many bound tasks this worker has been given, but for seceded ones."""
         if not (given := self._given.get(ws.address, 0)):
@@ -71,6 +75,11 @@ class Bindings:
                     words = f"{words} than it and {len(able) - 1} more"
                 needed.setdefault(kept.address, words)
         return needed
+
+
+def restricted(ws: WorkerState) -> list[TaskState]:
+    """The tasks of this worker that need resources, but for seceded ones."""
+    return [ts for ts in ws.processing if ts.resource_restrictions and ts not in ws.long_running]
 
 
 def _less(counted: Counter[Any], what: Any) -> None:

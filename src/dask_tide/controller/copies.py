@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from distributed.active_memory_manager import ActiveMemoryManagerExtension, RetireWorker
-from distributed.metrics import time
+
+from .clock import now_s
 
 if TYPE_CHECKING:
     from distributed.active_memory_manager import SuggestionGenerator
@@ -62,6 +63,7 @@ class Copies:
         self._own: ActiveMemoryManagerExtension | None = None
         self._policies = 0
         self._round: asyncio.Future[None] | None = None
+        self._counted: tuple[object, dict[WorkerState, int]] = None, {}
 
     async def away(self, ws: WorkerState) -> bool:
         """Copy what ``ws`` holds to workers that are at work; it must not be running any more.
@@ -84,6 +86,7 @@ class Copies:
             self._policies -= 1
             if not self._policies:
                 self._asked.clear()
+                self._counted = None, {}
                 if self._own is not None:
                     self._own.stop()
                     self._own = None
@@ -115,8 +118,17 @@ class Copies:
 
     # -- who receives what ------------------------------------------------------------------------
 
-    def room(self) -> dict[WorkerState, int]:
-        """Bytes that each worker may receive, beside what it holds and what is on its way to it."""
+    def room(self, pending: object) -> dict[WorkerState, int]:
+        """Bytes that each worker may receive, beside what it holds and what is on its way to it.
+
+        It is counted once in each round of the memory manager, whose suggestions are ``pending``:
+        :meth:`ask` takes down what follows.
+        """
+        if self._counted[0] is not pending:
+            self._counted = pending, self._count()
+        return self._counted[1]
+
+    def _count(self) -> dict[WorkerState, int]:
         running = self.scheduler.running
         avoided = self._avoided()
         receivers = [ws for ws in running if ws.address not in avoided] or running
@@ -124,7 +136,7 @@ class Copies:
             ws: (int(self._fill_ratio * ws.memory_limit) if ws.memory_limit else _ENDLESS) - ws.nbytes
             for ws in receivers
         }
-        oldest_s = time() - _LATE_S
+        oldest_s = now_s() - _LATE_S
         for ts, asked in list(self._asked.items()):
             ws = asked.receiver
             if ws not in room or ts.state != "memory" or ws in (ts.who_has or ()) or asked.since_s < oldest_s:
@@ -143,7 +155,7 @@ class Copies:
     def ask(self, ts: TaskState, receiver: WorkerState, room: dict[WorkerState, int]) -> None:
         """Take down that it was asked to fetch a result."""
         if ts not in self._asked:
-            self._asked[ts] = _Asked(receiver, time())
+            self._asked[ts] = _Asked(receiver, now_s())
             room[receiver] -= ts.nbytes
 
     def stays(self, ts: TaskState) -> bool:
@@ -162,7 +174,7 @@ class _CopyAway(RetireWorker):
 
     def run(self) -> SuggestionGenerator:
         copies = self.copies
-        room = copies.room()
+        room = copies.room(self.manager.pending)
         suggestions = super().run()
         answer: WorkerState | None = None
         while True:

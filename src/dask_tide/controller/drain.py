@@ -28,7 +28,6 @@ from typing import TYPE_CHECKING, Any
 
 from distributed.active_memory_manager import RetireWorker
 from distributed.core import Status
-from distributed.metrics import time
 from distributed.protocol import pickle
 from distributed.stealing import WorkStealing
 
@@ -36,6 +35,7 @@ from dask_tide import parking
 from dask_tide.errors import DrainRefused, words
 from dask_tide.model import Code, Why, why
 
+from .clock import now_s
 from .copies import Copies
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ class Drains:
         workers
             Its workers' names and addresses.
         """
-        stimulus_id = f"tide-drain-{unit}-{time()}"
+        stimulus_id = f"tide-drain-{unit}-{now_s()}"
         states = []
         for _, address in workers:
             ws = self._scheduler.workers[address]
@@ -158,11 +158,11 @@ class Drains:
         elif (error := task.exception()) is not None:
             logger.error("The drain of unit %s failed", unit, exc_info=error)
             self._back_to_work(workers)
-            self._end(unit, pool, False, time(), why(Code.DRAIN_REFUSED, message=repr(error)))
+            self._end(unit, pool, False, now_s(), why(Code.DRAIN_REFUSED, message=repr(error)))
         self._wake()
 
     async def _drain(self, pool: str, unit: str, workers: Sequence[WorkerState]) -> None:
-        started_s = time()
+        started_s = now_s()
         try:
             async with asyncio.timeout(self.timeout_s):
                 await _all_or_none(map(self._empty, workers))
@@ -179,15 +179,15 @@ class Drains:
             self._back_to_work(workers)
             self._end(unit, pool, False, started_s, why(Code.DRAIN_REFUSED, message=str(error)))
         else:
-            self._end(unit, pool, True, started_s, why(Code.DRAIN_DONE, took_s=time() - started_s))
+            self._end(unit, pool, True, started_s, why(Code.DRAIN_DONE, took_s=now_s() - started_s))
 
     def _end(self, unit: str, pool: str, done: bool, started_s: float, reason: Why) -> None:
-        self._ended.append(DrainEnd(unit, pool, done, time() - started_s, reason))
+        self._ended.append(DrainEnd(unit, pool, done, now_s() - started_s, reason))
         (logger.info if done else logger.warning)("Unit %s: %s", unit, reason)
 
     async def _empty(self, ws: WorkerState) -> None:
         """Steps 1 to 3; returns when nothing runs on the worker any more."""
-        copied, began_s, tasks = asyncio.ensure_future(self._copy(ws)), time(), len(ws.processing)
+        copied, began_s, tasks = asyncio.ensure_future(self._copy(ws)), now_s(), len(ws.processing)
         asked_s: dict[TaskState, float] = {}
         stuck_s: dict[TaskState, float] = {}
         try:
@@ -201,9 +201,9 @@ class Drains:
                     await copied  # refused: its tasks need not end first for it to be back at work
                     if not ws.processing:
                         return
-                    if len(ws.processing) < tasks or time() - began_s > _COPY_AGAIN_S:
+                    if len(ws.processing) < tasks or now_s() - began_s > _COPY_AGAIN_S:
                         # What has ended since, and what another one had that leaves now.
-                        copied, began_s = asyncio.ensure_future(self._copy(ws)), time()
+                        copied, began_s = asyncio.ensure_future(self._copy(ws)), now_s()
                         tasks = len(ws.processing)
                 self._hand_over(ws, asked_s, stuck_s)
                 await (asyncio.sleep(_LOOK_S) if copied.done() else asyncio.wait({copied}, timeout=_LOOK_S))
@@ -294,7 +294,7 @@ class Drains:
         retired = await self._scheduler.retire_workers(
             workers=[ws.address],
             close_workers=self._close_workers,
-            stimulus_id=f"tide-drain-{time()}",
+            stimulus_id=f"tide-drain-{now_s()}",
         )
         if ws.address not in retired and self._here(ws):
             raise self._not_moved(ws)
@@ -321,11 +321,11 @@ class Drains:
         if stealing is None:
             # Without distributed.scheduler.work-stealing; not started, so it moves what we tell it to only.
             stealing = scheduler.extensions["stealing"] = WorkStealing(scheduler)
-        now_s = time()
+        at_s = now_s()
         for ts in list(victim.processing):
             if ts in victim.executing or ts in victim.long_running:
                 continue
-            if now_s - asked_s.get(ts, 0.0) < _ASK_AGAIN_S:
+            if at_s - asked_s.get(ts, 0.0) < _ASK_AGAIN_S:
                 continue
             able = scheduler.valid_workers(ts)
             thieves = scheduler.running if able is None else able & scheduler.running
@@ -333,9 +333,9 @@ class Drains:
                 thieves = scheduler.running  # it would rather have run here
             if thieves:
                 thief = min(thieves, key=lambda ws: (_load(ws, stealing), ws.address))
-                asked_s[ts] = now_s
+                asked_s[ts] = at_s
                 stealing.move_task_request(ts, victim, thief)
-            elif now_s - stuck_s.setdefault(ts, now_s) > _STUCK_S:
+            elif at_s - stuck_s.setdefault(ts, at_s) > _STUCK_S:
                 raise DrainRefused(f"task {ts.key} waits on worker {victim.name} and can run nowhere else")
 
     def _back_to_work(self, workers: Sequence[WorkerState]) -> None:
@@ -350,7 +350,7 @@ class Drains:
                     for policy in amm.policies
                     if isinstance(policy, RetireWorker) and policy.address == ws.address
                 }
-            _set_status(self._scheduler, ws, Status.running, f"tide-undrain-{time()}")
+            _set_status(self._scheduler, ws, Status.running, f"tide-undrain-{now_s()}")
             if ws in self._parked:
                 task = asyncio.create_task(self._unpark(ws), name=f"tide-unpark-{ws.address}")
                 self._unparking[ws] = task

@@ -39,7 +39,8 @@ def register(controller: Controller) -> None:
     async def tide_notice(worker: str, message: str) -> bool:
         return controller.notice(worker, message)
 
-    stock_scatter = handlers["scatter"]
+    # Not the one of a controller before this.
+    stock_scatter = getattr(handlers["scatter"], "stock", handlers["scatter"])
 
     async def scatter(**arguments: Any) -> Any:
         # Dask waits for a worker to give the data to, and no task says that one is wanted.
@@ -48,6 +49,7 @@ def register(controller: Controller) -> None:
                 controller.floor(1, arguments.get("timeout") or 2.0)
         return await stock_scatter(**arguments)
 
+    scatter.stock = stock_scatter  # type: ignore[attr-defined]
     for handler in (tide_status, tide_explain, tide_scale, tide_adapt, tide_floor, tide_notice, scatter):
         handlers[handler.__name__] = handler
 

@@ -32,7 +32,7 @@ from dask_tide.model import (
 from dask_tide.policy import decide
 from dask_tide.providers.base import Observation, Provider
 
-from . import observe, revalidation
+from . import clock, observe, revalidation
 from .drain import Drains
 from .durations import DurationsFile
 from .explain import describe
@@ -59,6 +59,11 @@ _BELIEVE_S = 30.0
 _HURRY_S = 2.0
 #: For how long ``client.restart`` is waited for to get as many workers as there were.
 _RESTART_S = 30.0
+
+
+def pause_s(failures: int) -> float:
+    """How long to wait after so many failed ticks in a row."""
+    return min(30.0, 0.1 * 2.0 ** min(failures, 10))
 
 
 class Controller:
@@ -126,8 +131,8 @@ class Controller:
 
     @staticmethod
     def now_s() -> float:
-        """The controller's clock: seconds since 1970, as Dask's own times are."""
-        return time.time()
+        """The controller's clock: seconds since 1970."""
+        return clock.now_s()
 
     def start(self, provider: Provider) -> None:
         """Begin to tick."""
@@ -177,12 +182,14 @@ class Controller:
             self._wake.clear()
             try:
                 await self.tick()
-            except Exception:
+            except (Exception, asyncio.CancelledError):
                 # The one broad except of the project: a controller that ends serves nobody.
+                if (task := asyncio.current_task()) is not None and task.cancelling():
+                    raise  # by `close`, and not by what a provider has awaited
                 self.errors += 1
                 failures += 1
                 logger.exception("A tick failed, the %d. in a row; the next one follows", failures)
-                await asyncio.sleep(min(30.0, 0.1 * 2.0**failures))
+                await asyncio.sleep(pause_s(failures))
             else:
                 failures = 0
             await asyncio.sleep(max(_SPACING_S, self._took_s / _SHARE))
@@ -236,6 +243,7 @@ class Controller:
             if worker.unit and not worker.held_keys and worker.used_bytes:
                 self.ledger.records[pool_of[worker.unit]].learn_baseline(worker.used_bytes)
         self.supply.take(observation)
+        elsewhere = [ws for ws, unit in zip(self.scheduler.workers.values(), owners, strict=True) if not unit]
         states = (
             observe.pool_state(
                 pool,
@@ -253,7 +261,7 @@ class Controller:
             pools=tuple(states),
             units=units,
             workers=workers,
-            work=self.tally.work(now_s),
+            work=self.tally.work(now_s, elsewhere),
             spent=self.ledger.spent,
         )
 

@@ -74,7 +74,7 @@ def workers(
             threads=ws.nthreads,
             status=ws.status.name,
             tasks=len(ws.processing),
-            bound=bindings.given(ws),
+            bound=bindings.given(ws) if unit else bindings.taken(ws),
             held_keys=len(ws.has_what),
             held_bytes=ws.nbytes,
             only_copies=0 if not ws.has_what else only_copies.get(ws.address),

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from dask.utils import parse_timedelta
 from distributed.diagnostics.plugin import SchedulerPlugin
-from distributed.metrics import time
 
 from dask_tide.model import Resources, Work
 
-from .bindings import Bindings
+from .bindings import Bindings, restricted
+from .clock import now_s
 from .durations import LONGEST_S, Durations
 from .levels import Levels
 
 if TYPE_CHECKING:
-    from distributed.scheduler import Scheduler, TaskGroup, TaskState
+    from distributed.scheduler import Scheduler, TaskGroup, TaskState, WorkerState
 
 logger = logging.getLogger("distributed.tide.tally")
 
@@ -132,7 +132,7 @@ class Tally(SchedulerPlugin):
             self.bindings.add(ts)
         if finish == "processing":
             if not now.counts["processing"]:
-                now.progress_s = time()
+                now.progress_s = now_s()
         elif finish == "waiting":
             self._wait(now, ts)
         else:
@@ -159,17 +159,29 @@ class Tally(SchedulerPlugin):
 
     # -- what the controller asks -----------------------------------------------------------
 
-    def work(self, now_s: float) -> tuple[Work, ...]:
-        """The unfinished tasks, O(task groups and seceded tasks).
+    def work(self, at_s: float, elsewhere: Iterable[WorkerState] = ()) -> tuple[Work, ...]:
+        """The unfinished tasks, O(task groups, seceded tasks, and tasks of the workers ``elsewhere``).
 
         Where there are very many groups (keys without a name in common make one each), those alike in
         what decides are one.
+
+        Parameters
+        ----------
+        at_s
+            The time.
+        elsewhere
+            Workers that no provider of ours started.
         """
         seceded: dict[_Class, int] = defaultdict(int)
         for ws in self._scheduler.workers.values():
             for ts in ws.long_running:
                 if (tasks := self._class_of.get(ts.key)) is not None:
                     seceded[tasks] += 1
+        others: dict[_Class, int] = defaultdict(int)
+        for ws in elsewhere:
+            for ts in restricted(ws):
+                if (tasks := self._class_of.get(ts.key)) is not None:
+                    others[tasks] += 1
         work = [
             Work(
                 group=tasks.group,
@@ -180,8 +192,9 @@ class Tally(SchedulerPlugin):
                 ready=tasks.counts["queued"] + tasks.counts["no-worker"],
                 processing=(running := max(0, tasks.counts["processing"] - seceded.get(tasks, 0))),
                 duration_s=self._duration_s(tasks),
-                stalled_s=max(0.0, now_s - tasks.progress_s) if running else 0.0,
+                stalled_s=max(0.0, at_s - tasks.progress_s) if running else 0.0,
                 levels=tasks.levels.shape() if tasks.counts["waiting"] else (),
+                elsewhere=min(running, others.get(tasks, 0)),
             )
             for classes in (self._plain, self._restricted)
             for tasks in classes.values()
@@ -206,7 +219,7 @@ class Tally(SchedulerPlugin):
         ):
             tasks = self._classify(ts)
             tasks.counts[ts.state] += 1
-            tasks.progress_s = time()
+            tasks.progress_s = now_s()
             self._class_of[ts.key] = tasks
             if ts.state == "waiting":
                 self._wait(tasks, ts)
@@ -294,7 +307,7 @@ class Tally(SchedulerPlugin):
             if (depth := self._depth.pop(key, None)) is not None:
                 tasks.levels.remove(depth)
         elif start == "processing":
-            tasks.progress_s = time()
+            tasks.progress_s = now_s()
             if finish == "memory":
                 self._measure(tasks, key, about.get("startstops"))
 
@@ -351,4 +364,5 @@ def _sum(several: list[Work]) -> Work:
         processing=sum(one.processing for one in several),
         duration_s=sum(known_s) / max(1, tasks) if known_s else None,
         stalled_s=max(one.stalled_s for one in several),
+        elsewhere=sum(one.elsewhere for one in several),
     )

@@ -27,6 +27,8 @@ class Work(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
         Tasks that could run now and have no worker (Dask's ``queued`` and ``no-worker``).
     processing
         Tasks that a worker was given, running or not, but for seceded ones.
+    elsewhere
+        How many of those, where they need resources, are on workers that no provider of ours started.
     duration_s
         Mean run time of a finished task, or the user's hint; None where nothing is known.
     stalled_s
@@ -47,6 +49,7 @@ class Work(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     duration_s: float | None = None
     stalled_s: float = 0.0
     levels: tuple[tuple[int, int], ...] = ()
+    elsewhere: int = 0
 
     @property
     def runnable(self) -> int:

@@ -21,7 +21,8 @@ class Worker(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     tasks
         Tasks that the scheduler has given to it and that have not finished.
     bound
-        How many of those may run only on certain workers, and wait for nothing; but for seceded ones.
+        How many of those may run only on certain workers, and wait for nothing; but for seceded ones. Of
+        a worker that no provider of ours started also those that need resources.
     held_keys, held_bytes
         Results that it holds and their size.
     only_copies

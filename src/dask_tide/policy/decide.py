@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from operator import attrgetter
 
@@ -55,6 +56,8 @@ def decide(snapshot: Snapshot, memory: Memory) -> tuple[tuple[Action, ...], Memo
         limit = limits.ceiling(state, stock.existing, allowance, 0).units
         if state.manual is not None:
             limit = min(limit, state.manual)
+        if limits.rests(memory.pools.get(state.pool.name, PoolMemory()), snapshot):
+            limit = 0  # until it is tried again others may do the work
         reach[state.pool.name] = stock.taking + max(0, limit - stock.existing)
     demands, impossible = assign(snapshot, taking, reach)
     room = victims.Room(snapshot)
@@ -179,11 +182,18 @@ class _PoolDecision:
         return self._let_go(surplus, reason, busy=manual or above)
 
     def _renew(self) -> list[Action]:
-        """Let idle units of an older template go while no task wants one; new ones follow where wanted."""
+        """Let idle units of an older template go while no task wants one; new ones follow where wanted.
+
+        Those that are to be there all the same go one after the other, each when the one before is replaced.
+        """
         if self.demand.runnable or not any(unit.stale for unit in self.stock.units):
             return []
+        stay = max(self.pool.minimum, self.state.floor, self.state.manual or 0)
+        whole = self.live >= stay and not self.stock.booting
+        count = max(self.live - stay, int(whole))
         stale = [c for c in victims.candidates(self.snapshot, self.stock, busy=False) if c.unit.stale]
-        ready = [c for c in stale if c.workers and not c.pinned and self.room.admit(c)]
+        able = (c for c in stale if c.workers and not c.pinned and self.room.admit(c))
+        ready = list(itertools.islice(able, count))
         if not ready:
             return []
         return [self._drain(ready, why(Code.STALE, message=ready[0].unit.message))]

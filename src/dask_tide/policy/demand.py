@@ -85,11 +85,11 @@ class Demand:
         return math.ceil(max(self._used.values(), default=0.0) - 1e-9)
 
     def later_in_s(self, slots: int) -> float | None:
-        """When the waiting tasks may run, with ``slots``; None: the durations do not tell.
+        """When the waiting tasks may run, with ``slots``; None: what they wait for does not run in this pool.
 
-        They do not where nothing runs in this pool: what the tasks wait for runs elsewhere.
+        What has taken longer than its like, or is the first of its kind, is taken to be half done.
         """
-        if self.unmeasured or not self.runnable:
+        if not self.runnable:
             return None
         return max(self._longest_s, self.work_s / max(slots, 1))
 
@@ -139,8 +139,10 @@ class Demand:
         self.seen_s += tasks * max(work.duration_s or 0.0, work.stalled_s)
         if work.duration_s is None:
             self.unmeasured = True
-        elif work.processing:
-            self._longest_s = max(self._longest_s, work.duration_s - work.stalled_s)
+        if work.processing:
+            usual_s = self.prior_s if work.duration_s is None else work.duration_s
+            left_s = usual_s - work.stalled_s if work.stalled_s < usual_s else work.stalled_s
+            self._longest_s = max(self._longest_s, left_s)
 
     def take_waiting(self, work: Work, tasks: int) -> None:
         """Put so many of the waiting tasks of ``work`` here."""
@@ -191,8 +193,10 @@ def assign(
     Demand by pool name, and the work that nobody can ever run.
     """
     demands = {state.pool.name: Demand(state.pool, snapshot.settings.prior_s) for state in snapshot.pools}
-    # Workers that somebody else started take plain tasks as well as ours do.
-    foreign = sum(w.threads for w in snapshot.workers if not w.unit and w.status == "running")
+    # Workers that somebody else started take plain tasks as well as ours do, with the threads they have free.
+    foreign = sum(
+        max(0, w.threads - w.bound) for w in snapshot.workers if not w.unit and w.status == "running"
+    )
     # What runs on workers of ours that take no more tasks needs no other one.
     held = sum(min(w.tasks - w.bound, w.threads) for w in snapshot.workers if w.unit and w.status == "paused")
     eligible = {needs: _eligible(snapshot, needs) for needs in {work.needs for work in snapshot.work}}
@@ -206,10 +210,10 @@ def assign(
             if not work.processing and not (foreign and not work.needs):
                 impossible.append(Impossible(work, _missing(snapshot, work)))
             continue
-        here = min(held, work.processing)
+        here = min(held, work.processing - work.elsewhere)
         held -= here
         demands[pools[0]].unfinished += here
-        left = work.runnable - here
+        left = work.runnable - here - work.elsewhere
         if not work.needs:
             elsewhere = min(left, foreign)
             foreign -= elsewhere

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 
 from dask_tide.model import EXISTING, LIVE, Code, PoolMemory, PoolState, Snapshot, Unit, Why, why
 
+#: After so many failed starts in a row a pool is not counted on. One may be bad luck, or one bad machine.
+_FAILING = 3
+
 
 @dataclass(frozen=True)
 class Ceiling:
@@ -113,6 +116,11 @@ def ceiling(state: PoolState, existing: int, allowance: Allowance, want: int) ->
         if by_budget:
             reason = why(Code.BUDGET, want=want, limit=limit, spent=allowance.spent)
     return Ceiling(limit, reason)
+
+
+def rests(memory: PoolMemory, snapshot: Snapshot) -> bool:
+    """Whether starts have failed so often that nobody should count on the pool before it is tried again."""
+    return memory.failures >= _FAILING and memory.retry_s > snapshot.now_s
 
 
 def after_failures(state: PoolState, memory: PoolMemory, snapshot: Snapshot) -> PoolMemory:

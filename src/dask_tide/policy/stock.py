@@ -8,6 +8,8 @@ from dask_tide.model import BOOTING, EXISTING, LIVE, Phase, Snapshot, Unit
 
 #: A worker that has just registered is "init" for a moment.
 _TAKING = ("init", "running")
+#: By how much results may be larger than Dask takes them to be: it weighs a sample of an object's parts.
+_UNDERSTATED = 5
 
 
 @dataclass
@@ -74,9 +76,10 @@ def take_stock(snapshot: Snapshot) -> dict[str, Stock]:
         stock, base = stocks[pool], empty_bytes[pool]
         stock.workers += 1
         # Of results in memory their own size says too little, and what an idle process has not given back to
-        # the system is none.
+        # the system is none. Nor is most of what a task works with.
         process = base and worker.tasks and worker.held_keys
-        stock.held_bytes += max(worker.held_bytes, worker.used_bytes - base if process else 0)
+        beyond = min(worker.used_bytes - base, _UNDERSTATED * worker.held_bytes) if process else 0
+        stock.held_bytes += max(worker.held_bytes, beyond)
         stock.limit_bytes += worker.limit_bytes
         if worker.status in _TAKING and worker.bound < worker.threads:
             taking.add(worker.unit)

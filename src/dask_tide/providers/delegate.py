@@ -40,6 +40,8 @@ class DelegateProvider:
         self._reported_s: float | None = None
         self._wanted: int | None = None
         self._release: dict[str, None] = {}
+        #: Names that have gone since somebody looked: the cluster class may give them to others at once.
+        self._gone: set[str] = set()
         self._wake: Callable[[], None] = lambda: None
 
     def __call__(self, context: ProviderContext) -> DelegateProvider:
@@ -58,6 +60,7 @@ class DelegateProvider:
         """
         if units != self._units or self._reported_s is None:
             self._wake()
+        self._gone |= self._units.keys() - units.keys()
         self._units = dict(units)
         self._reported_s = self._clock()
         self._release = {name: None for name in self._release if name in units}
@@ -67,10 +70,12 @@ class DelegateProvider:
     async def observe(self) -> Observation:
         if self._reported_s is None or self._clock() - self._reported_s > _STALE_S:
             raise Unavailable("the cluster object has not reported its workers for a while", 0.5)
+        gone, self._gone = self._gone, set()
         return Observation(
             tuple(
                 ObservedUnit(name, self._pool, self._phase(name), message=failure)
                 for name, failure in self._units.items()
+                if name not in gone
             )
         )
 
@@ -81,7 +86,8 @@ class DelegateProvider:
         return Phase.FAILED if self._units[name] else Phase.PENDING
 
     async def scale_up(self, pool: str, n: int) -> None:
-        self._wanted = n
+        # Those that are to go count in `n`, and have gone by the time that this is done.
+        self._wanted = n - len(self._release)
 
     async def scale_down(self, units: Sequence[str]) -> None:
         self._release |= dict.fromkeys(units)
