@@ -87,6 +87,23 @@ def test_p09_a_node_pool_at_its_limit_is_told_in_the_platforms_words(one_machine
         assert len(fleet.machines()) == 1
 
 
+def test_p09_pods_that_no_machine_could_ever_take_are_told_and_boot_none(
+    install: Callable[..., Fleet],
+) -> None:
+    nowhere = {"nodeSelector": {"disk": "floppy"}, "daskResources": {"FLOPPY": 1}}
+    fleet = install({"cpu": {"maximum": 1}, "nowhere": nowhere})
+    with fleet.client() as client:
+        impossible = client.submit(lambda: None, resources={"FLOPPY": 1}, pure=False)
+        fleet.told(client, "Pool nowhere")
+        fleet.told(client, "disk")
+        # Others' work goes on, on the one machine that it needs.
+        assert client.submit(lambda: 7, pure=False).result(timeout=DEADLINE_S) == 7
+        assert impossible.status == "pending"
+        assert len(fleet.bill()) == 1
+        del impossible
+        fleet.settled(0)
+
+
 @pytest.mark.timeout(900, func_only=True)  # it waits for eight things
 def test_without_spot_the_work_is_done_on_demand_and_later_on_spot_again(fleet: Fleet) -> None:
     cloud = fleet.cloud
