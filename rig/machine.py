@@ -164,6 +164,8 @@ def _kubelet(machine: Machine) -> dict[str, Any]:
         "nodeLeaseDurationSeconds": 20,
         "seccompDefault": True,
         "serializeImagePulls": False,
+        # A pod that uses more of its disk than it may is evicted once that is counted: by default each minute
+        "volumeStatsAggPeriod": "5s",
         **machine.kubelet,
     }
 

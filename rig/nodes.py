@@ -269,8 +269,9 @@ class Cluster(Plane):
             raise RigError(f"no node {name!r} is up; there are: {', '.join(self.nodes())}")
         addresses = self._addresses()
         index = addresses.pop(name, None)
-        if _process(name) in self.kept.status():
-            self.kept.stop(_process(name), signal.SIGKILL)
+        for process in (_policies(name), _process(name)):
+            if process in self.kept.status():
+                self.kept.stop(process, signal.SIGKILL)
         if index is not None:
             self.network.pull_out(index)
             for other in list(addresses.values())[-1:]:
@@ -312,9 +313,8 @@ class Cluster(Plane):
         program = str(binaries.ensure("policies")["policies"])
         options = [f"-kubeconfig={kubeconfig}", f"-node={name}", f"-services={SERVICE_RANGE}"]
         environment = {"PATH": f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"}
-        process = f"policies-{name}"
-        self.kept.start(process, [*enter, program, *options], environment)
-        log = self.folder / "logs" / f"{process}.log"
+        self.kept.start(_policies(name), [*enter, program, *options], environment)
+        log = self.folder / "logs" / f"{_policies(name)}.log"
         self.kept.wait_for(
             lambda: "Starting network policy controller full sync" in log.read_text(),
             f"node {name} enforces NetworkPolicies",
@@ -363,6 +363,10 @@ class Cluster(Plane):
 
 def _process(node: str) -> str:
     return f"node-{node}"
+
+
+def _policies(node: str) -> str:
+    return f"policies-{node}"
 
 
 def _init(outer: int) -> int:

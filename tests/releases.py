@@ -110,18 +110,12 @@ class Release:
 
     def pods(self, pool: str | None = None) -> dict[str, dict[str, Any]]:
         """Workers' pods that are not about to go, by name."""
-        selector = "app.kubernetes.io/component=worker" + (f",dask-tide/pool={pool}" if pool else "")
-        return {
-            pod["metadata"]["name"]: pod
-            for pod in self.objects("pods", selector)
-            if "deletionTimestamp" not in pod["metadata"]
-            and pod["status"].get("phase") not in ("Failed", "Succeeded")
-        }
+        return _staying(self.all_pods(pool))
 
-    def all_pods(self) -> dict[str, dict[str, Any]]:
+    def all_pods(self, pool: str | None = None) -> dict[str, dict[str, Any]]:
         """Workers' pods, those that are going, too."""
-        found = self.objects("pods", "app.kubernetes.io/component=worker")
-        return {pod["metadata"]["name"]: pod for pod in found}
+        selector = "app.kubernetes.io/component=worker" + (f",dask-tide/pool={pool}" if pool else "")
+        return {pod["metadata"]["name"]: pod for pod in self.objects("pods", selector)}
 
     def evict(self, pod: str) -> None:
         """What ``kubectl drain`` and node autoscalers do to a pod."""
@@ -159,12 +153,12 @@ class Release:
         self, workers: int, what: str = "", deadline_s: float = DEADLINE_S
     ) -> dict[str, dict[str, Any]]:
         """Wait until there are exactly so many workers' pods, and none is going."""
-        wait_until(
-            lambda: len(self.pods()) == workers == len(self.all_pods()),
-            f"{workers} pods {what}",
-            deadline_s,
-            self.situation,
-        )
+
+        def there() -> bool:
+            found = self.all_pods()
+            return len(_staying(found)) == workers == len(found)
+
+        wait_until(there, f"{workers} pods {what}", deadline_s, self.situation)
         return self.pods()
 
     def ready(self, deadline_s: int = 180) -> None:
@@ -254,6 +248,15 @@ class Release:
                 os.killpg(process.pid, signal.SIGTERM)
             process.wait(20)
         self._forwards.clear()
+
+
+def _staying(pods: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    return {
+        name: pod
+        for name, pod in pods.items()
+        if "deletionTimestamp" not in pod["metadata"]
+        and pod["status"].get("phase") not in ("Failed", "Succeeded")
+    }
 
 
 def is_ready(pod: dict[str, Any]) -> bool:

@@ -147,24 +147,6 @@ def test_a_machine_that_never_joins_is_told_and_the_work_is_done_elsewhere(impat
         assert launched[0].node == lost
 
 
-def test_a_machine_dies_without_notice_and_the_work_is_done(fleet: Fleet) -> None:
-    with fleet.client() as client:
-        running = until_told(client, 2)
-        fleet.all_at_work(client, "spot", "spot")
-        lost, left = sorted(fleet.machines())
-        fleet.cloud.terminate(lost)
-        wait_until(lambda: left in fleet.machines(), "the other is there")
-        wait_until(
-            lambda: lost not in fleet.where().values() and len(fleet.machines()) == 2,
-            "another machine",
-            DEADLINE_S,
-            fleet.situation,
-        )
-        fleet.all_at_work(client, "spot", "spot")
-        assert lost not in fleet.cloud.nodes()
-        tell(client, running)
-
-
 def test_refused_calls_and_an_autoscaler_that_starts_again_make_no_machine_too_many(fleet: Fleet) -> None:
     cloud, before = fleet.cloud, {each.id for each in fleet.bill()}
 
@@ -190,3 +172,22 @@ def test_refused_calls_and_an_autoscaler_that_starts_again_make_no_machine_too_m
         fleet.all_at_work(client, "spot", "spot", "spot")
         tell(client, running)
         assert len({each.id for each in fleet.bill()} - before) == 3
+
+
+# The last one: Karpenter waits a minute for the pods of a dead machine, and so would who comes after it.
+def test_a_machine_dies_without_notice_and_the_work_is_done(fleet: Fleet) -> None:
+    with fleet.client() as client:
+        running = until_told(client, 2)
+        fleet.all_at_work(client, "spot", "spot")
+        lost, left = sorted(fleet.machines())
+        fleet.cloud.terminate(lost)
+        wait_until(lambda: left in fleet.machines(), "the other is there")
+        wait_until(
+            lambda: lost not in fleet.where().values() and len(fleet.machines()) == 2,
+            "another machine",
+            DEADLINE_S,
+            fleet.situation,
+        )
+        fleet.all_at_work(client, "spot", "spot")
+        assert lost not in fleet.cloud.nodes()
+        tell(client, running)

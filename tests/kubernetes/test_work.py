@@ -193,6 +193,7 @@ def test_p39_quota_10_ask_20(install: Callable[..., Release], nodes: Cluster) ->
         asked = calls(client)["scale"]
         while not all(future.done() for future in futures):
             assert counts() == (10, 10), release.situation()
+            time.sleep(0.05)
         assert calls(client)["scale"] == asked, "it is not asked again and again"
         assert len(client.gather(futures)) == 60
         assert release.log().count("exceeded quota: ten") == 1, "one warning"

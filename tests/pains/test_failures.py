@@ -182,7 +182,10 @@ def test_p10_each_change_is_told_and_decides_the_same_again(
 
 
 @pytest.mark.parametrize("target", [1, 0])
-def test_p12_a_running_task_is_waited_for_and_starts_once(tide: Make, marked: Marked, target: int) -> None:
+def test_p12_a_running_task_is_waited_for_and_starts_once(
+    tide: Make, marked: Marked, target: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dask_tide.controller.loop._BELIEVE_S", 2.0)
     with dask.config.set(
         {"distributed.scheduler.allowed-failures": 0, "distributed.scheduler.worker-saturation": "inf"}
     ):

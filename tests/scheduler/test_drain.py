@@ -545,7 +545,7 @@ async def test_refused_where_it_would_have_to_park_and_has_no_nanny(harbour):
     assert h.provider.called("scale_down") == []
 
 
-async def test_refused_when_its_nanny_is_dead(harbour, monkeypatch):
+async def test_refused_when_its_nanny_is_dead(monkeypatch, harbour):  # in this order: as impatient at its end
     """Were it to leave, nobody would keep its process from ending."""
     monkeypatch.setattr("dask_tide.controller.drain._ANSWER_S", 0.5)
     h = await harbour(**KEEP, setup=restarts)
