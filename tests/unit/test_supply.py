@@ -12,15 +12,16 @@ from dask_tide.errors import Unavailable
 
 
 class Platform:
-    """It is busy when it is first asked to stop a unit that has a name."""
+    """It is busy when it is first asked to stop a unit that has a name; or whatever ``first`` is."""
 
-    def __init__(self) -> None:
+    def __init__(self, first: Exception | None = None) -> None:
         self.asked: list[list[str]] = []
+        self._first = first or Unavailable("busy")
 
     async def scale_down(self, units: Sequence[str]) -> Collection[str]:
         self.asked.append(list(units))
         if self.asked.count(["cpu-a"]) == 1 and list(units) == ["cpu-a"]:
-            raise Unavailable("busy")
+            raise self._first
         return ()
 
 
@@ -32,3 +33,14 @@ async def test_what_has_no_name_yet_is_not_given_up_twice_because_of_what_has_on
     supply.give_back("cpu", ["cpu?0", "cpu-a", "cpu?1"])
     await until(lambda: not supply._stopping, "all is done")
     assert platform.asked == [["cpu?0", "cpu?1"], ["cpu-a"], ["cpu-a"]]
+
+
+async def test_what_a_provider_should_not_raise_leaves_no_unit_for_ever():
+    platform, told = Platform(KeyError("its library's own")), []
+    supply = Supply(Ledger(120.0), clock=lambda: 0.0, tell=lambda *what: told.append(what))
+    supply.provider = platform  # type: ignore[assignment]  # all of it that is called
+    supply.give_back("cpu", ["cpu-a"])
+    await until(lambda: not supply._stopping, "all is done")
+    assert platform.asked == [["cpu-a"], ["cpu-a"]]
+    [(_, _, reason)] = told
+    assert 'cpu-a could not be stopped: "its library\'s own"' in str(reason)

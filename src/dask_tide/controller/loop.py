@@ -183,7 +183,7 @@ class Controller:
             try:
                 await self.tick()
             except (Exception, asyncio.CancelledError):
-                # The one broad except of the project: a controller that ends serves nobody.
+                # A controller that ends serves nobody.
                 if (task := asyncio.current_task()) is not None and task.cancelling():
                     raise  # by `close`, and not by what a provider has awaited
                 self.errors += 1

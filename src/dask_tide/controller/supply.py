@@ -161,7 +161,10 @@ class Supply:
             try:
                 async with asyncio.timeout(_PROVIDER_S):
                     kept = await provider.scale_down(units) or ()
-            except (TimeoutError, ProviderError) as error:
+            except Exception as error:
+                # Nobody waits for this task: whatever a provider raises, its units are not left for ever.
+                if not isinstance(error, TimeoutError | ProviderError):
+                    logger.exception("The provider raised what it should not")
                 self._failed(pool, f"{', '.join(units)} could not be stopped: {words(error)}")
             else:
                 self._ledger.stays(kept)
