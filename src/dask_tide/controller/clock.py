@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+import sys
 import time
 
-_OFFSET_S = time.time() - time.monotonic()
+if sys.platform == "linux":
+
+    def _steady_s() -> float:
+        """With the time that a laptop has slept."""
+        return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+else:
+    _steady_s = time.monotonic
+
+_OFFSET_S = time.time() - _steady_s()
 
 
 def now_s() -> float:
@@ -13,4 +23,4 @@ def now_s() -> float:
     Where the machine's is corrected, this one is not: a pause or a delay would last for as long as that was
     set back.
     """
-    return _OFFSET_S + time.monotonic()
+    return _OFFSET_S + _steady_s()
