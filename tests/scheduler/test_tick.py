@@ -76,7 +76,9 @@ async def test_unavailable_platform_is_asked_when_it_wants(harbour):
     assert h.controller.snapshot.pools[0].blind == "slow down", "the reason stays known"
 
 
-async def test_a_failed_tick_is_logged_and_the_next_one_follows(harbour, monkeypatch, caplog):
+@pytest.mark.parametrize("error", [RuntimeError("a bug"), asyncio.CancelledError("by a library")], ids=type)
+async def test_a_failed_tick_is_logged_and_the_next_one_follows(harbour, error, monkeypatch, caplog):
+    """Also where a provider's library has cancelled what the tick waits for."""
     h = await harbour()
     await h.tick()
     observe, left = h.provider.observe, 2
@@ -85,14 +87,14 @@ async def test_a_failed_tick_is_logged_and_the_next_one_follows(harbour, monkeyp
         nonlocal left
         if left:
             left -= 1
-            raise RuntimeError("a bug")
+            raise error
         return await observe()
 
     monkeypatch.setattr(h.provider, "observe", broken)
     h.controller.wake()
     await until(lambda: h.controller.errors == 2, "two ticks have failed")
     await h.tick()
-    assert "RuntimeError: a bug" in caplog.text
+    assert f"{type(error).__name__}: {error}" in caplog.text
     assert (await h.client.scheduler.tide_status())["errors"] == 2
     await h.scaled(1)
 
@@ -407,24 +409,6 @@ async def test_a_restart_brings_back_workers_that_no_tick_has_seen_yet(harbour):
 
 def test_after_any_number_of_failed_ticks_another_one_follows():
     assert [pause_s(failures) for failures in (1, 2, 3, 1024, 10**6)] == [0.2, 0.4, 0.8, 30.0, 30.0]
-
-
-async def test_what_a_providers_library_cancels_by_itself_does_not_end_the_ticks(harbour, monkeypatch):
-    h = await harbour()
-    await h.tick()
-    observe, left = h.provider.observe, 2
-
-    async def broken():
-        nonlocal left
-        if left:
-            left -= 1
-            raise asyncio.CancelledError
-        return await observe()
-
-    monkeypatch.setattr(h.provider, "observe", broken)
-    h.controller.wake()
-    await until(lambda: h.controller.errors == 2, "two ticks have failed")
-    await h.scaled(1)
 
 
 async def test_somebodys_own_worker_that_is_busy_with_a_resource_takes_no_plain_task(harbour):

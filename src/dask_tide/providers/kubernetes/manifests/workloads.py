@@ -59,26 +59,62 @@ def make_service(release: Release) -> Manifest:
     """Service by which clients and workers find the scheduler."""
     values = release.values["scheduler"]["service"]
     annotations = values.get("annotations") if values["type"] == "ClusterIP" else None
-    ports = [_service_port(release.comm_port, 8786), _service_port("http-dashboard", 8787)]
-    return _make_service(release, f"{release.name}-scheduler", "ClusterIP", annotations, ports)
+    ports = {release.comm_port: 8786, "http-dashboard": 8787}
+    return _make_service(release, "scheduler", ports, annotations=annotations)
 
 
 def make_outside_service(release: Release) -> Manifest:
     """The one for clients outside of the cluster. Not the dashboard: it asks nobody who he is."""
     values = release.values["scheduler"]["service"]
-    ports = [_service_port(release.comm_port, 8786)]
-    name = f"{release.name}-scheduler-outside"
-    return _make_service(release, name, values["type"], values.get("annotations"), ports)
+    return _make_service(
+        release,
+        "scheduler",
+        {release.comm_port: 8786},
+        name="scheduler-outside",
+        annotations=values.get("annotations"),
+        type=values["type"],
+    )
+
+
+def make_workers_service(release: Release) -> Manifest:
+    """Headless Service of the workers: a mesh learns from it which addresses and ports they have."""
+    return _make_service(
+        release,
+        "worker",
+        make_mesh_ports(release),
+        name="workers",
+        clusterIP="None",
+        # One that takes no new work is not ready, and still gives its results away.
+        publishNotReadyAddresses=True,
+    )
+
+
+def make_notebook_service(release: Release) -> Manifest:
+    """Service of the notebook server."""
+    return _make_service(release, "notebook", {"http-notebook": 8888})
 
 
 def _make_service(
-    release: Release, name: str, kind: str, annotations: Mapping[str, str] | None, ports: list[Manifest]
+    release: Release,
+    component: str,
+    ports: Mapping[str, int],
+    *,
+    name: str = "",
+    annotations: Mapping[str, str] | None = None,
+    **spec: Any,
 ) -> Manifest:
+    """Service of a component's pods, with ports of theirs by name; ``spec`` is what else it says."""
+    listed = [
+        {"name": port, "port": number, "targetPort": port, "protocol": "TCP"}
+        for port, number in ports.items()
+    ]
     return {
         "apiVersion": "v1",
         "kind": "Service",
-        "metadata": release.metadata(name, "scheduler", annotations=annotations),
-        "spec": {"type": kind, "selector": release.labels("scheduler"), "ports": ports},
+        "metadata": release.metadata(
+            f"{release.name}-{name or component}", component, annotations=annotations
+        ),
+        "spec": {"type": "ClusterIP", "selector": release.labels(component), "ports": listed, **spec},
     }
 
 
@@ -161,23 +197,6 @@ def make_pool(release: Release, name: str) -> Manifest:
     }
 
 
-def make_workers_service(release: Release) -> Manifest:
-    """Headless Service of the workers: a mesh learns from it which addresses and ports they have."""
-    return {
-        "apiVersion": "v1",
-        "kind": "Service",
-        "metadata": release.metadata(f"{release.name}-workers", "worker"),
-        "spec": {
-            "type": "ClusterIP",
-            "clusterIP": "None",
-            # One that takes no new work is not ready, and still gives its results away.
-            "publishNotReadyAddresses": True,
-            "selector": release.labels("worker"),
-            "ports": [_service_port(name, number) for name, number in make_mesh_ports(release).items()],
-        },
-    }
-
-
 def make_notebook(release: Release) -> Manifest:
     """Deployment of the notebook server."""
     values = release.values["notebook"]
@@ -185,20 +204,6 @@ def make_notebook(release: Release) -> Manifest:
     checksum = {} if values.get("existingSecret") else {"checksum/token": digest(release.token)}
     annotations = {**(values.get("podAnnotations") or {}), **checksum}
     return _make_deployment(release, "notebook", values, annotations, make_notebook_spec(release))
-
-
-def make_notebook_service(release: Release) -> Manifest:
-    """Service of the notebook server."""
-    return {
-        "apiVersion": "v1",
-        "kind": "Service",
-        "metadata": release.metadata(f"{release.name}-notebook", "notebook"),
-        "spec": {
-            "type": "ClusterIP",
-            "selector": release.labels("notebook"),
-            "ports": [_service_port("http-notebook", 8888)],
-        },
-    }
 
 
 def make_notebook_secret(release: Release) -> Manifest:
@@ -236,10 +241,6 @@ def _make_deployment(
             "template": {"metadata": metadata, "spec": spec},
         },
     }
-
-
-def _service_port(name: str, number: int) -> Manifest:
-    return {"name": name, "port": number, "targetPort": name, "protocol": "TCP"}
 
 
 def _protected(release: Release, pool: Mapping[str, Any]) -> dict[str, str]:
