@@ -105,7 +105,13 @@ def release(install_once: Callable[..., Release]) -> Release:
 @pytest.fixture
 def client(release: Release) -> Iterator[Client]:
     with release.client() as client:
-        wait_until(lambda: workers(client), "a worker has come", DEADLINE_S, release.situation)
+        # Alone: one of the attacks is allowed, and brings another one, which leaves again.
+        wait_until(
+            lambda: len(workers(client)) == len(release.all_pods()) == 1,
+            "its worker is there, and no other",
+            DEADLINE_S,
+            release.situation,
+        )
         yield client
 
 
