@@ -30,7 +30,8 @@ def held(name: str, value: Any = None, *dependencies: Any) -> Any:
     """Run as a task: ends once :func:`let` is called for ``name``."""
     with _lock:
         _starts[name] += 1
-    _gate(name).wait(_END_S)
+    if not _gate(name).wait(_END_S):
+        raise TimeoutError(f"nobody let {name!r} go within {_END_S:.0f} s")
     return value
 
 

@@ -412,7 +412,7 @@ def test_after_any_number_of_failed_ticks_another_one_follows():
 
 
 async def test_somebodys_own_worker_that_is_busy_with_a_resource_takes_no_plain_task(harbour):
-    h = await harbour(**KEEP)
+    h = await harbour(**KEEP, dask={"distributed.scheduler.work-stealing-interval": "100ms"})
     async with Worker(h.scheduler.address, nthreads=1, resources={"GPU": 1}, name="mine"):
         held = h.client.submit(gates.held, "train", resources={"GPU": 1})
         await until(lambda: gates.starts("train"), "it runs")
@@ -423,6 +423,7 @@ async def test_somebodys_own_worker_that_is_busy_with_a_resource_takes_no_plain_
         assert [(one.processing, one.elsewhere) for one in h.controller.snapshot.work] == [(1, 1)]
         plain = h.client.submit(gates.quick, "plain", 1)
         await plain
+        assert not held.done()
         assert len(h.units()) == 1
         gates.let()
         await held
