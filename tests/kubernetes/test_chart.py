@@ -403,6 +403,28 @@ def test_certificates_are_kept_over_upgrades_until_they_are_rotated(helm: Helm) 
     assert third[0] != second[0]
     assert third[1] != second[1]
 
+    taken_over = {"security": {"tls": {"source": "secret", "secretName": "r-tls"}}}
+    with pytest.raises(HelmError, match="Helm would delete it now"):
+        helm.upgrade("r", taken_over)
+    assert seen() == third
+
+
+def test_what_was_said_of_our_environment_is_taken_back(helm: Helm) -> None:
+    def seen() -> list[dict[str, str]]:
+        environment = helm.get("deployment", "r-scheduler")["spec"]["template"]["spec"]["containers"][0][
+            "env"
+        ]
+        return [one for one in environment if one["name"] in ("DASK_CONFIG", "HOME")]
+
+    helm.install("r")
+    before = seen()
+    for value in ("/one", "/two"):
+        said = [{"name": "DASK_CONFIG", "value": value}, {"name": "HOME", "value": value}]
+        helm.upgrade("r", {"scheduler": {"env": said}})
+        assert seen() == said
+    helm.upgrade("r", {"tide": {"interval": "1s"}})
+    assert sorted(seen(), key=str) == sorted(before, key=str)
+
 
 def test_the_notebooks_token_is_kept_over_upgrades(helm: Helm) -> None:
     helm.install("r", {"notebook": {"enabled": True}})

@@ -269,7 +269,6 @@ CASES: dict[str, dict[str, Any]] = {
             "drain": {"timeout": "10"},
             "folder": "/data",
             "journal": {"path": None, "max-bytes": "0.5 kiB", "files": 1},
-            "idle-shutdown": "0.5 days",
             "options": {
                 "prices": {"a": 0, "a/b": 1, "a*/?/c": 2},
                 "unschedulable-after": 0,
@@ -287,6 +286,25 @@ CASES: dict[str, dict[str, Any]] = {
     },
     "a backoff as long as it becomes": {"tide": {"start": {"backoff": 60}}},
     "a backoff that stays": {"tide": {"start": {"backoff-maximum": "0.5"}}},
+    "ours said otherwise": {
+        "scheduler": {
+            "env": [{"name": "DASK_CONFIG", "value": "/mine"}, {"name": "MORE", "value": "$(DASK_CONFIG)"}],
+            "podDisruptionBudget": None,
+        },
+        "poolDefaults": {
+            "env": [
+                {"name": "DASK_TIDE__DEPARTURE__TIMEOUT", "value": "10s"},
+                {"name": "HOME", "value": "/d"},
+            ],
+            "scratch": {"emptyDir": None, "hostPath": {"path": "/fast"}},
+        },
+        "notebook": {
+            "enabled": True,
+            "env": [{"name": "JUPYTER_TOKEN", "value": "t"}, {"name": "TLS_CHECKSUM", "value": "mine"}],
+        },
+        "networkPolicy": {"egress": [], "dns": [{"ports": [{"port": 5353, "protocol": "UDP"}]}]},
+    },
+    "as a condition": {"enabled": True},
     "nulls": {
         "image": {"tag": None},
         "pools": None,
@@ -396,6 +414,12 @@ MISTAKES: list[tuple[str, dict[str, Any], str]] = [
     ("r", {"buffer": {"priority": 0}}, "priority"),
     ("r", {"buffer": {"priority": -11}}, "priority"),
     ("r", {"priorityClasses": {"buffer": {"value": 1}}}, "buffer"),
+    ("r", {"priorityClasses": {"buffer-10": {"value": 1}}}, "buffer"),
+    ("r", {"poolDefaults": {"scratch": {"emptyDir": None}}}, "poolDefaults.scratch"),
+    ("r", {"pools": {"cpu": {"scratch": {}}}}, "pools.cpu.scratch"),
+    ("r", {"notebook": {"work": {"emptyDir": None}}}, "notebook.work"),
+    ("r", {"poolDefaults": {"resources": {"claims": [{"name": "gpu"}]}}}, "claims"),
+    ("r", {"tide": {"idle-shutdown": "1h"}}, "tide.idle-shutdown"),
     ("r", LOW_WORKERS, "above buffer.priority"),
     ("r", {"tide": {"interruption": {"watch": "gcp"}}}, "watch"),
     ("r", {"tide": {"interruption": {"wach": "aws"}}}, "wach"),
@@ -467,6 +491,9 @@ def agree(release: str, namespace: str, values: dict[str, Any], tmp_path: Path) 
     assert sorted(python) == sorted(chart)
     for name, one in chart.items():
         assert python[name] == one
+        for container in one.get("spec", {}).get("template", {}).get("spec", {}).get("containers", ()):
+            names = [variable["name"] for variable in container.get("env", ())]
+            assert len(names) == len(set(names)), "a name that is there twice no patch can change"
         for volume in one.get("spec", {}).get("template", {}).get("spec", {}).get("volumes", ()):
             assert len(volume) == 2, "a name and one source"
     return made
@@ -591,6 +618,16 @@ def test_chart_and_python_refuse_the_same(
     assert named in rendered.stderr or named.replace(".", "/") in rendered.stderr
     with pytest.raises(ConfigError, match=named):
         manifests(name, "ns", parse((tmp_path / "values.yaml").read_text()))
+
+
+def test_names_that_kubernetes_keeps_for_itself_are_not_made(tmp_path: Path) -> None:
+    values = {"priorityClasses": {"low": {"value": 1}}}
+    rendered = template("r", values, tmp_path, namespace="system-x")
+    assert rendered.returncode != 0
+    assert 'namespace "system-x"' in rendered.stderr
+    with pytest.raises(ConfigError, match="namespace: got 'system-x'"):
+        manifests("r", "system-x", values)
+    agree("r", "system-x", {}, tmp_path)
 
 
 def test_the_image_may_be_named_as_the_guides_do(tmp_path: Path) -> None:

@@ -158,6 +158,21 @@ async def test_a_program_that_failed_is_asked_again(script: Callable[[str], str]
         assert (await http.get("/")).text == "Bearer token-1"
 
 
+async def test_a_login_is_shown_while_it_waits_and_reads_nothing(
+    script: Callable[[str], str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As with a code to be entered in a browser."""
+    said = "echo 'open https://login and enter ABCD' >&2"
+    waits = "until test -e entered; do sleep 0.05; done\ncat > typed"
+    async with client(program(script(f"{said}\n{waits}\n{COUNTS}"))) as http:
+        request = asyncio.ensure_future(http.get("/"))
+        await until(lambda: "enter ABCD" in capsys.readouterr().err, "it is shown")
+        assert not request.done()
+        (tmp_path / "entered").touch()
+        assert (await request).text == "Bearer token-1"
+    assert (tmp_path / "typed").read_text() == ""
+
+
 async def test_who_gives_up_the_login_leaves_no_program(script: Callable[[str], str], tmp_path: Path) -> None:
     pid = tmp_path / "pid"
     async with client(program(script("echo $$ > new\nmv new pid\nexec sleep 600"))) as http:

@@ -205,3 +205,21 @@ def test_credentials_that_make_no_sense_are_told(tmp_path: Path, kind: str, said
     with pytest.raises(ConfigError, match="valid credentials") as error:
         Api(Options(kubeconfig=str(path)), Patience())
     assert error.value.key == "tide.options.kubeconfig"
+
+
+def test_what_is_empty_is_nothing_and_data_go_before_files(tmp_path: Path) -> None:
+    """As for kubectl."""
+    authority = {
+        "certificate-authority": "gone.crt",
+        "certificate-authority-data": base64.b64encode(b"it").decode(),
+    }
+    empty = {"token": "", "tokenFile": "", "client-certificate": "", "client-key-data": ""}
+    path = write(
+        tmp_path / "file",
+        clusters=[{"name": "here", "cluster": {"server": "https://here:1", **authority}}],
+        users=[{"name": "here", "user": empty}],
+    )
+    found = kubeconfig.read(str(path))
+    user = found.user
+    assert (user.token, user.token_file, user.client_cert, user.client_key_data) == (None,) * 4
+    assert found.cluster.certificate_auth is None

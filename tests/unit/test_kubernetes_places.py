@@ -221,6 +221,14 @@ def test_what_a_node_is(labels, kind):
     assert node(labels, {}).kind == kind
 
 
+@pytest.mark.parametrize(
+    ("text", "amount"),
+    [("1E9", 10**9), ("1e3", 1000), ("2E", 2 * 10**18), ("1.5Gi", 3 * 2**29), ("100m", 0.1)],
+)
+def test_all_quantities_that_kubernetes_takes_are_understood(text, amount):
+    assert float(quantities({"memory": text})["memory"]) == amount
+
+
 def test_a_pods_price_is_its_share_of_the_machines():
     machine = node(M5_SPOT, {"cpu": "3920m", "memory": "14Gi", "pods": "58"})
     half = quantities({"cpu": "1", "memory": "7Gi", "ephemeral-storage": "1Gi"})

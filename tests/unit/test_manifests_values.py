@@ -88,7 +88,7 @@ def test_every_value_has_a_default_and_every_default_a_schema():
     assert within_ours <= known
     # `tide` is Dask's; of Kubernetes' resources only some are set by default.
     missing = {key for key in known - given if not key.startswith("tide.") and ".resources." not in key}
-    assert missing == {"global"}
+    assert missing == {"global", "enabled"}
 
 
 def test_every_default_is_documented():

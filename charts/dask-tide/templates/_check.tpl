@@ -68,7 +68,19 @@
     {{- fail "tide.options.prices: expected nothing without nodes.read=true, as nodes say of which type they are" }}
   {{- end }}
 {{- end }}
+{{- if $tide | dig "idle-shutdown" "" }}
+  {{- fail "tide.idle-shutdown: expected nothing, since Kubernetes would start the scheduler again" }}
+{{- end }}
+{{- if and (hasPrefix "system-" .Release.Namespace) (or .Values.priorityClasses .Values.buffer.pools) }}
+  {{- fail (printf "namespace %q: expected another one, or no priorityClasses and no buffer: Kubernetes keeps names of priority classes that begin with system-" .Release.Namespace) }}
+{{- end }}
 {{- with .Values.security.tls }}
+  {{- if and .enabled (eq .source "secret") .secretName }}
+    {{- $annotations := lookup "v1" "Secret" $.Release.Namespace .secretName | dig "metadata" "annotations" dict }}
+    {{- if eq (get $annotations "meta.helm.sh/release-name") $.Release.Name }}
+      {{- fail (printf "security.tls.secretName: got %s, expected a Secret that is not this release's own: Helm would delete it now. Copy it under another name" .secretName) }}
+    {{- end }}
+  {{- end }}
   {{- if and .enabled (eq .source "secret") (not .secretName) }}
     {{- fail "security.tls.secretName: expected the name of a Secret, since security.tls.source is secret" }}
   {{- end }}

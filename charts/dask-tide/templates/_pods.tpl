@@ -15,6 +15,21 @@ readOnlyRootFilesystem: true
 capabilities: {drop: [ALL]}
 {{- end }}
 
+{{- /*
+  A container's environment: of ours what theirs does not say. A name that is there twice no patch can change.
+  Takes ours (as text) and theirs.
+*/ -}}
+{{- define "dask-tide.allEnv" -}}
+{{- $theirs := .theirs | default list }}
+{{- $names := list }}
+{{- range $theirs }}{{ $names = append $names .name }}{{ end }}
+{{- $all := list }}
+{{- range fromYamlArray .ours }}
+  {{- if not (has .name $names) }}{{ $all = append $all . }}{{ end }}
+{{- end }}
+{{- toYaml (concat $all $theirs) }}
+{{- end }}
+
 {{- /* Environment of all containers. */ -}}
 {{- define "dask-tide.env" -}}
 - {name: HOME, value: /tmp}

@@ -58,21 +58,7 @@ containers:
       {{- with $pool.extraArgs }}
       {{- toYaml . | nindent 6 }}
       {{- end }}
-    env:
-      - name: POD_NAME
-        valueFrom: {fieldRef: {apiVersion: v1, fieldPath: metadata.name}}
-      - {name: DASK_TIDE__READINESS__PORT, value: "8790"}
-      # Leaves a quarter of the grace period for closing.
-      - {name: DASK_TIDE__DEPARTURE__TIMEOUT, value: {{ div (mul $pool.terminationGracePeriodSeconds 3) 4 }}s}
-      {{- range $key, $value := ($root.Values.tide | default dict).interruption }}
-      {{- if not (kindIs "invalid" $value) }}
-      - {name: DASK_TIDE__INTERRUPTION__{{ upper $key }}, value: {{ kindIs "string" $value | ternary $value (toRawJson $value) | quote }}}
-      {{- end }}
-      {{- end }}
-      {{- include "dask-tide.env" $root | nindent 6 }}
-      {{- with $pool.env }}
-      {{- toYaml . | nindent 6 }}
-      {{- end }}
+    env: {{- include "dask-tide.allEnv" (dict "ours" (include "dask-tide.workerEnv" .) "theirs" $pool.env) | nindent 6 }}
     {{- with $pool.envFrom }}
     envFrom: {{- toYaml . | nindent 6 }}
     {{- end }}
@@ -108,6 +94,20 @@ volumes:
   {{- with $pool.volumes }}
   {{- toYaml . | nindent 2 }}
   {{- end }}
+{{- end }}
+
+{{- define "dask-tide.workerEnv" -}}
+- name: POD_NAME
+  valueFrom: {fieldRef: {apiVersion: v1, fieldPath: metadata.name}}
+- {name: DASK_TIDE__READINESS__PORT, value: "8790"}
+{{- /* Leaves a quarter of the grace period for closing. */}}
+- {name: DASK_TIDE__DEPARTURE__TIMEOUT, value: {{ div (mul .pool.terminationGracePeriodSeconds 3) 4 }}s}
+{{- range $key, $value := (.root.Values.tide | default dict).interruption }}
+{{- if not (kindIs "invalid" $value) }}
+- {name: DASK_TIDE__INTERRUPTION__{{ upper $key }}, value: {{ kindIs "string" $value | ternary $value (toRawJson $value) | quote }}}
+{{- end }}
+{{- end }}
+{{ include "dask-tide.env" .root }}
 {{- end }}
 
 {{- /* The pool's own resources on top of what threads and memory say; null takes one away. */ -}}

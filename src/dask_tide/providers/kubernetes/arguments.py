@@ -24,7 +24,7 @@ _VALUES = {"nodes": "nodes.read", "annotate": "admission.enabled"}
 #: What they are called in the configuration and in the chart.
 _KEYS = {"boot-time": "bootTime", "boot_time": "bootTime"}
 #: A container's `resources` have no other keys; all others are Dask's own.
-_CONTAINER_KEYS = frozenset({"requests", "limits", "claims"})
+_CONTAINER_KEYS = frozenset({"requests", "limits"})
 _MI = 2**20
 _QUANTITY = re.compile(r"[0-9]+(\.[0-9]+)?(Mi|Gi|Ti|M|G|T)")
 

@@ -267,10 +267,13 @@ class KubernetesHost:
             return
         if self._inside:
             host = f"{self.name}-scheduler.{self.namespace}.svc"
-            self.dashboard_link = format_dashboard_link(host, _DASHBOARD)
+            port = _DASHBOARD
         else:
-            port = await self._forward(_DASHBOARD, self._dashboard_port)
-            self.dashboard_link = format_dashboard_link("127.0.0.1", port)
+            host, port = "127.0.0.1", await self._forward(_DASHBOARD, self._dashboard_port)
+        link = format_dashboard_link(host, port)
+        if prefix := self._release.dashboard_prefix:
+            link = link.removesuffix("/status") + f"{prefix}/status"
+        self.dashboard_link = link
 
     # -- ending -----------------------------------------------------------------------------------
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import sys
 from collections.abc import AsyncGenerator, Generator
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 import httpx2
 from lightkube.core.exceptions import ConfigError as LightkubeConfigError
@@ -72,6 +73,8 @@ class ExecAuth(httpx2.Auth):
                 program.command,
                 *(program.args or ()),
                 env={**os.environ, "KUBERNETES_EXEC_INFO": json.dumps(info), **said},
+                # What was typed is for somebody else.
+                stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.PIPE,
             )
@@ -79,14 +82,14 @@ class ExecAuth(httpx2.Auth):
             hint = f"; {program.installHint}" if program.installHint else ""
             raise LightkubeConfigError(f"{called} cannot be run: {error}{hint}") from error
         try:
-            output, complaints = await process.communicate()
+            output, words = await asyncio.gather(_read(process.stdout), _read(process.stderr, sys.stderr))
+            await process.wait()
         except asyncio.CancelledError:  # whoever gave up did not log in
             with suppress(ProcessLookupError):
                 process.kill()
             raise
         if process.returncode:
-            words = complaints.decode(errors="replace").strip()
-            raise LightkubeConfigError(f"{called} ended with exit code {process.returncode}: {words}")
+            raise LightkubeConfigError(f"{called} ended with exit code {process.returncode}: {words.strip()}")
         try:
             token = json.loads(output)["status"]["token"]
         except (ValueError, LookupError, TypeError) as error:
@@ -94,3 +97,15 @@ class ExecAuth(httpx2.Auth):
         if not isinstance(token, str) or not token:
             raise LightkubeConfigError(f"{called} said no token (but {token!r})")
         return token
+
+
+async def _read(stream: asyncio.StreamReader | None, shown: TextIO | None = None) -> str:
+    """All that a program says; what is shown may say where to log in, and it waits for that."""
+    assert stream is not None
+    said = ""
+    while line := (await stream.readline()).decode(errors="replace"):
+        said += line
+        if shown is not None:
+            shown.write(line)
+            shown.flush()
+    return said

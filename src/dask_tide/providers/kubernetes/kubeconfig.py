@@ -29,6 +29,7 @@ _ODD = {
 }
 #: Versions of the protocol of programs that say a token.
 _EXEC = tuple(f"client.authentication.k8s.io/{version}" for version in ("v1", "v1beta1", "v1alpha1"))
+_SAYS_WHO = ("token", "token_file", "client_cert", "client_cert_data", "client_key", "client_key_data")
 #: Paths in a kubeconfig are relative to its folder.
 _PATHS = {"clusters": ("certificate_auth",), "users": ("client_cert", "client_key", "token_file")}
 
@@ -113,6 +114,16 @@ class _Config(KubeConfig):
         self.odd = odd
 
 
+def _tidy(config: KubeConfig) -> None:
+    """As kubectl has it what is empty is nothing, and data go before a file."""
+    for user in config.users.values():
+        for key in _SAYS_WHO:
+            setattr(user, key, getattr(user, key) or None)
+    for cluster in config.clusters.values():
+        if cluster.certificate_auth_data:
+            cluster.certificate_auth = None
+
+
 def _parse(path: Path) -> _Config:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
@@ -131,6 +142,7 @@ def _parse(path: Path) -> _Config:
         *(AttributeError, KeyError, TypeError),
     ) as error:
         raise ConfigError(_KEY, str(path), f"a kubeconfig file ({error!r})") from error
+    _tidy(config)
     for kind, keys in _PATHS.items():
         for entry in getattr(config, kind).values():
             for key in keys:

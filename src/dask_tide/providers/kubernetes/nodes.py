@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from fnmatch import fnmatchcase
 
 from lightkube.utils.quantity import parse_quantity
@@ -67,7 +67,14 @@ def read_node(node: Node) -> NodeView:
 
 def quantities(values: Mapping[str, str]) -> Quantities:
     """CPUs and bytes of a mapping as in the API."""
-    return {name: parse_quantity(values[name]) or Decimal() for name in _COUNTED if name in values}
+    return {name: _quantity(values[name]) for name in _COUNTED if name in values}
+
+
+def _quantity(text: str) -> Decimal:
+    try:
+        return Decimal(text)
+    except InvalidOperation:
+        return parse_quantity(text) or Decimal()
 
 
 def dearest_per_s(prices: Mapping[str, float], *, spot: bool) -> float | None:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from dask_tide.config import read_section
+from dask_tide.errors import ConfigError
 from dask_tide.providers.kubernetes.options import Options
 
 from . import access, limits, values, workloads
@@ -68,7 +69,11 @@ def manifests(
     >>> [one["metadata"]["name"] for one in made if one["kind"] == "ReplicaSet"]
     ['dask-cpu']
     """
-    return make_all(make_release(name, namespace, values, tls=tls, token=token, replicas=replicas))
+    release = make_release(name, namespace, values, tls=tls, token=token, replicas=replicas)
+    if said := (release.values.get("tide") or {}).get("idle-shutdown"):
+        expected = "nothing, since Kubernetes would start the scheduler again"
+        raise ConfigError("tide.idle-shutdown", said, expected)
+    return make_all(release)
 
 
 def make_release(
@@ -83,6 +88,9 @@ def make_release(
     """Check name and values, and make certificates where there are none; as :func:`manifests`."""
     values.check_name(name)
     checked = values.read(given)
+    if namespace.startswith("system-") and (checked["priorityClasses"] or values.buffers(checked)):
+        expected = "one that does not begin with system-, or no priorityClasses and no buffer"
+        raise ConfigError("namespace", namespace, expected)
     wanted = checked["security"]["tls"]
     if not (wanted["enabled"] and wanted["source"] == "generated"):
         tls = None

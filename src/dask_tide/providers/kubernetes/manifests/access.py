@@ -119,9 +119,10 @@ def _pods_policy(release: Release) -> tuple[Manifest, list[Manifest], list[Manif
         },
         {
             "expression": "object.metadata.?labels == oldObject.metadata.?labels && "
+            "object.metadata.?generateName == oldObject.metadata.?generateName && "
             "object.metadata.?finalizers == oldObject.metadata.?finalizers && "
             "object.metadata.?ownerReferences == oldObject.metadata.?ownerReferences",
-            "message": "the scheduler may not change labels, finalizers or owners of pods",
+            "message": "the scheduler may not change names, labels, finalizers or owners of pods",
         },
         {
             "expression": "variables.after.all(key, key in variables.allowed || "
@@ -213,9 +214,8 @@ def make_network_policies(release: Release) -> list[Manifest]:
     # The second is the kubelet's probe.
     worker = _make_network_policy(release, "worker", [{"from": [ours]}, {"ports": [_port(READINESS_PORT)]}])
     if values.get("egress") is not None:
-        name_service = {"ports": [_port(53, "UDP"), _port(53)]}
         worker["spec"]["policyTypes"] = ["Ingress", "Egress"]
-        worker["spec"]["egress"] = [{"to": [ours]}, name_service, *values["egress"]]
+        worker["spec"]["egress"] = [{"to": [ours]}, *values["dns"], *values["egress"]]
     policies.append(worker)
     if release.values["notebook"].get("enabled"):
         rule = {"ports": [_port(8888)], "from": values.get("notebook") or [anybody]}

@@ -58,7 +58,6 @@ def make_scheduler_spec(release: Release) -> Manifest:
         "env": [
             {"name": "DASK_CONFIG", "value": "/etc/dask-tide"},
             *_environment(release),
-            *(values.get("env") or ()),
         ],
         "ports": [_port(release.comm_port, 8786), _port("http-dashboard", 8787)],
         # Bare, so that a busy event loop does not fail it; not on 8786: each would be a failed handshake.
@@ -115,7 +114,6 @@ def make_worker_spec(release: Release, pool: Mapping[str, Any]) -> Manifest:
             {"name": "DASK_TIDE__DEPARTURE__TIMEOUT", "value": f"{grace_s * 3 // 4}s"},
             *_interruption(release),
             *_environment(release),
-            *pool["env"],
         ],
         "ports": [
             _port("readiness", READINESS_PORT),
@@ -229,7 +227,6 @@ def make_notebook_spec(release: Release) -> Manifest:
             {"name": "DASK_SCHEDULER_ADDRESS", "value": release.address},
             token,
             *_environment(release),
-            *(values.get("env") or ()),
         ],
         "ports": [_port("http-notebook", 8888)],
         "readinessProbe": {"tcpSocket": {"port": "http-notebook"}, "periodSeconds": 2},
@@ -258,11 +255,15 @@ def _make_spec(
     image = release.values["image"]
     tls = release.tls["enabled"]
     tls_mount = {"name": "tls", "mountPath": _TLS_FOLDER, "readOnly": True}
+    theirs = values.get("env") or []
+    said = {one["name"] for one in theirs}
     tls_volume = {"name": "tls", "secret": {"secretName": release.tls_secret, "defaultMode": 0o440}}
     container |= {
         "name": component,
         "image": values.get("image") or release.image,
         "imagePullPolicy": image["pullPolicy"],
+        # A name that is there twice no patch can change.
+        "env": [*(one for one in container["env"] if one["name"] not in said), *theirs],
         "securityContext": _CONTAINER_SECURITY,
         "volumeMounts": [*mounts, *([tls_mount] if tls else ()), *(values.get("volumeMounts") or ())],
     }

@@ -11,3 +11,10 @@
 {{- end }}
 {{- .Values.token_ }}
 {{- end }}
+
+{{- define "dask-tide.notebookEnv" -}}
+- {name: DASK_SCHEDULER_ADDRESS, value: {{ include "dask-tide.address" . }}}
+- name: JUPYTER_TOKEN
+  valueFrom: {secretKeyRef: {name: {{ .Values.notebook.existingSecret | default (printf "%s-notebook" .Release.Name) | quote }}, key: token}}
+{{ include "dask-tide.env" . }}
+{{- end }}
