@@ -16,7 +16,6 @@ PYTEST := -m pytest $(PYTEST_ARGS)
 TWO := --dist loadgroup -n 2
 # One that takes too long says where it is, and the next ones run.
 NODES := -m nodes --timeout-method=signal
-CLOUD := tests/aws tests/rig/test_cloud.py
 KUBERNETES := tests/kubernetes tests/rig --ignore=tests/rig/test_cloud.py
 # Where PYTEST_ARGS select, they may select none of one run.
 MAYBE := $(if $(PYTEST_ARGS),|| [ $$? = 5 ])
@@ -72,12 +71,8 @@ test: test-tools
 
 test-tools: .venv/stamp .venv-oldest/stamp .venv-checkov/stamp rig-binaries
 
-# One machine cannot do with two clouds at once, but with two clusters when nothing else runs any more.
 test-nodes: test-tools
-	@failed=0; \
-	$(BIN)/python $(PYTEST) $(NODES) $(CLOUD) $(MAYBE) || failed=1; \
-	$(BIN)/python $(PYTEST) $(NODES) $(TWO) $(CLOUD:%=--ignore=%) $(MAYBE) || failed=1; \
-	exit $$failed
+	$(BIN)/python $(PYTEST) $(NODES) $(TWO) $(MAYBE)
 
 test-others: test-tools
 	@failed=0; \

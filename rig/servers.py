@@ -135,8 +135,6 @@ def controller_manager(folder: Path, place: Place, options: Options) -> list[str
         f"--kubeconfig={pki / 'kube-controller-manager.kubeconfig'}",
         f"--service-account-private-key-file={pki / 'sa.key'}",
         f"--root-ca-file={pki / 'ca.crt'}",
-        f"--cluster-signing-cert-file={pki / 'ca.crt'}",
-        f"--cluster-signing-key-file={pki / 'ca.key'}",
         "--use-service-account-credentials",
         "--leader-elect=false",
         "--secure-port=0",

@@ -19,17 +19,34 @@ if TYPE_CHECKING:
     from rig.cloud import Cloud
 
 
+#: What ends with the last test on the simulated AWS.
+_skies = ExitStack()
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """``-m nodes``: those that run on real nodes.
 
-    Each of xdist's workers has a cluster of its own, and takes module after module; a cloud is for all.
+    Each of xdist's workers has a cluster of its own, and takes module after module. The simulated AWS is for
+    one of them, at first: a machine cannot do with two at once.
     """
     for item in items:
         if any("nodes" in mark.args for mark in item.iter_markers("xdist_group")):
             item.add_marker("nodes")
-            if "DASK_TIDE_CLUSTER" not in os.environ and "one_cloud" not in getattr(item, "fixturenames", ()):
+            if "DASK_TIDE_CLUSTER" not in os.environ and not _in_the_cloud(item):
                 item.add_marker(pytest.mark.xdist_group(item.path.stem))
+    items.sort(key=_in_the_cloud, reverse=True)
+
+
+def _in_the_cloud(item: pytest.Item) -> bool:
+    return item.path.parent.name == "aws" or item.path.stem == "test_cloud"
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(nextitem: pytest.Item | None) -> None:
+    """End the cloud with the last test that needs it: others follow, and it is heavy."""
+    if nextitem is None or not _in_the_cloud(nextitem):
+        _skies.close()
 
 
 def _defaults(folder: Path, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -102,8 +119,10 @@ def one_cloud() -> Iterator[Cloud]:
 
     While you write tests, ``DASK_TIDE_CLOUD`` names one that runs (``make cloud``: see rig/README.md).
     """
+    from fleet import BOOT_S
+
     from rig import image_build, packages
-    from rig.cloud import Cloud, missing
+    from rig.cloud import Cloud, Sky, missing
 
     if name := os.environ.get("DASK_TIDE_CLOUD"):
         yield Cloud.attach(name)
@@ -112,8 +131,8 @@ def one_cloud() -> Iterator[Cloud]:
     if lacks:
         assert not os.environ.get("CI"), f"in CI this must run: {lacks}"
         pytest.skip(lacks)
-    with Cloud.start(tars=[image_build.build()]) as cloud:
-        yield cloud
+    with _skies:
+        yield _skies.enter_context(Cloud.start(sky=Sky(boot_s=BOOT_S), tars=[image_build.build()]))
 
 
 @pytest.fixture
@@ -122,7 +141,9 @@ def cloud(one_cloud: Cloud) -> Iterator[Cloud]:
 
     Tests that use it carry ``pytest.mark.xdist_group("nodes")``, so that there is one.
     """
+    from fleet import BOOT_S
+
     yield one_cloud
     one_cloud.in_stock()
     one_cloud.throttle(False)
-    one_cloud.boots(5.0, joins=True)
+    one_cloud.boots(BOOT_S, joins=True)

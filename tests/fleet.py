@@ -26,6 +26,8 @@ POOL: dict[str, Any] = {
     "resources": {"requests": {"cpu": "1700m", "memory": "300Mi"}},
 }
 PER_MACHINE = 2
+#: What a machine takes before it starts its kubelet; that and all else takes longer.
+BOOT_S = 2.0
 #: A machine that boots, a worker that starts, or a machine that goes, on a crowded machine of ours.
 DEADLINE_S = 120.0
 #: How soon somebody who asks is told why no machine comes.

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from distributed import Client
-from fleet import DEADLINE_S, Fleet, tell, until_told
+from fleet import BOOT_S, DEADLINE_S, Fleet, tell, until_told
 from waiting import wait_until
 
 pytestmark = [pytest.mark.xdist_group("nodes"), pytest.mark.timeout(300, func_only=True)]
@@ -47,7 +47,7 @@ def fleet(two_pools: Fleet) -> Iterator[Fleet]:
     yield two_pools
     two_pools.cloud.in_stock()
     two_pools.cloud.throttle(False)
-    two_pools.cloud.boots(5.0, joins=True)
+    two_pools.cloud.boots(BOOT_S, joins=True)
     two_pools.cloud.restart_autoscaler()
 
 
@@ -66,7 +66,7 @@ def impatient(install: Callable[..., Fleet]) -> Iterator[Fleet]:
     """Another one, which waits for a machine for half a minute; others would take a slow one for none."""
     fleet = install(POOLS, {"tide": TIDE | {"options": {"machine-within": "30s"}}})
     yield fleet
-    fleet.cloud.boots(5.0, joins=True)
+    fleet.cloud.boots(BOOT_S, joins=True)
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from distributed import Event, wait
-from fleet import DEADLINE_S, PER_MACHINE, Fleet, most_at_once, tell, until_told
+from fleet import BOOT_S, DEADLINE_S, PER_MACHINE, Fleet, most_at_once, tell, until_told
 from releases import ask, finished, nap
 from waiting import wait_until
 
@@ -43,7 +43,7 @@ def fleet(limited: Fleet) -> Iterator[Fleet]:
     yield limited
     limited.kubectl("delete", "quota", "--all")
     limited.limit(2000)
-    limited.cloud.boots(5.0)
+    limited.cloud.boots(BOOT_S)
 
 
 def test_the_budget_holds_is_told_and_what_it_held_back_follows(fleet: Fleet) -> None:
