@@ -157,7 +157,7 @@ def test_what_the_schema_does_not_know(
         (TEMPLATE, "    taintNode: true\n", "    taintNode: false\n", "spec.nodeTerminationHandler.taintNode", "False", "the scheduler learns of it"),
         (TEMPLATE, "    taintNode: true\n", "", "spec.nodeTerminationHandler.taintNode", "None", "true"),
         (TEMPLATE, "    node.kubernetes.io/lifecycle: spot\n", "    node.kubernetes.io/lifecycle: spott\n", "InstanceGroup dask-workers: spec.nodeLabels.node.kubernetes.io/lifecycle", "spott", "prices go by it"),
-        (TEMPLATE, "nodeLabels: {dask-tide/role: worker-on-demand}", "nodeLabels: {dask-tide/role: worker-on-demand, node.kubernetes.io/lifecycle: spot}", "InstanceGroup dask-workers-on-demand: spec.nodeLabels", "spot", "its machines are on demand"),
+        (TEMPLATE, "node.kubernetes.io/lifecycle: on-demand", "node.kubernetes.io/lifecycle: spot", "InstanceGroup dask-workers-on-demand: spec.nodeLabels", "spot", "its machines are on demand"),
         (TEMPLATE, "    {{- if not $karpenter }}\n    # Nobody", "    {{- if $karpenter }}\n    # Nobody", "InstanceGroup dask-workers: spec.nodeLabels", "spot", "none: with Karpenter"),
         (TEMPLATE, "suspendProcesses: [AZRebalance]", "suspendProcesses: [AZRebalance, Launch]", "spec.suspendProcesses", "Launch", "one of AZRebalance"),
         (TEMPLATE, "    dask-tide/cluster: {{", "    dask-tide/cluste: {{", "spec.cloudLabels.dask-tide/cluster", "None", "the budget sums it up"),
@@ -234,6 +234,7 @@ def test_what_the_schema_cannot_say(
         (VALUES, "requests: {cpu: 500m, memory: 2Gi}", "requests: {cp: 500m, memory: 2Gi}", VALUES, "scheduler.resources.requests", "cp", "one of cpu, memory"),
         (VALUES, "limits: {memory: 4Gi}", "limits: {memory: 4007Gi}", VALUES, "scheduler.resources.limits.memory", "4007Gi", "the memory of a machine of dask-scheduler"),
         (VALUES, "    price: 3\n", "    price: 300\n", VALUES, "pools.safe.price", "300", "at most 10 times"),
+        (TEMPLATE, "    node.kubernetes.io/lifecycle: on-demand\n", "", TEMPLATE, "InstanceGroup dask-workers-on-demand: labels", "worker-on-demand", "prices go by the market (pools.safe)"),
         (VALUES, "threads: 2", "thread: 2", VALUES, "rendering", "thread", "Helm"),
     ],
 )  # fmt: skip
@@ -301,6 +302,9 @@ def test_which_markets_kops_gives_karpenters_groups(said: dict[str, object], mar
         ('"StringEquals"', '"StringEqual"', "condition kms:ViaService", "StringEqual", "an operator of IAM's"),
         ('"Effect": "Allow",', '"Effect": "Allow"', "spec.additionalPolicies.master", "Allow", "JSON"),
         ('"Action":', '"NotAction":', "spec.additionalPolicies.master[0]", "NotAction", "what is allowed, not what is not"),
+        ("    node: [arn:aws:iam::aws:policy/AmazonSSMManagedInstanceCore]\n", "", "spec.externalPolicies.node", "None", "by Systems Manager alone"),
+        ("master: [arn:aws:iam::aws:policy/AmazonSSMManagedInstanceCore]", "master: [arn:aws:iam::aws:policy/AmazonSSMFullAccess]", "spec.externalPolicies.master", "AmazonSSMFullAccess", "no machine needs more"),
+        ("  externalPolicies:\n", "  externalPolicies:\n    apiserver: []\n", "spec.externalPolicies", "apiserver", "one of master, node"),
         ("policyARNs: {{ toJson .policyArns }}", "policyARNs: [arn:aws:iam::aws:policy/AdministratorAccess]", "policyARNs", "AdministratorAccess", "allows less"),
     ],
 )  # fmt: skip

@@ -7,7 +7,7 @@ from fractions import Fraction
 from typing import Any
 
 from deploy.aws.check.durations import seconds
-from deploy.aws.check.machines import SPOT, Group
+from deploy.aws.check.machines import MARKETS, SPOT, Group
 from deploy.aws.check.pods import OPERATORS, Pods, fulfils
 from deploy.aws.check.problems import Problem
 from deploy.aws.check.sizes import mebibytes
@@ -51,6 +51,7 @@ def check(pods: Sequence[Pods], groups: Sequence[Group], values: Mapping[str, An
             yield from _fits(some, group)
             yield from _limits(some, group)
             yield from _survives(some, group, values)
+            yield from _priced(some, group)
         yield from _needs(some, found)
         yield from _prefers(some, found)
         yield from _amounts(some)
@@ -184,6 +185,12 @@ def _survives(pods: Pods, group: Group, values: Mapping[str, Any]) -> Iterator[P
     )
     holds = reads is True or pods.annotations.get(_PROTECTION) == "false"
     yield from pods.place.expect(holds, "nodes.read", reads, words)
+
+
+def _priced(pods: Pods, group: Group) -> Iterator[Problem]:
+    told = any(label in group.labels or label in group.choices for label in MARKETS)
+    words = f"one of {', '.join(MARKETS)}: prices go by the market ({pods.key})"
+    yield from group.place.expect(told or pods.pool is None, "labels", group.labels, words)
 
 
 def _room(pods: Sequence[Pods], where: Mapping[str, Sequence[Group]]) -> Iterator[Problem]:

@@ -8,14 +8,12 @@ from typing import Any
 
 from deploy.aws.check.hcl import Block, Module, plain
 from deploy.aws.check.kops_cluster import EXPANDERS, delay, threshold
-from deploy.aws.check.machines import ON_DEMAND, SPOT, Group, Taint, known_sizes, same_size
+from deploy.aws.check.machines import EKS_CAPACITY, ON_DEMAND, SPOT, Group, Taint, known_sizes, same_size
 from deploy.aws.check.problems import Place, Problem
 from deploy.aws.check.sizes import Sizes
 
 #: EKS's words for a taint's effects.
 EFFECTS = {"NO_SCHEDULE": "NoSchedule", "NO_EXECUTE": "NoExecute", "PREFER_NO_SCHEDULE": "PreferNoSchedule"}
-#: The label by which EKS itself says it of each node.
-_MARKET = "eks.amazonaws.com/capacityType"
 VALUES = "cluster-autoscaler-values.yaml"
 #: As `kops_cluster.SAID`.
 _SAID = (
@@ -107,7 +105,7 @@ def groups_of(module: Module, sizes: Sizes) -> list[Group]:
         known = known_sizes(block.place, "", types, sizes)[1]
         most = module.default(block.body["scaling_config"][0]["max_size"])
         markets = (SPOT if body.get("capacity_type") == "SPOT" else ON_DEMAND,)
-        choices = {_MARKET: (str(body.get("capacity_type")),)}
+        choices = {EKS_CAPACITY: (str(body.get("capacity_type")),)}
         name = block.name.split(".")[1]
         maxima = (int(most),) * len(known)
         labels = dict(body.get("labels", {}))

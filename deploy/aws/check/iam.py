@@ -53,6 +53,9 @@ _SWEEPING = re.compile(r"\w*(AdministratorAccess|PowerUserAccess|FullAccess)\w*"
 _POLICIES = re.compile(r"aws_(iam_\w+|s3_bucket_policy|sqs_queue_policy|kms_key|ecr_repository_policy)")
 #: kOps's names of roles for policies of their own.
 _ROLES = ("master", "node", "bastion", "apiserver")
+_MACHINES = ("master", "node")
+#: Of machines that have neither a key nor a port for SSH.
+_SHELLS = ["arn:aws:iam::aws:policy/AmazonSSMManagedInstanceCore"]
 
 
 def check(tree: Tree, modules: Mapping[Path, Module]) -> Iterator[Problem]:
@@ -81,6 +84,14 @@ def check_kops(tree: Tree, place: Place, cluster: Mapping[str, Any]) -> Iterator
     for role, text in (spec.get("additionalPolicies") or {}).items():
         yield from place.expect_one_of("spec.additionalPolicies", role, _ROLES)
         yield from _json(place, f"spec.additionalPolicies.{role}", text, facts)
+    external = spec.get("externalPolicies") or {}
+    for role in external:
+        yield from place.expect_one_of("spec.externalPolicies", role, _MACHINES)
+    for role in _MACHINES:
+        words = f"{_SHELLS}: a shell on a machine comes by Systems Manager alone, and no machine needs more"
+        yield from place.expect(
+            external.get(role) == _SHELLS, f"spec.externalPolicies.{role}", external.get(role), words
+        )
     for index, given in enumerate(spec.get("iam", {}).get("serviceAccountExternalPermissions") or []):
         key = f"spec.iam.serviceAccountExternalPermissions[{index}].aws"
         for arn in given["aws"].get("policyARNs") or []:

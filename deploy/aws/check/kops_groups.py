@@ -9,6 +9,7 @@ from deploy.aws.check.arguments import is_amount
 from deploy.aws.check.machines import (
     CAPACITY,
     EFFECTS,
+    LIFECYCLE,
     ON_DEMAND,
     SPOT,
     Group,
@@ -31,7 +32,6 @@ STRATEGIES = (
 PROCESSES = ("AZRebalance", "AlarmNotification", "InstanceRefresh", "ReplaceUnhealthy", "ScheduledActions")
 VOLUMES = ("gp2", "gp3", "io1", "io2", "standard")
 _ALL_PERCENT = 100
-_LIFECYCLE = "node.kubernetes.io/lifecycle"
 #: Of kOps's metrics-server, which are never two on one machine.
 _METRICS_REPLICAS = 2
 _DISK = "k8s.io/cluster-autoscaler/node-template/resources/ephemeral-storage"
@@ -175,8 +175,8 @@ def _mixed(place: Place, spec: Document, sizes: Sizes) -> Iterator[Problem]:
 
 
 def _autoscaled(place: Place, spec: Document, cluster: Document) -> Iterator[Problem]:
-    labelled = spec.get("nodeLabels", {}).get(_LIFECYCLE)
-    key = f"spec.nodeLabels.{_LIFECYCLE}"
+    labelled = spec.get("nodeLabels", {}).get(LIFECYCLE)
+    key = f"spec.nodeLabels.{LIFECYCLE}"
     if spec.get("manager") == "Karpenter":
         words = "none: with Karpenter the group may have machines of both markets"
         yield from place.expect(labelled is None, key, labelled, words)
@@ -185,7 +185,8 @@ def _autoscaled(place: Place, spec: Document, cluster: Document) -> Iterator[Pro
         words = "spot: prices go by it, and nobody else says so of this group's nodes"
         yield from place.expect(labelled == SPOT, key, labelled, words)
     else:
-        yield from place.expect(labelled != SPOT, key, labelled, "not spot: its machines are on demand")
+        words = "on-demand, if anything: its machines are on demand"
+        yield from place.expect(labelled in (None, ON_DEMAND), key, labelled, words)
     scaled = spec.get("autoscale", True)
     if spec.get("minSize") == spec.get("maxSize") and scaled is False:
         return

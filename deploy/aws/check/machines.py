@@ -18,6 +18,10 @@ CPU = "karpenter.k8s.aws/instance-cpu"
 TYPE = "node.kubernetes.io/instance-type"
 ZONE = "topology.kubernetes.io/zone"
 CAPACITY = "karpenter.sh/capacity-type"
+#: Labels by which the scheduler tells a node's market, as Karpenter, EKS and our groups of kOps set them.
+LIFECYCLE = "node.kubernetes.io/lifecycle"
+EKS_CAPACITY = "eks.amazonaws.com/capacityType"
+MARKETS = (CAPACITY, EKS_CAPACITY, LIFECYCLE)
 SPOT, ON_DEMAND = "spot", "on-demand"
 #: What the cloud says of each node, whose group need not say it.
 _OF_THE_CLOUD = {
