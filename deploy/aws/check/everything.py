@@ -137,7 +137,7 @@ class Check:
         """The chart of Karpenter's pools on EKS, and the values of the project's chart for it."""
         try:
             documents = rendering.karpenter_documents(self.tree)
-            zoned = rendering.karpenter_documents(self.tree, ["eu-west-1a"])
+            there = rendering.karpenter_documents(self.tree, ["eu-west-1a"])
         except RenderError as error:
             self.report.problems.append(rendering.failed("karpenter", error))
             return
@@ -149,13 +149,14 @@ class Check:
             self._left_out(f"Karpenter's objects against their schemas: {error}")
         before = len(self.report.problems)
         if definitions is not None:
-            both = [*documents, *zoned]
+            both = [*documents, *there]
             self._add(Place("karpenter"), False, lambda: karpenter.check_schemas(both, definitions))
         told = len(self.report.problems) > before
-        for variant in (documents, zoned):
+        for variant, tags in ((documents, rendering.OWN_TAGS), (there, rendering.USUAL_TAGS)):
             self._add(Place("karpenter"), told, partial(karpenter.check, variant, self.sizes))
+            self._add(Place("karpenter"), told, partial(karpenter.check_discovery, variant, tags))
         module = self.module("eks-karpenter")
-        self._add(Place("karpenter"), told, lambda: karpenter.check_discovery(documents, module))
+        self._add(Place(module.name), False, lambda: karpenter.check_tags(module))
         groups = lambda: karpenter.groups_of(documents, self.sizes)  # noqa: E731 - called where errors are told
         self._agree("values-eks-karpenter.yaml", "karpenter", told, groups)
 

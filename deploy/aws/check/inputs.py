@@ -18,9 +18,17 @@ _ITEM = {"namespace", "name", "policyArns"}
 _SCALED = "awsRegion autoscalingGroups name minSize maxSize rbac serviceAccount name"
 #: What other outputs print for whom: all the keys in them.
 _PRINTED = {
-    ("eks-karpenter", "karpenter_values"): "clusterName nodeRole",
+    ("eks-karpenter", "karpenter_values"): "clusterName nodeRole discoveryTags",
     ("eks-karpenter", "karpenter_settings"): "settings clusterName interruptionQueue",
     ("eks-node-groups", "autoscaler_values"): _SCALED,
+}
+#: What must stand behind some of these keys, as what is like it is taken, too, and why.
+_MEANT = {
+    "discoveryTags": ('{(local.discovery) = "true"}', "which aws_ec2_tag writes"),
+    "interruptionQueue": ("module.interruptions.queue_name", "Karpenter asks for its URL by the name"),
+    "maxSize": ("group.scaling_config[0].max_size", "else machines that a group may have never come"),
+    "minSize": ("group.scaling_config[0].min_size", "else machines stay that nobody needs"),
+    "nodeRole": ("aws_iam_role.machine.name", "an EC2NodeClass wants the name"),
 }
 
 
@@ -32,8 +40,13 @@ def check_printed(modules: Mapping[str, Module]) -> Iterator[Problem]:
             words = f"output {name}, which docs/aws.md has one print"
             yield Place(f"opentofu/{module}/outputs.tf").problem(f"output {name}", None, words)
             continue
-        said = re.findall(r"[{,]\s*(\w+)\s*=(?!=)", str(output.body.get("value")))
+        value = str(output.body.get("value"))
+        said = re.findall(r"[{,]\s*(\w+)\s*=(?!=)", value)
         yield from output.place.expect(said == keys.split(), "value", " ".join(said), f"the keys {keys}")
+        for key in keys.split():
+            meant, why = _MEANT.get(key, ("", ""))
+            holds = re.search(rf"\b{key} = {re.escape(meant)}(?![\w.])", value) is not None
+            yield from output.place.expect(holds or not meant, "value", value, f"{key} = {meant}: {why}")
 
 
 def check(tree: Tree, foundation: Module) -> Iterator[Problem]:

@@ -15,14 +15,14 @@ from deploy.aws.check.hcl import Module, plain
 from deploy.aws.check.kops_cluster import TAG
 from deploy.aws.check.kops_groups import VOLUMES
 from deploy.aws.check.machines import CAPACITY, CPU, EFFECTS, FAMILY, ON_DEMAND, SPOT, ZONE, Group, Taint
+from deploy.aws.check.policies import expanded
 from deploy.aws.check.problems import Place, Problem
-from deploy.aws.check.rendering import CLUSTER_NAME, MACHINES_ROLE
+from deploy.aws.check.rendering import CLUSTER_NAME, MACHINES_ROLE, OWN_TAGS
 from deploy.aws.check.sizes import BIGGEST_GIB, SMALLEST_GIB, Sizes, mebibytes
 from deploy.aws.check.sizes import FILE as SIZES_FILE
 from deploy.aws.check.tree import CHECKOUT
 from rig import binaries
 
-_DISCOVERY = "karpenter.sh/discovery"
 #: Labels that a pool may name, and of some of them the values that there are.
 _ARCH, _OS = "kubernetes.io/arch", "kubernetes.io/os"
 _VALUES = {_ARCH: ("amd64",), _OS: ("linux",), CAPACITY: (SPOT, ON_DEMAND)}
@@ -82,26 +82,27 @@ def _placed(document: Document) -> Place:
     return Place(_FILES.get(kind, "karpenter"), f"{kind} {(document.get('metadata') or {}).get('name')}")
 
 
-def check_discovery(documents: Sequence[Document], module: Module) -> Iterator[Problem]:
-    """Whether what node classes look for is what OpenTofu has tagged."""
-    tags = {
-        name: (str(plain(block.body.get("key"))), str(plain(block.body.get("value"))))
-        for name, block in module.resources.items()
-        if block.type == "aws_ec2_tag"
-    }
-    written = {key for key, _ in tags.values()}
-    for name, (key, value) in tags.items():
-        place = module.resources[name].place
-        yield from place.expect_one_of("key", key, [_DISCOVERY])
-        yield from place.expect_one_of("value", value, ["${var.cluster_name}"])
+def check_tags(module: Module) -> Iterator[Problem]:
+    """Whether OpenTofu tags what its node classes look for, and takes no tag from another cluster."""
+    [(own, value)] = OWN_TAGS.items()
+    key = own.replace(CLUSTER_NAME, "${var.cluster_name}")
+    for block in module.resources.values():
+        if block.type == "aws_ec2_tag":
+            said = expanded(module, str(plain(block.body.get("key"))))
+            words = f"{key}, the cluster's own: a subnet may be another's, which finds it by its tag"
+            yield from block.place.expect(said == key, "key", said, words)
+            yield from block.place.expect_one_of("value", plain(block.body.get("value")), [value])
+
+
+def check_discovery(documents: Sequence[Document], tags: Mapping[str, str]) -> Iterator[Problem]:
+    """Whether node classes look for these tags."""
+    words = f"tags: {dict(tags)}, which are there"
     for document in documents:
         if document.get("kind") != "EC2NodeClass":
             continue
         for selector in ("subnetSelectorTerms", "securityGroupSelectorTerms"):
             terms = document["spec"].get(selector)
-            found = [term.get("tags") or {} for term in terms or []]
-            words = f"tags: {{{_DISCOVERY}: {CLUSTER_NAME}}}, which opentofu/eks-karpenter writes"
-            holds = bool(written) and found == [{_DISCOVERY: CLUSTER_NAME}]
+            holds = terms == [{"tags": tags}]
             yield from _placed(document).expect(holds, f"spec.{selector}", terms, words)
 
 

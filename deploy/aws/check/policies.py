@@ -90,7 +90,7 @@ def statements(module: Module, block: Block) -> Iterator[Statement]:
                 for name in several(principal["identifiers"])
             ),
             {
-                _expanded(module, str(tested["variable"])): (str(tested["test"]), several(tested["values"]))
+                expanded(module, str(tested["variable"])): (str(tested["test"]), several(tested["values"]))
                 for tested in body.get("condition", [])
             },
             tuple(name for name in body if name.startswith("not_")),
@@ -107,14 +107,14 @@ def _resolved(module: Module, expression: str) -> list[str]:
         return [each for text in texts(module.values[found[1]]) for each in _resolved(module, plain(text))]
     found = re.fullmatch(r'\$\{\[for (\w+) in (.+?) : "(.*)"\]\}', expression)
     if not found:
-        return [_expanded(module, expression)]
+        return [expanded(module, expression)]
     if not found[2].startswith("["):
-        return [_expanded(module, found[3])]
+        return [expanded(module, found[3])]
     kinds = re.findall(r'"([^"]*)"', found[2])
-    return [_expanded(module, found[3].replace(f"${{{found[1]}}}", kind)) for kind in kinds]
+    return [expanded(module, found[3].replace(f"${{{found[1]}}}", kind)) for kind in kinds]
 
 
-def _expanded(module: Module, text: str) -> str:
+def expanded(module: Module, text: str) -> str:
     """A text with what its locals say."""
 
     def said(found: re.Match[str]) -> str:

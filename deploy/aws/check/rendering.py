@@ -25,6 +25,9 @@ RELEASE = ("dask", "dask")
 #: EKS's name of the cluster that Karpenter's pools are rendered for.
 CLUSTER_NAME = "example"
 MACHINES_ROLE = f"{CLUSTER_NAME}-dask-machine"
+#: Tags of subnets and security groups for machines: OpenTofu's own, and those of a Karpenter that is there.
+OWN_TAGS = {f"dask-tide/discovery/{CLUSTER_NAME}": "true"}
+USUAL_TAGS = {"karpenter.sh/discovery": CLUSTER_NAME}
 
 
 class RenderError(Exception):
@@ -76,15 +79,19 @@ def kops_documents(tree: Tree, variant: str) -> list[dict[str, Any]]:
 def karpenter_documents(tree: Tree, zones: Sequence[str] = ()) -> list[dict[str, Any]]:
     """The objects of ``deploy/aws/karpenter``, for a cluster called :data:`CLUSTER_NAME`.
 
+    As OpenTofu prints their values; with zones, as one says them whose cluster has Karpenter already.
+
     Raises
     ------
     RenderError
         If the chart has a mistake, or its values are not those of its schema.
     """
-    said = [f"clusterName={CLUSTER_NAME}", f"nodeRole={MACHINES_ROLE}"]
+    values: dict[str, Any] = {"clusterName": CLUSTER_NAME, "nodeRole": MACHINES_ROLE}
     if zones:
-        said += [f"{pool}.zones={{{','.join(zones)}}}" for pool in ("worker", "scheduler")]
-    return _helm("nodes", str(tree.path("karpenter")), "--set", ",".join(said))
+        values |= {pool: {"zones": list(zones)} for pool in ("worker", "scheduler")}
+    else:
+        values["discoveryTags"] = OWN_TAGS
+    return _helm("nodes", str(tree.path("karpenter")), "--values", "-", values=yaml.safe_dump(values))
 
 
 def release_documents(tree: Tree, values: str) -> list[dict[str, Any]]:

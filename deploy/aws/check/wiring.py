@@ -20,6 +20,9 @@ _CONDITIONS = {
         "else nobody is told what bites on the cluster",
     ),
 }
+_SECURITY_GROUPS = (
+    "concat([data.aws_eks_cluster.this.vpc_config[0].cluster_security_group_id], var.security_group_ids)"
+)
 _NEEDED: Mapping[str, Mapping[str, tuple[Mapping[str, Any], str]]] = {
     "opentofu/eks-node-groups/main.tf": _CONDITIONS,
     "opentofu/modules/eks-conditions/main.tf": {
@@ -71,7 +74,7 @@ _NEEDED: Mapping[str, Mapping[str, tuple[Mapping[str, Any], str]]] = {
             "else Karpenter finds no subnet for machines",
         ),
         "resource aws_ec2_tag.security_group": (
-            {"resource_id": "${data.aws_eks_cluster.this.vpc_config[0].cluster_security_group_id}"},
+            {"for_each": f"${{toset({_SECURITY_GROUPS})}}", "resource_id": "${each.value}"},
             "else Karpenter finds no security group for machines",
         ),
     },
@@ -86,6 +89,10 @@ _NEEDED: Mapping[str, Mapping[str, tuple[Mapping[str, Any], str]]] = {
         ),
     },
     "opentofu/eks-node-groups/groups.tf": {
+        "resource aws_launch_template.machine": (
+            {"vpc_security_group_ids": f"${{{_SECURITY_GROUPS}}}"},
+            "else machines reach neither control plane nor DNS",
+        ),
         "resource aws_iam_role_policy_attachment.machine": (
             {"role": "${aws_iam_role.machine.name}"},
             "else machines do not join, and pull no image",

@@ -14,6 +14,8 @@ locals {
   account   = data.aws_caller_identity.current.account_id
   # The tag of its own on all that Karpenter makes.
   owned = "kubernetes.io/cluster/${var.cluster_name}"
+  # Ours alone: subnets may be another cluster's, too, with its karpenter.sh/discovery.
+  discovery = "dask-tide/discovery/${var.cluster_name}"
 }
 
 module "conditions" {
@@ -71,12 +73,14 @@ resource "aws_ec2_tag" "subnet" {
   for_each = toset(var.subnet_ids)
 
   resource_id = each.value
-  key         = "karpenter.sh/discovery"
-  value       = var.cluster_name
+  key         = local.discovery
+  value       = "true"
 }
 
 resource "aws_ec2_tag" "security_group" {
-  resource_id = data.aws_eks_cluster.this.vpc_config[0].cluster_security_group_id
-  key         = "karpenter.sh/discovery"
-  value       = var.cluster_name
+  for_each = toset(concat([data.aws_eks_cluster.this.vpc_config[0].cluster_security_group_id], var.security_group_ids))
+
+  resource_id = each.value
+  key         = local.discovery
+  value       = "true"
 }

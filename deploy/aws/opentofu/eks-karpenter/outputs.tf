@@ -1,6 +1,10 @@
 output "karpenter_values" {
   description = "For the chart deploy/aws/karpenter."
-  value       = yamlencode({ clusterName = var.cluster_name, nodeRole = aws_iam_role.machine.name })
+  value = yamlencode({
+    clusterName   = var.cluster_name
+    nodeRole      = aws_iam_role.machine.name
+    discoveryTags = { (local.discovery) = "true" }
+  })
 }
 
 output "karpenter_settings" {

@@ -28,6 +28,17 @@ variable "subnet_ids" {
   }
 }
 
+variable "security_group_ids" {
+  description = "Of machines, besides the cluster's own: where nodes that run CoreDNS answer a group of theirs alone, that one."
+  type        = list(string)
+  default     = []
+
+  validation {
+    condition     = alltrue([for id in var.security_group_ids : startswith(id, "sg-")])
+    error_message = "Each a sg-…"
+  }
+}
+
 variable "karpenter_namespace" {
   description = "Where Karpenter runs."
   type        = string

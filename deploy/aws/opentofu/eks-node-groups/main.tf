@@ -6,6 +6,10 @@ data "aws_partition" "current" {}
 
 data "aws_caller_identity" "current" {}
 
+data "aws_eks_cluster" "this" {
+  name = var.cluster_name
+}
+
 locals {
   partition = data.aws_partition.current.partition
   account   = data.aws_caller_identity.current.account_id

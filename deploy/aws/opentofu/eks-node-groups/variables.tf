@@ -39,6 +39,17 @@ variable "worker_subnet_ids" {
   }
 }
 
+variable "security_group_ids" {
+  description = "Of machines, besides the cluster's own: where nodes that run CoreDNS answer a group of theirs alone, that one."
+  type        = list(string)
+  default     = []
+
+  validation {
+    condition     = alltrue([for id in var.security_group_ids : startswith(id, "sg-")])
+    error_message = "Each a sg-…"
+  }
+}
+
 variable "worker_maximum" {
   description = "Workers' machines, in each of worker_subnet_ids."
   type        = number
