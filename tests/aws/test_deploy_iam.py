@@ -14,6 +14,7 @@ QUEUE = "opentofu/modules/interruptions/main.tf"
 ROLE = "opentofu/modules/pod-role/main.tf"
 REGISTRY = "opentofu/modules/registry/main.tf"
 STATE = "opentofu/kops/state.tf"
+GROUPS = "opentofu/eks-node-groups/groups.tf"
 DISCOVERY = "opentofu/kops/discovery.tf"
 OWN_INSTANCES = """    resources = ["${local.ec2}:*:instance/*", "${local.ec2}:*:launch-template/*"]
 
@@ -92,6 +93,24 @@ OWN_INSTANCES = """    resources = ["${local.ec2}:*:instance/*", "${local.ec2}:*
         (STATE, "block_public_policy     = true", "block_public_policy     = false", "aws_s3_bucket_public_access_block.state: block_public_policy", "False", "no bucket is public"),
         (STATE, "restrict_public_buckets = true", "restrict_public_buckets = false", "restrict_public_buckets", "False", "no bucket is public"),
         (STATE, "  ignore_public_acls      = true\n", "", "ignore_public_acls", "None", "no bucket is public"),
+        (RIGHTS, OWN_INSTANCES, OWN_INSTANCES.replace("StringEquals", "StringNotEquals"), "statement EndOwnMachines: condition aws:ResourceTag/kubernetes.io/cluster", "StringNotEquals", "a test of what may be"),
+        (RIGHTS, OWN_INSTANCES, OWN_INSTANCES.replace("StringLike", "StringNotLike"), "statement EndOwnMachines: condition aws:ResourceTag/karpenter.sh/nodepool", "StringNotLike", "a test of what may be"),
+        (RIGHTS, OWN_INSTANCES, OWN_INSTANCES.replace("StringLike", "StringEquals"), "statement EndOwnMachines: condition aws:ResourceTag/karpenter.sh/nodepool", "StringEquals", "`*` is a star"),
+        (RIGHTS, OWN_INSTANCES, OWN_INSTANCES.replace("StringEquals", "StringEqualsIfExists"), "statement EndOwnMachines: condition aws:ResourceTag/kubernetes.io/cluster", "StringEqualsIfExists", "a test that fails without the tag"),
+        (RIGHTS, OWN_INSTANCES, OWN_INSTANCES.replace("StringEquals", "ForAllValues:StringEquals"), "statement EndOwnMachines: condition aws:ResourceTag/kubernetes.io/cluster", "ForAllValues:StringEquals", "a test that fails without the tag"),
+        (RIGHTS, 'variable = "aws:RequestTag/eks:eks-cluster-name"\n      values   = [var.cluster_name]', 'variable = "aws:RequestTag/eks:eks-cluster-name"\n      values   = ["lab"]', "statement StartTagged: condition aws:RequestTag/eks:eks-cluster-name", "lab", "${var.cluster_name}: that is what is there"),
+        (RIGHTS, 'variable = "aws:RequestedRegion"\n      values   = [var.region]', 'variable = "aws:RequestedRegion"\n      values   = ["us-east-1"]', "statement ReadEC2: condition aws:RequestedRegion", "us-east-1", "${var.region}: that is what is there"),
+        (RIGHTS, ":ec2:${var.region}", ":ec2:us-east-1", "statement EndOwnMachines: resources", ":ec2:us-east-1:*:instance/*", "an ARN of ${var.region}"),
+        (AUTOSCALER, "autoScalingGroup:*:autoScalingGroupName", "autoScalingGroup:autoScalingGroupName", "statement Scale: resources", "autoScalingGroup:autoScalingGroupName", "the form of autoScalingGroups"),
+        (AUTOSCALER, "nodegroup/${var.cluster_name}/*", "nodegroup/${var.cluster_name}", "statement ReadGroups: resources", "nodegroup/${var.cluster_name}", "the form of nodegroups"),
+        (MACHINES, '"ec2.amazonaws.com"', '"eks.amazonaws.com"', "aws_iam_policy_document.machine_trust: principals", "eks.amazonaws.com", "ec2.amazonaws.com, and nobody else"),
+        (MACHINES, '"sts:AssumeRole"', '"sts:TagSession"', "aws_iam_policy_document.machine_trust: actions", "sts:TagSession", "sts:AssumeRole: https://docs"),
+        (GROUPS, '"ec2.amazonaws.com"', '"eks.amazonaws.com"', "aws_iam_policy_document.machine_trust: principals", "eks.amazonaws.com", "ec2.amazonaws.com, and nobody else"),
+        (QUEUE, '"events.amazonaws.com"', '"sqs.amazonaws.com"', "aws_iam_policy_document.queue: principals", "sqs.amazonaws.com", "events.amazonaws.com, and nobody else"),
+        (DISCOVERY, "/${var.cluster_name}/.well-known", "/${var.bucket_prefix}/.well-known", "statement IdentityProvidersRead: resources", "bucket_prefix", "everybody may read it"),
+        (DISCOVERY, "block_public_policy     = false", "block_public_policy     = true", "aws_s3_bucket_public_access_block.discovery: block_public_policy", "True", "false: IAM reads"),
+        (DISCOVERY, "restrict_public_buckets = false", "restrict_public_buckets = true", "aws_s3_bucket_public_access_block.discovery: restrict_public_buckets", "True", "false: IAM reads"),
+        (STATE, "    filter {}\n", "    filter {}\n\n    expiration {\n      days = 30\n    }\n", "aws_s3_bucket_lifecycle_configuration.state: rule[0].expiration", "30", "only old versions go"),
         (STATE, '"aws_s3_bucket_public_access_block" "state" {\n  bucket                  = aws_s3_bucket.state.id', '"aws_s3_bucket_public_access_block" "state" {\n  bucket                  = "another"', "aws_s3_bucket.state: bucket", "aws_s3_bucket.state", "an aws_s3_bucket_public_access_block"),
     ],
 )  # fmt: skip

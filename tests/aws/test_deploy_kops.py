@@ -305,6 +305,10 @@ def test_which_markets_kops_gives_karpenters_groups(said: dict[str, object], mar
         ("    node: [arn:aws:iam::aws:policy/AmazonSSMManagedInstanceCore]\n", "", "spec.externalPolicies.node", "None", "by Systems Manager alone"),
         ("master: [arn:aws:iam::aws:policy/AmazonSSMManagedInstanceCore]", "master: [arn:aws:iam::aws:policy/AmazonSSMFullAccess]", "spec.externalPolicies.master", "AmazonSSMFullAccess", "no machine needs more"),
         ("  externalPolicies:\n", "  externalPolicies:\n    apiserver: []\n", "spec.externalPolicies", "apiserver", "one of master, node"),
+        ("    master: |", "    node: |", "spec.additionalPolicies", "node", "one of master"),
+        ("{{- with .stateKeyArn }}", "{{- with .stateKeyArnn }}", "Cluster dask.example.org: spec.additionalPolicies", "[]", "master: the state store is encrypted with arn:aws:kms"),
+        (', "kms:GenerateDataKey"]', "]", "Cluster dask.example.org: actions", "kms:Decrypt", "kms:GenerateDataKey: https://docs"),
+        ("s3.{{ $.region }}.amazonaws.com", "s3.us-east-1.amazonaws.com", "spec.additionalPolicies.master[0]: condition kms:ViaService", "us-east-1", "s3.eu-west-1.amazonaws.com"),
         ("policyARNs: {{ toJson .policyArns }}", "policyARNs: [arn:aws:iam::aws:policy/AdministratorAccess]", "policyARNs", "AdministratorAccess", "allows less"),
     ],
 )  # fmt: skip

@@ -99,9 +99,15 @@ class Check:
                 self.report.problems.append(rendering.failed(file, error))
                 continue
             self._write(f"kops-{variant.replace(' ', '-')}.yaml", documents)
-            self._kops(file, documents, validators)
+            self._kops(file, documents, validators, self.tree.kops_values(variant))
 
-    def _kops(self, file: str, documents: Sequence[dict[str, Any]], validators: dict[str, Any]) -> None:
+    def _kops(
+        self,
+        file: str,
+        documents: Sequence[dict[str, Any]],
+        validators: dict[str, Any],
+        values: Mapping[str, Any],
+    ) -> None:
         before = len(self.report.problems)
         for document in documents:
             kind = document.get("kind", "")
@@ -121,7 +127,7 @@ class Check:
         [cluster] = clusters
         place = Place(file, f"Cluster {(cluster.get('metadata') or {}).get('name')}")
         self._add(place, told, lambda: kops_cluster.check(place, cluster))
-        self._add(place, told, lambda: iam.check_kops(self.tree, place, cluster))
+        self._add(place, told, lambda: iam.check_kops(self.tree, place, cluster, values))
         self._add(Place(file), told, lambda: kops_groups.check(file, cluster, groups, self.sizes))
         made = partial(kops_groups.groups_of, file, groups, self.sizes)
         self._agree("values-aws-kops.yaml", file, told, made)

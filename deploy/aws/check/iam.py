@@ -14,6 +14,8 @@ from deploy.aws.check.problems import Place, Problem
 from deploy.aws.check.tree import Tree
 
 _DOCUMENT = "aws_iam_policy_document"
+#: As OpenTofu's files say it.
+_REGION = "${var.region}"
 _READS = re.compile(r"[a-z0-9-]+:(Describe|List|Get)\w*")
 #: Reads that tell of no secret, and that know no resources: `*` is all that one can say.
 _NARROWEST = re.compile(
@@ -31,8 +33,11 @@ _SCALES = re.compile(r"autoscaling:(SetDesiredCapacity|TerminateInstanceInAutoSc
 _INGREDIENTS = re.compile(
     r":(image|snapshot|security-group|subnet|capacity-reservation|placement-group)/\*\"?$"
 )
-#: The two files that IAM reads without credentials, for IRSA.
-_PUBLIC = re.compile(r".+/(\.well-known/openid-configuration|openid/v1/jwks)")
+#: The two files that IAM reads without credentials, for IRSA, where kOps writes them.
+_PUBLIC = re.compile(
+    r"\$\{aws_s3_bucket\.discovery\.arn\}/\$\{var\.cluster_name\}"
+    r"/(\.well-known/openid-configuration|openid/v1/jwks)"
+)
 #: What narrows down a service that acts for others than us, too.
 _CONFINED = {
     "pods.eks.amazonaws.com": (
@@ -51,8 +56,9 @@ _TEST = re.compile(
 _SWEEPING = re.compile(r"\w*(AdministratorAccess|PowerUserAccess|FullAccess)\w*")
 #: Resources whose argument `policy` is IAM's; others have policies of other kinds.
 _POLICIES = re.compile(r"aws_(iam_\w+|s3_bucket_policy|sqs_queue_policy|kms_key|ecr_repository_policy)")
-#: kOps's names of roles for policies of their own.
-_ROLES = ("master", "node", "bastion", "apiserver")
+#: kOps's name of those who read the state store, and need its key: nobody else gets a policy of its own.
+_READERS = "master"
+#: kOps's names of the roles of all machines.
 _MACHINES = ("master", "node")
 #: Of machines that have neither a key nor a port for SSH.
 _SHELLS = ["arn:aws:iam::aws:policy/AmazonSSMManagedInstanceCore"]
@@ -66,7 +72,7 @@ def check(tree: Tree, modules: Mapping[Path, Module]) -> Iterator[Problem]:
             if block.type == _DOCUMENT:
                 said = list(statements(module, block))
                 for statement in said:
-                    yield from _judge(statement, facts)
+                    yield from _judge(statement, facts, _REGION)
                 needed = facts.needed.get(f"{module.name}: {block.name.split('.')[1]}")
                 yield from _enough(block.place, said, needed)
         for call in module.modules.values():
@@ -78,12 +84,21 @@ def check(tree: Tree, modules: Mapping[Path, Module]) -> Iterator[Problem]:
             yield from _attached(block, facts)
 
 
-def check_kops(tree: Tree, place: Place, cluster: Mapping[str, Any]) -> Iterator[Problem]:
-    """What a kOps cluster allows beyond what kOps itself does."""
-    spec, facts = cluster["spec"], Facts.read(tree)
-    for role, text in (spec.get("additionalPolicies") or {}).items():
-        yield from place.expect_one_of("spec.additionalPolicies", role, _ROLES)
-        yield from _json(place, f"spec.additionalPolicies.{role}", text, facts)
+def check_kops(
+    tree: Tree, place: Place, cluster: Mapping[str, Any], values: Mapping[str, Any]
+) -> Iterator[Problem]:
+    """What a kOps cluster, made of these inputs, allows beyond what kOps itself does, or too little."""
+    spec, facts, region = cluster["spec"], Facts.read(tree), str(values.get("region"))
+    policies = spec.get("additionalPolicies") or {}
+    for role, text in policies.items():
+        yield from place.expect_one_of("spec.additionalPolicies", role, [_READERS])
+        yield from _json(place, f"spec.additionalPolicies.{role}", text, facts, region)
+    if key := values.get("stateKeyArn"):
+        words = f"{_READERS}: the state store is encrypted with {key}"
+        yield from place.expect(_READERS in policies, "spec.additionalPolicies", sorted(policies), words)
+    if _READERS in policies:
+        said = list(_written(place, _READERS, json.loads(policies[_READERS])))
+        yield from _enough(place, said, facts.needed["kops: additionalPolicies"])
     external = spec.get("externalPolicies") or {}
     for role in external:
         yield from place.expect_one_of("spec.externalPolicies", role, _MACHINES)
@@ -99,10 +114,10 @@ def check_kops(tree: Tree, place: Place, cluster: Mapping[str, Any]) -> Iterator
             holds = bool(re.fullmatch(r"arn:[a-z-]+:iam::.+", arn)) and not _SWEEPING.search(arn)
             yield from place.expect(holds, f"{key}.policyARNs", arn, words)
         if "inlinePolicy" in given["aws"]:
-            yield from _json(place, f"{key}.inlinePolicy", given["aws"]["inlinePolicy"], facts)
+            yield from _json(place, f"{key}.inlinePolicy", given["aws"]["inlinePolicy"], facts, region)
 
 
-def _json(place: Place, key: str, text: str, facts: Facts) -> Iterator[Problem]:
+def _json(place: Place, key: str, text: str, facts: Facts, region: str) -> Iterator[Problem]:
     try:
         said = json.loads(text)
     except ValueError as error:
@@ -112,28 +127,39 @@ def _json(place: Place, key: str, text: str, facts: Facts) -> Iterator[Problem]:
     for index, each in enumerate(said):
         for name in each:
             yield from place.expect_one_of(f"{key}[{index}]", name, sorted(known))
-        conditions = {
-            variable: (test, several(values))
-            for test, tested in each.get("Condition", {}).items()
-            for variable, values in tested.items()
-        }
-        statement = Statement(
+    for statement in _written(place, key, said):
+        yield from _judge(statement, facts, region)
+
+
+def _written(place: Place, key: str, said: list[dict[str, Any]]) -> Iterator[Statement]:
+    """Statements in JSON."""
+    for index, each in enumerate(said):
+        yield Statement(
             place=place,
             key=f"{key}[{index}]",
             effect=str(each.get("Effect")),
             actions=several(each.get("Action")),
             resources=several(each.get("Resource")),
             principals=(),
-            conditions=conditions,
+            conditions={
+                variable: (test, several(values))
+                for test, tested in each.get("Condition", {}).items()
+                for variable, values in tested.items()
+            },
             excludes=tuple(name for name in each if name.startswith("Not")),
         )
-        yield from _judge(statement, facts)
+
+
+def _parts(resource: str) -> list[str]:
+    """Those of an ARN that is written out, six if it is one."""
+    parts = re.sub(r"(?!\$\{var\.region\})\$\{[^}]*\}", "x", resource).split(":", 5)
+    return parts if parts[0] == "arn" else []
 
 
 def _kind(resource: str) -> tuple[str, str] | None:
     """The service and the kind of a resource whose ARN is written out."""
-    parts = re.sub(r"\$\{[^}]*\}", "x", resource).split(":", 5)
-    if parts[0] != "arn":
+    parts = _parts(resource)
+    if not parts:
         return None
     return (parts[2], re.split("[/:]", parts[5])[0]) if len(parts) == 6 else ("", "")  # noqa: PLR2004
 
@@ -154,6 +180,10 @@ def _enough(place: Place, given: list[Statement], needed: Mapping[str, Any] | No
         missing = sorted({*needed["resources"].get(action, ())} - allowed.get(action, set()))
         words = f"…:{', '.join(missing)}/…, too, for {action}"
         yield from place.expect(not missing, "resources", sorted(allowed.get(action, ())), words)
+    if "principals" in needed:
+        named = sorted({name for each in given if each.effect == "Allow" for _, name in each.principals})
+        words = f"{', '.join(needed['principals'])}, and nobody else: {needed['source']}"
+        yield from place.expect(named == sorted(needed["principals"]), "principals", named, words)
     for action, resources in needed.get("with TLS only", {}).items():
         holds = any(
             statement.effect == "Deny"
@@ -167,10 +197,10 @@ def _enough(place: Place, given: list[Statement], needed: Mapping[str, Any] | No
         yield from place.expect(holds, "statements", [statement.key for statement in given], words)
 
 
-def _judge(statement: Statement, facts: Facts) -> Iterator[Problem]:
+def _judge(statement: Statement, facts: Facts, region: str) -> Iterator[Problem]:
     place, key = statement.place, statement.key
     yield from place.expect_one_of(f"{key}: effect", statement.effect, ["Allow", "Deny"])
-    yield from _conditions(statement, facts)
+    yield from _conditions(statement, facts, region)
     if statement.effect == "Deny":
         return
     for name in statement.excludes:
@@ -186,13 +216,31 @@ def _judge(statement: Statement, facts: Facts) -> Iterator[Problem]:
         holds = kind is None or kind[1] in facts.kinds.get(kind[0], ())
         words = f"an ARN of a kind of {FILE}; if it is none of a misspelling, add it"
         yield from place.expect(holds, f"{key}: resources", resource, words)
+        yield from _located(statement, resource, facts, region)
     yield from _principals(statement)
     yield from _resources(statement)
     if "iam:PassRole" in statement.actions:
         yield from _passes(statement)
 
 
-def _conditions(statement: Statement, facts: Facts) -> Iterator[Problem]:
+def _located(statement: Statement, resource: str, facts: Facts, region: str) -> Iterator[Problem]:
+    """Whether an ARN is one that AWS could match."""
+    place, key, kind, parts = (
+        statement.place,
+        f"{statement.key}: resources",
+        _kind(resource),
+        _parts(resource),
+    )
+    if kind is None or "" in kind:
+        return
+    words = f"an ARN of {region}, the cluster's region, or of none"
+    yield from place.expect(parts[3] in ("", region), key, resource, words)
+    pattern = facts.formats.get(kind[1], ".*")
+    words = f"the form of {kind[1]}s, {pattern}: by another nothing is allowed"
+    yield from place.expect(re.fullmatch(pattern, parts[5]) is not None, key, resource, words)
+
+
+def _conditions(statement: Statement, facts: Facts, region: str) -> Iterator[Problem]:
     place = statement.place
     for variable, (test, values) in statement.conditions.items():
         key = f"{statement.key}: condition {variable}"
@@ -203,14 +251,31 @@ def _conditions(statement: Statement, facts: Facts) -> Iterator[Problem]:
         holds = variable in facts.conditions or tag is not None
         words = f"one of {FILE}; if it is none of a misspelling, add it"
         yield from place.expect(holds, key, variable, words)
-        value = facts.tags[tag] if tag else {"aws:SecureTransport": "false"}.get(variable)
+        value = facts.tags[tag] if tag else facts.conditions.get(variable)
+        value = value and value.replace(_REGION, region)
         words = f"{value}: that is what is there"
         yield from place.expect(value is None or values == (value,), key, list(values), words)
+        if statement.effect == "Allow":
+            yield from _narrows(statement, variable)
         for each in values:
             if variable == "aws:TagKeys":
                 yield from place.expect(facts.tag(each) is not None, key, each, f"a tag of {FILE}")
             elif variable == "ec2:CreateAction":
                 yield from place.expect(f"ec2:{each}" in facts.actions, key, each, f"an action of {FILE}")
+
+
+def _narrows(statement: Statement, variable: str) -> Iterator[Problem]:
+    """Whether a condition lets through what it names, and no more."""
+    place, key = statement.place, f"{statement.key}: condition {variable}"
+    test, values = statement.conditions[variable]
+    yield from place.expect("Not" not in test, key, test, "a test of what may be: all else is too much")
+    words = "StringLike: to StringEquals `*` is a star"
+    yield from place.expect("*" not in values or "Like" in test, key, test, words)
+    optional = test.startswith("ForAllValues:") or test.endswith("IfExists")
+    # What has its tags already may be given others.
+    renames = "RequestTag/" in variable and any("ResourceTag/" in each for each in statement.conditions)
+    words = "a test that fails without the tag: others' things have none"
+    yield from place.expect(not optional or renames or "Tag/" not in variable, key, test, words)
 
 
 def _principals(statement: Statement) -> Iterator[Problem]:

@@ -54,7 +54,8 @@ class Facts:
 
     actions: frozenset[str]
     kinds: Mapping[str, list[str]]
-    conditions: frozenset[str]
+    formats: Mapping[str, str]
+    conditions: Mapping[str, str | None]
     tags: Mapping[str, str | None]
     needed: Mapping[str, Mapping[str, Any]]
     managed: Mapping[str, bool]
@@ -65,8 +66,8 @@ class Facts:
         actions = frozenset(
             f"{service}:{name}" for service, names in facts["actions"].items() for name in names
         )
-        conditions = frozenset(facts["conditions"])
-        return cls(actions, facts["resources"], conditions, facts["tags"], facts["needed"], facts["managed"])
+        names = ("resources", "formats", "conditions", "tags", "needed", "managed")
+        return cls(actions, *(facts[name] for name in names))
 
     def tag(self, name: str) -> str | None:
         """A tag as the table has it: its last part may be the cluster's name."""

@@ -36,6 +36,13 @@ class Tree:
         """Files whose values fill in the template, the last one first to be heeded."""
         return [*KOPS_VARIANTS[variant], *(str(path.resolve()) for path in self.inputs)]
 
+    def kops_values(self, variant: str) -> dict[str, Any]:
+        """What these files say, together."""
+        merged: dict[str, Any] = {}
+        for file in self.kops_inputs(variant):
+            merged |= self.yaml(file) or {}
+        return merged
+
     def path(self, name: str) -> Path:
         return self.folder / name
 
