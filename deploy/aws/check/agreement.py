@@ -17,6 +17,10 @@ NOTICE_S = 120
 NOTICE_DELAY_S = 15
 _HARD = ("NoSchedule", "NoExecute")
 _PROTECTION = "karpenter.sh/do-not-disrupt"
+#: Of a scheduler's pod, for cluster-autoscaler and Karpenter.
+_PROTECTIONS = {"cluster-autoscaler.kubernetes.io/safe-to-evict": "false", _PROTECTION: "true"}
+#: Machines for a scheduler: its own, and another while it moves.
+_SCHEDULERS_MACHINES = 2
 _RESOURCES = ("cpu", "memory", "ephemeral-storage")
 #: The part of a CPU that a thread has at the least; with more threads they wait for each other.
 _CPU_PER_THREAD = 0.75
@@ -54,6 +58,9 @@ def check(pods: Sequence[Pods], groups: Sequence[Group], values: Mapping[str, An
             yield from _priced(some, group)
         yield from _needs(some, found)
         yield from _prefers(some, found)
+        yield from _markets(some, found)
+        if some.key == "scheduler":
+            yield from _alone(some, found)
         yield from _amounts(some)
     selected = {group.name for found in where.values() for group in found}
     for group in groups:
@@ -185,6 +192,27 @@ def _survives(pods: Pods, group: Group, values: Mapping[str, Any]) -> Iterator[P
     )
     holds = reads is True or pods.annotations.get(_PROTECTION) == "false"
     yield from pods.place.expect(holds, "nodes.read", reads, words)
+
+
+def _markets(pods: Pods, found: Sequence[Group]) -> Iterator[Problem]:
+    """Whether a pool on spot has spot machines."""
+    if pods.pool is not None and pods.pool.spot and found:
+        names = ", ".join(f"{group.name} ({', '.join(group.markets)})" for group in found)
+        words = f"false, or spot machines among {names}: results would leave machines that stay"
+        holds = any(SPOT in pods.markets(group) for group in found)
+        yield from pods.place.expect(holds, f"{pods.key}.spot", True, words)
+
+
+def _alone(pods: Pods, found: Sequence[Group]) -> Iterator[Problem]:
+    """Whether the scheduler has its machine, is left there, and pays for no others."""
+    for annotation, wanted in _PROTECTIONS.items():
+        value = pods.annotations.get(annotation)
+        words = f"{wanted}: an autoscaler would move it, and end the work in hand"
+        yield from pods.place.expect(value == wanted, f"{pods.key}.podAnnotations.{annotation}", value, words)
+    for group in found:
+        most = max(group.maxima, default=0)
+        words = f"at most {_SCHEDULERS_MACHINES} machines: one, and another while it moves"
+        yield from group.place.expect(most <= _SCHEDULERS_MACHINES, "machines", most, words)
 
 
 def _priced(pods: Pods, group: Group) -> Iterator[Problem]:

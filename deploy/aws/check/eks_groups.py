@@ -7,8 +7,19 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from deploy.aws.check.hcl import Block, Module, plain
-from deploy.aws.check.kops_cluster import EXPANDERS, delay, threshold
-from deploy.aws.check.machines import EKS_CAPACITY, ON_DEMAND, SPOT, Group, Taint, known_sizes, same_size
+from deploy.aws.check.kops_cluster import EXPANDERS, TAG, TAG_IS_FOR, delay, threshold
+from deploy.aws.check.machines import (
+    EKS_CAPACITY,
+    KEPT,
+    ON_DEMAND,
+    ROOT,
+    ROOT_DEVICE,
+    SPOT,
+    Group,
+    Taint,
+    known_sizes,
+    same_size,
+)
 from deploy.aws.check.problems import Place, Problem
 from deploy.aws.check.sizes import Sizes
 
@@ -59,6 +70,8 @@ def _group(module: Module, block: Block, sizes: Sizes) -> Iterator[Problem]:
     least, most, now = (module.default(scaling.get(f"{name}_size")) for name in ("min", "max", "desired"))
     holds = all(isinstance(number, int) for number in (least, most, now)) and 0 <= least <= now <= most
     yield from place.expect(holds, "scaling_config", plain(scaling), "min_size ≤ desired_size ≤ max_size")
+    words = "0: machines are paid for, also while nobody computes"
+    yield from place.expect(least == 0, "scaling_config.min_size", least, words)
     template = str(body.get("launch_template", [{}])[0].get("id"))
     words = "an aws_launch_template of this module, else there is IMDSv1, and volumes are not encrypted"
     holds = "aws_launch_template." in template
@@ -85,9 +98,24 @@ def _template(block: Block) -> Iterator[Problem]:
     words = "1, said: with more, pods get the machine's credentials"
     yield from block.place.expect(hops == 1, "metadata_options.http_put_response_hop_limit", hops, words)
     for index, mapping in enumerate(block.body.get("block_device_mappings", [{}])):
-        encrypted = plain(mapping).get("ebs", [{}])[0].get("encrypted")
-        key = f"block_device_mappings[{index}].ebs.encrypted"
-        yield from block.place.expect(encrypted is True, key, encrypted, "true")
+        volume = plain(mapping).get("ebs", [{}])[0]
+        key = f"block_device_mappings[{index}]"
+        encrypted, kept = volume.get("encrypted"), volume.get("delete_on_termination")
+        yield from block.place.expect(encrypted is True, f"{key}.ebs.encrypted", encrypted, "true")
+        yield from block.place.expect(kept is True, f"{key}.ebs.delete_on_termination", kept, KEPT)
+        device = plain(mapping).get("device_name")
+        yield from block.place.expect(device == ROOT_DEVICE, f"{key}.device_name", device, ROOT)
+    # The provider's default_tags reach the template, and not what EC2 makes by it.
+    dynamic = {name: given for each in plain(block.body.get("dynamic", [])) for name, given in each.items()}
+    tagged = dynamic.get("tag_specifications", {})
+    kinds = str(tagged.get("for_each"))
+    words = '"instance" and "volume": each is paid for, and known by its tag'
+    holds = {*re.findall(r'"(\w+)"', kinds)} == {"instance", "volume"}
+    yield from block.place.expect(holds, "tag_specifications.for_each", kinds, words)
+    tags = tagged.get("content", [{}])[0].get("tags", {})
+    words = f"${{var.cluster_name}}: {TAG_IS_FOR}"
+    holds = tags.get(TAG) == "${var.cluster_name}"
+    yield from block.place.expect(holds, f"tag_specifications.tags.{TAG}", tags, words)
 
 
 def groups_of(module: Module, sizes: Sizes) -> list[Group]:

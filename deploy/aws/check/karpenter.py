@@ -12,9 +12,22 @@ from deploy.aws.check import schemas
 from deploy.aws.check.arguments import is_amount
 from deploy.aws.check.durations import seconds
 from deploy.aws.check.hcl import Module, plain
-from deploy.aws.check.kops_cluster import TAG
+from deploy.aws.check.kops_cluster import TAG, TAG_IS_FOR
 from deploy.aws.check.kops_groups import VOLUMES
-from deploy.aws.check.machines import CAPACITY, CPU, EFFECTS, FAMILY, ON_DEMAND, SPOT, ZONE, Group, Taint
+from deploy.aws.check.machines import (
+    CAPACITY,
+    CPU,
+    EFFECTS,
+    FAMILY,
+    KEPT,
+    ON_DEMAND,
+    ROOT,
+    ROOT_DEVICE,
+    SPOT,
+    ZONE,
+    Group,
+    Taint,
+)
 from deploy.aws.check.policies import expanded
 from deploy.aws.check.problems import Place, Problem
 from deploy.aws.check.rendering import CLUSTER_NAME, MACHINES_ROLE, OWN_TAGS
@@ -29,6 +42,11 @@ _VALUES = {_ARCH: ("amd64",), _OS: ("linux",), CAPACITY: (SPOT, ON_DEMAND)}
 _LABELS = {*_VALUES, FAMILY, CPU, ZONE}
 #: How long an empty machine may stay.
 _WARMEST_S = 3600.0
+#: How long a machine must be let work.
+_YOUNGEST_S = 24 * 3600.0
+_GROUP = "karpenter.k8s.aws"
+#: Ends of the domains of labels that are not for us.
+_RESERVED = ("kubernetes.io", "k8s.io", "karpenter.sh", _GROUP)
 MODULE = "github.com/aws/karpenter-provider-aws"
 _CRDS = {"NodePool": "karpenter.sh_nodepools.yaml", "EC2NodeClass": "karpenter.k8s.aws_ec2nodeclasses.yaml"}
 _FILES = {
@@ -115,7 +133,7 @@ def _node_class(place: Place, spec: Document) -> Iterator[Problem]:
     yield from place.expect(role == MACHINES_ROLE, "spec.role", role, words)
     yield from place.expect_one_of(f"{key}.httpEndpoint", options.get("httpEndpoint"), ["enabled"])
     tagged = spec.get("tags", {}).get(TAG)
-    words = f"{CLUSTER_NAME}, the cluster's name: the budget sums it up, and leftovers.sh looks for it"
+    words = f"{CLUSTER_NAME}, the cluster's name: {TAG_IS_FOR}"
     yield from place.expect(tagged == CLUSTER_NAME, f"spec.tags.{TAG}", tagged, words)
     public = spec.get("associatePublicIPAddress")
     words = "false: machines are reached from within only"
@@ -131,8 +149,11 @@ def _node_class(place: Place, spec: Document) -> Iterator[Problem]:
         yield from place.expect(encrypted is True, f"{key}.encrypted", encrypted, "true")
         volume = mapping.get("ebs", {})
         kept = volume.get("deleteOnTermination")
-        words = "true: nobody else deletes the volumes of machines that are gone"
-        yield from place.expect(kept is True, f"{key}.deleteOnTermination", kept, words)
+        yield from place.expect(kept is True, f"{key}.deleteOnTermination", kept, KEPT)
+        device = mapping.get("deviceName")
+        yield from place.expect(
+            device == ROOT_DEVICE, f"spec.blockDeviceMappings[{index}].deviceName", device, ROOT
+        )
         yield from place.expect_one_of(f"{key}.volumeType", volume.get("volumeType"), VOLUMES)
         size = volume.get("volumeSize")
         holds = is_amount(size) and SMALLEST_GIB <= mebibytes(str(size)) / 1024 <= BIGGEST_GIB
@@ -142,8 +163,13 @@ def _node_class(place: Place, spec: Document) -> Iterator[Problem]:
 
 def _pool(place: Place, spec: Document, classes: Collection[str], sizes: Sizes) -> Iterator[Problem]:
     template = spec["template"]["spec"]
-    name = template.get("nodeClassRef", {}).get("name")
-    yield from place.expect_one_of("spec.template.spec.nodeClassRef.name", name, sorted(classes))
+    reference = template.get("nodeClassRef", {})
+    for name, known in (("group", [_GROUP]), ("kind", ["EC2NodeClass"]), ("name", sorted(classes))):
+        yield from place.expect_one_of(f"spec.template.spec.nodeClassRef.{name}", reference.get(name), known)
+    for label in spec["template"].get("metadata", {}).get("labels", {}):
+        words = f"a label of a domain of one's own: {', '.join(_RESERVED)} are Kubernetes' and Karpenter's"
+        holds = not label.partition("/")[0].endswith(_RESERVED)
+        yield from place.expect(holds, "spec.template.metadata.labels", label, words)
     for index, taint in enumerate(template.get("taints", [])):
         yield from place.expect_one_of(
             f"spec.template.spec.taints[{index}].effect", taint.get("effect"), EFFECTS
@@ -164,18 +190,22 @@ def _pool(place: Place, spec: Document, classes: Collection[str], sizes: Sizes) 
             if key in _VALUES:
                 yield from place.expect_one_of(f"requirement {key}", value, _VALUES[key])
     yield from _disruption(place, spec.get("disruption", {}))
+    grace = template.get("terminationGracePeriod")
+    words = "none: it would end busy workers, and a busy scheduler, in spite of their annotation"
+    yield from place.expect(grace is None, "spec.template.spec.terminationGracePeriod", grace, words)
+    expires = template.get("expireAfter")
+    expires_s = seconds(str(expires))
+    words = f"Never, or at least {_YOUNGEST_S / 3600:g}h: what works on a machine that expires must hand over"
+    holds = expires == "Never" or (expires_s is not None and expires_s >= _YOUNGEST_S)
+    yield from place.expect(holds, "spec.template.spec.expireAfter", expires, words)
     if SPOT in required.get(CAPACITY, []):
         return
     # Whoever may not be on spot may not be moved, either.
     packed = spec.get("disruption", {}).get("consolidationPolicy")
     words = "WhenEmpty: nothing is moved for a better price"
     yield from place.expect(packed == "WhenEmpty", "spec.disruption.consolidationPolicy", packed, words)
-    expires = template.get("expireAfter")
     words = "Never: with a scheduler goes the work in hand"
     yield from place.expect(expires == "Never", "spec.template.spec.expireAfter", expires, words)
-    grace = template.get("terminationGracePeriod")
-    words = "none: it would end a busy scheduler in spite of its annotation"
-    yield from place.expect(grace is None, "spec.template.spec.terminationGracePeriod", grace, words)
 
 
 def _disruption(place: Place, disruption: Document) -> Iterator[Problem]:

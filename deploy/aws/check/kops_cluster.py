@@ -27,12 +27,19 @@ SAID = (
     "scaleDownUnneededTime",
     "scaleDownUtilizationThreshold",
 )
-#: The tag of all that a cluster costs.
+#: The tag of all that a cluster costs, and what it is for.
 TAG = "dask-tide/cluster"
+TAG_IS_FOR = "the budget sums it up, and leftovers.sh looks for it"
 _LONGEST_BACKUP_D = 90
+#: Of networks that may reach the API, by the length of their prefix.
+_WIDEST = 8
 LEAST_FULL = 0.8
-#: How long cluster-autoscaler may wait with anything.
-LONGEST_S = 3600.0
+#: How long cluster-autoscaler waits, at the least and at the most, and why; by its flags and kOps's names.
+_WAITS_S = {
+    ("new-pod-scale-up-delay", "newPodScaleUpDelay"): (0.0, 60.0, "work waits meanwhile"),
+    ("max-node-provision-time", "maxNodeProvisionTime"): (180.0, 1800.0, "machines take minutes to boot"),
+}
+_WAIT_S = (0.0, 3600.0, "machines are paid for meanwhile")
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)+")
 
 
@@ -49,7 +56,7 @@ def check(place: Place, cluster: Mapping[str, Any]) -> Iterator[Problem]:
     holds = channel in CHANNELS or "://" in channel
     yield from place.expect(holds, "spec.channel", channel, f"one of {', '.join(CHANNELS)}, or a URL")
     tagged = spec.get("cloudLabels", {}).get(TAG)
-    words = f"{cluster['metadata']['name']}: the budget sums it up, and leftovers.sh looks for it"
+    words = f"{cluster['metadata']['name']}: {TAG_IS_FOR}"
     holds = tagged == cluster["metadata"]["name"]
     yield from place.expect(holds, f"spec.cloudLabels.{TAG}", tagged, words)
     for index, etcd in enumerate(spec.get("etcdClusters", [])):
@@ -78,8 +85,11 @@ def _name(place: Place, name: str) -> Iterator[Problem]:
 def _doors(place: Place, spec: Mapping[str, Any]) -> Iterator[Problem]:
     for door in ("kubernetesApiAccess", "sshAccess"):
         for cidr in spec.get(door, ["0.0.0.0/0"]):
-            words = "addresses of yours, not the whole internet (it is kOps's default, too)"
-            yield from place.expect(not str(cidr).endswith("/0"), f"spec.{door}", cidr, words)
+            words = f"a network with its prefix, from /{_WIDEST} on, not the whole internet (kOps's default)"
+            yield from place.expect(_is_narrow(str(cidr)), f"spec.{door}", cidr, words)
+    words = "somebody: kOps, kubectl and the helm of the guide go through it"
+    access = spec.get("kubernetesApiAccess")
+    yield from place.expect(access != [], "spec.kubernetesApiAccess", access, words)
     authorization = list(spec.get("authorization") or {})
     words = "rbac alone: otherwise everybody may do everything"
     yield from place.expect(authorization == ["rbac"], "spec.authorization", authorization, words)
@@ -96,6 +106,15 @@ def _doors(place: Place, spec: Mapping[str, Any]) -> Iterator[Problem]:
     if dns == "Public":
         words = f"a zone that {name} ends with"
         yield from place.expect(bool(zone) and name.endswith(f".{zone}"), "spec.dnsZone", zone, words)
+
+
+def _is_narrow(text: str) -> bool:
+    """Whether it is a network, with its prefix, and no large part of the internet; or a list of AWS's."""
+    try:
+        network = ipaddress.ip_network(text, strict=False)
+    except ValueError:
+        return bool(re.fullmatch(r"pl-[0-9a-f]+", text))
+    return "/" in text and network.prefixlen >= _WIDEST
 
 
 def _network(place: Place, spec: Mapping[str, Any]) -> Iterator[Problem]:
@@ -207,9 +226,11 @@ def _autoscaler(place: Place, spec: Mapping[str, Any]) -> Iterator[Problem]:
 
 def delay(place: Place, key: str, value: object) -> Iterator[Problem]:
     """How long cluster-autoscaler waits with something."""
+    names = [names for names in _WAITS_S if key.endswith(names)]
+    least_s, most_s, why = _WAITS_S[names[0]] if names else _WAIT_S
     lasts_s = seconds(str(value))
-    words = f"a duration, such as 3m0s, of at most {LONGEST_S / 3600:g}h: machines are paid for meanwhile"
-    yield from place.expect(lasts_s is not None and lasts_s <= LONGEST_S, key, value, words)
+    words = f"a duration, such as 3m0s, of {least_s / 60:g} to {most_s / 60:g} minutes: {why}"
+    yield from place.expect(lasts_s is not None and least_s <= lasts_s <= most_s, key, value, words)
 
 
 def threshold(place: Place, key: str, value: object) -> Iterator[Problem]:

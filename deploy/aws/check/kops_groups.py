@@ -190,6 +190,9 @@ def _autoscaled(place: Place, spec: Document, cluster: Document) -> Iterator[Pro
     scaled = spec.get("autoscale", True)
     if spec.get("minSize") == spec.get("maxSize") and scaled is False:
         return
+    least = spec.get("minSize")
+    words = "0: machines are paid for, also while nobody computes"
+    yield from place.expect(least == 0, "spec.minSize", least, words)
     words = "true: nobody else would start the machines from spec.minSize to spec.maxSize"
     yield from place.expect(scaled is True, "spec.autoscale", scaled, words)
     words = "false, or an autoscaler for it: cluster-autoscaler is not enabled"

@@ -23,6 +23,10 @@ LIFECYCLE = "node.kubernetes.io/lifecycle"
 EKS_CAPACITY = "eks.amazonaws.com/capacityType"
 MARKETS = (CAPACITY, EKS_CAPACITY, LIFECYCLE)
 SPOT, ON_DEMAND = "spot", "on-demand"
+#: The root volume's device in Amazon Linux 2023, and what is said where a volume is another, or stays.
+ROOT_DEVICE = "/dev/xvda"
+ROOT = f"{ROOT_DEVICE}, Amazon Linux 2023's root: another name makes a second volume beside a small root"
+KEPT = "true: nobody else deletes the volumes of machines that are gone"
 #: What the cloud says of each node, whose group need not say it.
 _OF_THE_CLOUD = {
     TYPE,

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from deploy.aws.check.hcl import Block, Module, is_block, plain, read, texts
+from deploy.aws.check.kops_cluster import TAG, TAG_IS_FOR
 from deploy.aws.check.problems import Place, Problem
 from deploy.aws.check.tree import Tree
 
@@ -119,6 +120,11 @@ def _versions(module: Module, checked: str) -> Iterator[Problem]:
     yield from block.place.expect(bool(required), "required_version", required, "a version")
     providers = plain(block.body.get("required_providers", [{}]))
     version = str(providers[0].get("aws", {}).get("version"))
+    for given in module.providers:
+        tags = plain(given.body.get("default_tags", [{}]))[0].get("tags", {})
+        words = f"${{var.cluster_name}}: {TAG_IS_FOR}"
+        holds = tags.get(TAG) == "${var.cluster_name}"
+        yield from given.place.expect(holds, f"default_tags.tags.{TAG}", tags, words)
     if module.providers:
         words = f"{checked}, whose schema {FILE} is part of"
         yield from block.place.expect(version == checked, "required_providers.aws.version", version, words)

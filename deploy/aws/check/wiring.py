@@ -1,6 +1,7 @@
 """What OpenTofu's modules are nothing without: what is there, and what it is tied to.
 
-Only what no other block refers to, so that nobody misses it: all else :mod:`references` tells.
+Only what no other block refers to, so that nobody misses it, and names that others know: all else
+:mod:`references` tells.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from deploy.aws.check.hcl import Module, plain
+from deploy.aws.check.kops_cluster import TAG
 from deploy.aws.check.problems import Place, Problem
 from deploy.aws.check.tree import Tree
 
@@ -20,16 +22,47 @@ _CONDITIONS = {
         "else nobody is told what bites on the cluster",
     ),
 }
+_WORKERS = {
+    "module worker_role": (
+        {
+            "count": "${length(var.worker_policy_arns) == 0 ? 0 : 1}",
+            "namespace": "${var.release.namespace}",
+            "service_account": "${var.release.name}-worker",
+        },
+        "else workers, whose ServiceAccount the chart calls so, get no role",
+    ),
+}
 _SECURITY_GROUPS = (
     "concat([data.aws_eks_cluster.this.vpc_config[0].cluster_security_group_id], var.security_group_ids)"
 )
 _NEEDED: Mapping[str, Mapping[str, tuple[Mapping[str, Any], str]]] = {
-    "opentofu/eks-node-groups/main.tf": _CONDITIONS,
+    "opentofu/eks-node-groups/main.tf": {
+        **_CONDITIONS,
+        **_WORKERS,
+        "module autoscaler_role": (
+            {
+                "count": "${var.autoscaler == null ? 0 : 1}",
+                "namespace": "${var.autoscaler.namespace}",
+                "service_account": "${var.autoscaler.service_account}",
+            },
+            "else cluster-autoscaler, whose chart is told that name, gets no role",
+        ),
+    },
     "opentofu/modules/eks-conditions/main.tf": {
         "check network_policies": ({}, "else nobody is told that NetworkPolicies are not enforced"),
         "check pod_identities": ({}, "else nobody is told that no pod gets its role"),
     },
+    "opentofu/modules/budget/main.tf": {
+        "resource aws_budgets_budget.this": (
+            {"cost_filter.values": [f'${{format("user:{TAG}$%s", var.cluster_name)}}']},
+            "else it sums up nothing",
+        ),
+    },
     "opentofu/modules/interruptions/main.tf": {
+        "resource aws_sqs_queue.this": (
+            {"sqs_managed_sse_enabled": True, "kms_master_key_id": None},
+            "else it is not encrypted, or with a key that EventBridge may not use",
+        ),
         "resource aws_sqs_queue_policy.this": (
             {
                 "queue_url": "${aws_sqs_queue.this.url}",
@@ -69,6 +102,11 @@ _NEEDED: Mapping[str, Mapping[str, tuple[Mapping[str, Any], str]]] = {
     },
     "opentofu/eks-karpenter/main.tf": {
         **_CONDITIONS,
+        **_WORKERS,
+        "module karpenter_role": (
+            {"namespace": "${var.karpenter_namespace}", "service_account": "karpenter"},
+            "else Karpenter, whose chart calls its ServiceAccount so, gets no role",
+        ),
         "resource aws_ec2_tag.subnet": (
             {"for_each": "${toset(var.subnet_ids)}", "resource_id": "${each.value}"},
             "else Karpenter finds no subnet for machines",

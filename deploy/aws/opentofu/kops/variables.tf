@@ -34,8 +34,8 @@ variable "admin_cidrs" {
   type        = list(string)
 
   validation {
-    condition     = alltrue([for cidr in var.admin_cidrs : can(cidrhost(cidr, 0)) && !endswith(cidr, "/0")])
-    error_message = "Blocks of addresses, and not the whole internet."
+    condition     = length(var.admin_cidrs) >= 1 && alltrue([for cidr in var.admin_cidrs : can(cidrhost(cidr, 0)) && try(tonumber(split("/", cidr)[1]), 0) >= 8])
+    error_message = "At least one block of addresses, as 198.51.100.7/32, and none wider than /8."
   }
 }
 
