@@ -9,6 +9,8 @@ import threading
 from collections import Counter
 from typing import Any
 
+from waiting import until
+
 _lock = threading.Lock()
 _gates: dict[str, threading.Event] = {}
 _starts: Counter[str] = Counter()
@@ -33,6 +35,15 @@ def held(name: str, value: Any = None, *dependencies: Any) -> Any:
     if not _gate(name).wait(_END_S):
         raise TimeoutError(f"nobody let {name!r} go within {_END_S:.0f} s")
     return value
+
+
+async def asked(name: str) -> str:
+    """Call by ``client.run``: ends once :func:`let` is called for ``name``."""
+    with _lock:
+        _starts[name] += 1
+    gate = _gate(name)
+    await until(gate.is_set, f"{name!r} is let go", _END_S)
+    return name
 
 
 def quick(name: str, value: Any = None, *dependencies: Any) -> Any:

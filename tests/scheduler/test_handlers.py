@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import gates
 import pytest
 from harbour import KEEP
@@ -111,3 +113,35 @@ async def test_a_controller_that_is_replaced_is_forgotten(harbour):
     for _ in range(3):
         register(h.controller)
     assert not hasattr(h.scheduler.handlers["scatter"].stock, "stock")
+
+
+async def test_no_idle_worker_goes_while_a_client_asks_it_for_something(harbour):
+    """``client.run``, plugins and ``scatter`` are no tasks, and failed when their worker went."""
+    h = await harbour(release={"keep": "0s", "tail": "0s"})
+    await h.client.submit(gates.quick, "first")
+    h.controller.floor(1, 3600.0)
+    await h.running(1)
+    asking = asyncio.ensure_future(h.client.run(gates.asked, "asked"))
+    await until(lambda: gates.starts("asked"), "it runs")
+    h.controller.floor(0, 0.0)
+    await h.tick(3)
+    assert "1 request of clients may have to do with it" in await h.client.scheduler.tide_explain()
+    assert len(h.scheduler.running) == 1
+    gates.let("asked")
+    assert list((await asking).values()) == ["asked"]
+    await h.running(0)
+
+
+async def test_data_sent_to_workers_directly_brings_one(harbour):
+    """The client connects to them itself, so the scheduler sees neither task nor request."""
+    h = await harbour()
+    future = await h.client.scatter("data", direct=True)
+    assert await future == "data"
+
+
+async def test_another_controller_wraps_dasks_own_handlers_again(harbour):
+    h = await harbour()
+    handlers = h.scheduler.handlers
+    before = {name: handlers[name].stock for name in ("scatter", "broadcast", "ncores_running")}
+    register(h.controller)
+    assert {name: handlers[name].stock for name in before} == before

@@ -281,3 +281,20 @@ async def test_what_tasks_took_is_known_after_a_restart_if_there_is_a_folder(har
     await until(lambda: h.provider.names, "units are asked for", detail=h.controller.preview)
     assert len(h.provider.names) == (8 if keeps else 1)
     del futures
+
+
+async def test_what_waits_behind_others_on_its_worker_has_proven_nothing(harbour):
+    h = await harbour(**KEEP)
+    (unit,) = await h.scaled(1)
+    here = {"workers": [h.worker(unit).address], "allow_other_workers": True}
+    long = h.client.submit(gates.held, "long", **here)
+    await until(lambda: gates.starts("long"), "it runs")
+    behind = h.client.submit(gates.quick, "behind", **here)
+    ws = h.worker(unit)
+    await until(lambda: len(ws.processing) == 2 and ws.executing, "both are there, and a heartbeat tells")
+    at_s = h.controller.now_s() + 10.0
+    proven = {one.group: one.stalled_s for one in h.controller.tally.work(at_s, [])}
+    assert proven["quick"] == 0.0
+    assert proven["held"] >= 10.0
+    gates.let()
+    await h.client.gather([long, behind])

@@ -427,3 +427,50 @@ async def test_somebodys_own_worker_that_is_busy_with_a_resource_takes_no_plain_
         assert len(h.units()) == 1
         gates.let()
         await held
+
+
+async def test_of_two_copies_the_last_one_stays_without_an_attempt(harbour):
+    """Each of two idle workers relied on the other one's copy, and both were refused."""
+    h = await harbour(release={"keep": "0s", "tail": "0s"})
+    first, second = await h.scaled(2)
+    kept = h.client.submit(gates.quick, "x", 1, workers=[h.worker(first).address])
+    await kept
+    reader = h.client.submit(gates.quick, "y", 2, kept, workers=[h.worker(second).address])
+    await reader
+    assert len(h.scheduler.tasks[kept.key].who_has) == 2
+    reader.release()
+    h.controller.adapt()
+    await h.running(1)
+    await h.tick(3)
+    assert len(h.scheduler.running) == 1
+    assert not h.told("DRAIN_REFUSED")
+    assert len(h.told("DRAIN_DONE")) == 1
+    assert await kept == 1
+
+
+async def test_a_worker_whose_thread_runs_what_was_cancelled_is_replaced_if_others_wait_there(
+    harbour, monkeypatch
+):
+    """Python cannot stop the thread, and the scheduler takes it to be free."""
+    monkeypatch.setattr("dask_tide.controller.blocked._CERTAIN_S", 0.2)
+    h = await harbour(**KEEP)
+    forgotten = h.client.submit(gates.held, "forgotten")
+    await until(lambda: gates.starts("forgotten"), "it runs")
+    [before] = await h.running(1)
+    await forgotten.cancel()
+    later = h.client.submit(gates.quick, "later", 1)
+    await until(lambda: h.units(Phase.DRAINING, Phase.STOPPING), "it is told to go", detail=h.units)
+    assert "its threads run tasks that were cancelled" in await h.client.scheduler.tide_explain()
+    assert await later == 1
+    assert before not in {unit.name for unit in h.units(Phase.RUNNING)}
+    gates.let()
+
+
+async def test_a_thread_that_runs_what_was_cancelled_is_not_free(harbour):
+    h = await harbour(**KEEP)
+    forgotten = h.client.submit(gates.held, "forgotten")
+    await until(lambda: gates.starts("forgotten"), "it runs")
+    await forgotten.cancel()
+    await until(lambda: any(w.bound for w in h.controller.snapshot.workers), "a heartbeat tells")
+    assert [(worker.tasks, worker.bound) for worker in h.controller.snapshot.workers] == [(0, 1)]
+    gates.let()

@@ -407,3 +407,45 @@ def test_what_tasks_work_with_is_no_result():
         pool(state=state), **together(busy(10, **large)), work=[work(processing=10, duration_s=3600.0)]
     )
     assert launched(decided(world)) == {}
+
+
+# -- what is not alike -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("long_s", [60.0, 600.0])
+@pytest.mark.parametrize(("worth", "most"), [(0.0, 1), (30.0, 5)])
+def test_a_long_task_brings_no_units_for_short_ones(long_s, worth, most):
+    """It cannot be divided: 59 units had come for a second's work beside one task of a minute."""
+    kinds = [work("long", processing=1, duration_s=long_s), work("tiny", ready=200, duration_s=0.005)]
+    world = snapshot(pool(boot_s=1.0), **together(busy(1)), work=kinds, worth=worth)
+    assert launched(decided(world)) == {"cpu": most}
+
+
+def test_as_many_long_tasks_as_units_bring_all_of_them():
+    kinds = [work("long", ready=20, duration_s=60.0), work("tiny", ready=200, duration_s=0.005)]
+    assert launched(decided(snapshot(pool(boot_s=1.0), **together(busy(1)), work=kinds)))["cpu"] >= 19
+
+
+def test_what_was_measured_is_not_doubted_for_a_worker_that_only_begins():
+    """Its first task imports what it needs."""
+    tiny = work(ready=1000, processing=1, duration_s=0.001, stalled_s=0.4)
+    world = snapshot(pool(boot_s=5.0), **together(busy(1)), work=[tiny])
+    assert held(decided(world)) == Code.TOO_LATE.name
+    longer = work(ready=1000, processing=1, duration_s=0.001, stalled_s=0.6)
+    assert launched(decided(snapshot(pool(boot_s=5.0), **together(busy(1)), work=[longer])))
+
+
+def test_threads_with_tasks_that_may_run_nowhere_else_are_not_free():
+    """Four plain tasks waited for the one thread that was left."""
+    parts = busy(1, tasks=3, threads=4, bound=3)
+    plain = work(ready=4, duration_s=100.0)
+    world = snapshot(pool(threads=4), **together(parts), work=[plain])
+    assert launched(decided(world)) == {"cpu": 1}
+
+
+def test_each_resource_is_taken_for_itself():
+    """One unit has room for a task of A and B and seven of B alone."""
+    both = work("both", ready=1, duration_s=100.0, needs={"A": 1, "B": 1})
+    one = work("one", ready=7, duration_s=100.0, needs={"B": 1})
+    world = snapshot(pool(threads=8, resources={"A": 1.0, "B": 8.0}), work=[both, one])
+    assert launched(decided(world)) == {"cpu": 1}

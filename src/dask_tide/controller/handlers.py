@@ -5,7 +5,7 @@ Each is called as ``client.scheduler.tide_status()`` and so on.
 
 from __future__ import annotations
 
-import contextlib
+import functools
 from typing import Any
 
 from dask_tide.errors import ConfigError
@@ -13,6 +13,9 @@ from dask_tide.model import Phase
 
 from .explain import describe, story, summary
 from .loop import Controller
+
+#: For how long workers stay to which a client may be about to connect.
+_DIRECT_S = 10.0
 
 
 def register(controller: Controller) -> None:
@@ -39,19 +42,47 @@ def register(controller: Controller) -> None:
     async def tide_notice(worker: str, message: str) -> bool:
         return controller.notice(worker, message)
 
-    # Not the one of a controller before this.
-    stock_scatter = getattr(handlers["scatter"], "stock", handlers["scatter"])
-
-    async def scatter(**arguments: Any) -> Any:
-        # Dask waits for a worker to give the data to, and no task says that one is wanted.
-        if not controller.scheduler.running and controller.provider is not None:
-            with contextlib.suppress(ConfigError):  # no pool may have any: Dask's own error says so
-                controller.floor(1, arguments.get("timeout") or 2.0)
-        return await stock_scatter(**arguments)
-
-    scatter.stock = stock_scatter  # type: ignore[attr-defined]
-    for handler in (tide_status, tide_explain, tide_scale, tide_adapt, tide_floor, tide_notice, scatter):
+    for handler in (tide_status, tide_explain, tide_scale, tide_adapt, tide_floor, tide_notice):
         handlers[handler.__name__] = handler
+    for name in _ASK_WORKERS:
+        handlers[name] = _minded(controller, handlers[name])
+    handlers["ncores_running"] = _expected(controller, handlers["ncores_running"])
+
+
+#: Handlers of Dask's that have workers do something without a task.
+_ASK_WORKERS = (
+    *("scatter", "broadcast", "proxy", "register_worker_plugin", "unregister_worker_plugin"),
+    *("worker_logs", "call_stack", "profile", "benchmark_hardware", "get_story", "replicate", "rebalance"),
+)
+
+
+def _minded(controller: Controller, handler: Any) -> Any:
+    """Dask's handler, while which no idle worker goes."""
+    stock = getattr(handler, "stock", handler)  # not the one of a controller before this
+
+    @functools.wraps(stock)  # Dask asks its signature
+    async def minded(*args: Any, **arguments: Any) -> Any:
+        # It waits for a worker to give the data to, and no task says that one is wanted.
+        if stock.__name__ == "scatter" and not controller.scheduler.running:
+            controller.expect(arguments.get("timeout") or 2.0)
+        with controller.asked():
+            return await stock(*args, **arguments)
+
+    minded.stock = stock  # type: ignore[attr-defined]
+    return minded
+
+
+def _expected(controller: Controller, handler: Any) -> Any:
+    """Dask's handler that ``scatter(direct=True)`` asks, again and again, for workers to connect to."""
+    stock = getattr(handler, "stock", handler)
+
+    @functools.wraps(stock)
+    def expected(*args: Any, **arguments: Any) -> Any:
+        controller.expect(_DIRECT_S)
+        return stock(*args, **arguments)
+
+    expected.stock = stock  # type: ignore[attr-defined]
+    return expected
 
 
 def _checked(method: Any, **arguments: Any) -> dict[str, Any]:

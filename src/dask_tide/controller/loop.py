@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from dask_tide.config import TideConfig
+from dask_tide.errors import ConfigError
 from dask_tide.model import (
     EXISTING,
     Action,
@@ -33,6 +35,7 @@ from dask_tide.policy import decide
 from dask_tide.providers.base import Observation, Provider
 
 from . import clock, observe, revalidation
+from .blocked import Blocked
 from .drain import Drains
 from .durations import DurationsFile
 from .explain import describe
@@ -108,6 +111,9 @@ class Controller:
         self.supply = Supply(self.ledger, clock=self.now_s, tell=self._tell)
         self.wishes = Wishes(self.pools, wake=self.wake)
         self.errors = 0
+        self._blocked = Blocked()
+        #: How many requests are under way for which workers do something without a task.
+        self._asked = 0
         self._shut_down = shut_down or (lambda: scheduler.close(reason="tide-idle-shutdown"))
         self._clean_up = clean_up
         self._memory = Memory()
@@ -233,12 +239,17 @@ class Controller:
         seen = observation or self.snapshot
         pool_of = {unit.name: unit.pool for unit in (seen.units if seen else ())}
         owners = observe.owners(self.scheduler, pool_of)
+        boots_s = {unit: self.ledger.records[pool].boot_s or 0.0 for unit, pool in pool_of.items()}
+        for unit in self._blocked.units(now_s, [*self.scheduler.workers.values()], owners, boots_s):
+            self.ledger.notice(unit, "its threads run tasks that were cancelled, and others wait for them")
         leaving = self.drains.units | observe.leaving(self.scheduler, owners)
         units = self.ledger.update(now_s, observation, set(owners), leaving, self.pools)
         self._take_taken()
         refused = {unit: reason for unit, (reason, until_s) in self._refused.items() if until_s > now_s}
         doomed = {unit.name for unit in units if unit.doomed}
-        workers = observe.workers(self.scheduler, owners, refused, self.tally.bindings, doomed)
+        workers = observe.workers(
+            self.scheduler, owners, refused, self.tally.bindings, doomed, asked=self._asked
+        )
         for worker in workers:
             if worker.unit and not worker.held_keys and worker.used_bytes:
                 self.ledger.records[pool_of[worker.unit]].learn_baseline(worker.used_bytes)
@@ -387,6 +398,25 @@ class Controller:
         """See to it that ``n_workers`` workers come, and stay for ``seconds`` from now; 0 ends that."""
         self.wishes.floor(n_workers, seconds, pool, now_s=self.now_s())
 
+    def expect(self, seconds: float) -> None:
+        """Who is there stays for ``seconds``, and if nobody is, one comes."""
+        if self.provider is None:
+            return
+        if not self.scheduler.running:
+            with contextlib.suppress(ConfigError):  # no pool may have any: Dask's own error says so
+                self.floor(1, seconds)
+        self._hold(seconds)
+
+    @contextlib.contextmanager
+    def asked(self) -> Iterator[None]:
+        """Workers are asked for something that is no task: while that lasts no idle one goes."""
+        self._asked += 1
+        try:
+            yield
+        finally:
+            self._asked -= 1
+            self.wake()
+
     def reshape(self, pool: Pool) -> None:
         """What the workers of a pool are like has turned out; its limits stay."""
         old = self.pools[pool.name]
@@ -411,8 +441,8 @@ class Controller:
         """``client.restart`` waits for as many workers as there were; those without a nanny are gone."""
         if self.snapshot is None:
             return
-        pool_of = {unit.name: unit.pool for unit in self.snapshot.units}
-        owners = observe.owners(self.scheduler, pool_of)
+        self._hold(_RESTART_S)
+        owners = observe.owners(self.scheduler, {unit.name for unit in self.snapshot.units})
         # They would not exit before their running tasks have ended.
         leaving = {
             unit
@@ -420,9 +450,24 @@ class Controller:
             if unit and not ws.nanny
         }
         for name in self.pools:
-            # The last tick may not have seen the newest ones register.
-            if there := {unit for unit in owners if pool_of.get(unit) == name}:
-                self.wishes.hold(name, len(there), self.now_s() + _RESTART_S)
             self.supply.give_back(
                 name, [u.name for u in self.snapshot.units if u.pool == name and u.name in leaving]
             )
+
+    def _hold(self, seconds: float) -> None:
+        """Let no pool have fewer units than have workers now."""
+        if self.snapshot is None:
+            return
+        # The last tick may not have seen the newest ones register, nor know whose they are.
+        pool_of = {unit.name: unit.pool for unit in self.snapshot.units}
+        known = {worker.address for worker in self.snapshot.workers}
+        owners = observe.owners(self.scheduler, pool_of)
+        pools = [pool_of[unit] for unit in {*owners} - {""}]
+        new = sum(
+            not unit and ws not in known for unit, ws in zip(owners, self.scheduler.workers, strict=True)
+        )
+        pools += new * [next(iter(self.pools))]
+        now_s = self.now_s()
+        for name in self.pools:
+            if units := max(pools.count(name), self.wishes.floor_of(name, now_s)):
+                self.wishes.hold(name, units, now_s + seconds)

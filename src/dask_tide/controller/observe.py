@@ -10,6 +10,7 @@ from distributed.core import Status
 from dask_tide.model import Pool, PoolState, Worker, owner_of
 
 from .bindings import Bindings
+from .blocked import cancelled
 from .drain import shuffling
 from .ledger import PoolRecord
 from .supply import Supply
@@ -45,6 +46,8 @@ def workers(
     refused: Mapping[str, str],
     bindings: Bindings,
     doomed: Container[str],
+    *,
+    asked: int = 0,
 ) -> tuple[Worker, ...]:
     """The scheduler's workers as plain values.
 
@@ -60,12 +63,15 @@ def workers(
         Tasks that may not run everywhere.
     doomed
         Units whose machine is about to go: that a task may run only there keeps nothing.
+    asked
+        How many requests of clients are under way that workers answer without a task.
     """
     states = scheduler.workers.values()
     idle = [ws for ws, unit in zip(states, owned_by, strict=True) if unit and not ws.processing]
     pinned = _pinned(scheduler, idle)
     needed = bindings.needed(scheduler)
     only_copies = _only_copies(idle)
+    asking = f"{asked} request{'' if asked == 1 else 's'} of clients may have to do with it" if asked else ""
     return tuple(
         Worker(
             address=ws.address,
@@ -74,7 +80,7 @@ def workers(
             threads=ws.nthreads,
             status=ws.status.name,
             tasks=len(ws.processing),
-            bound=bindings.given(ws) if unit else bindings.taken(ws),
+            bound=(bindings.given(ws) if unit else bindings.taken(ws)) + cancelled(ws),
             held_keys=len(ws.has_what),
             held_bytes=ws.nbytes,
             only_copies=0 if not ws.has_what else only_copies.get(ws.address),
@@ -82,7 +88,7 @@ def workers(
             limit_bytes=ws.memory_limit or 0,
             pinned=_pin(ws, lasts=unit not in doomed)
             or pinned.get(ws.address, "")
-            or ("" if unit in doomed else needed.get(ws.address, ""))
+            or ("" if unit in doomed else needed.get(ws.address, "") or asking)
             or refused.get(unit, ""),
         )
         for ws, unit in zip(states, owned_by, strict=True)
@@ -160,9 +166,15 @@ def _only_copies(idle: Iterable[WorkerState]) -> dict[str, int]:
     budget = _KEYS
     holding = [ws for ws in idle if ws.has_what]
     holding.sort(key=lambda ws: (len(ws.has_what), ws.address))
+    rank = {ws: number for number, ws in enumerate(holding)}
     for ws in holding[:_CANDIDATES]:
         budget -= len(ws.has_what)
         if budget < 0:
             break
-        counted[ws.address] = sum(1 for ts in ws.has_what if len(ts.who_has or ()) <= 1)
+        counted[ws.address] = sum(_is_last(ws, ts.who_has or (), rank) for ts in ws.has_what)
     return counted
+
+
+def _is_last(ws: WorkerState, copies: Iterable[WorkerState], rank: Mapping[WorkerState, int]) -> bool:
+    """Whether, of the workers that have a copy, this one is the last that may go."""
+    return all(rank.get(other, len(rank)) <= rank[ws] for other in copies if other.status not in _LEAVING)

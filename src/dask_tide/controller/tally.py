@@ -173,10 +173,14 @@ class Tally(SchedulerPlugin):
             Workers that no provider of ours started.
         """
         seceded: dict[_Class, int] = defaultdict(int)
+        begun: set[_Class | None] = set()
         for ws in self._scheduler.workers.values():
             for ts in ws.long_running:
                 if (tasks := self._class_of.get(ts.key)) is not None:
                     seceded[tasks] += 1
+            # What waits behind others on its worker has proven nothing; heartbeats tell what runs.
+            running = [ts for ts in ws.executing if ts.processing_on is ws] or ws.processing
+            begun.update(self._class_of.get(ts.key) for ts in running)
         others: dict[_Class, int] = defaultdict(int)
         for ws in elsewhere:
             for ts in restricted(ws):
@@ -190,11 +194,11 @@ class Tally(SchedulerPlugin):
                 bound=tasks.bound,
                 waiting=tasks.counts["waiting"],
                 ready=tasks.counts["queued"] + tasks.counts["no-worker"],
-                processing=(running := max(0, tasks.counts["processing"] - seceded.get(tasks, 0))),
+                processing=(given := max(0, tasks.counts["processing"] - seceded.get(tasks, 0))),
                 duration_s=self._duration_s(tasks),
-                stalled_s=max(0.0, at_s - tasks.progress_s) if running else 0.0,
+                stalled_s=max(0.0, at_s - tasks.progress_s) if given and tasks in begun else 0.0,
                 levels=tasks.levels.shape() if tasks.counts["waiting"] else (),
-                elsewhere=min(running, others.get(tasks, 0)),
+                elsewhere=min(given, others.get(tasks, 0)),
             )
             for classes in (self._plain, self._restricted)
             for tasks in classes.values()

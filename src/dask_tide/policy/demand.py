@@ -8,8 +8,11 @@ from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import NamedTuple
 
-from dask_tide.model import Pool, Resources, Snapshot, Work
+from dask_tide.model import LIVE, Pool, Resources, Snapshot, Work
 
+#: For so much longer than measured a task may take before its like are taken to have changed: the first one
+#: on a worker imports what it needs, and machines are busy.
+_DOUBT_S = 0.5
 #: The dimension in which every task takes room. No resource has this name.
 _THREADS = ""
 
@@ -33,6 +36,13 @@ class _Levels(NamedTuple):
     levels: int
     work_s: float
     span_s: float
+
+
+class _Kind(NamedTuple):
+    """Tasks that can run now: how long one takes, and how many units all of them keep busy."""
+
+    task_s: float
+    units: float
 
 
 @dataclass
@@ -75,6 +85,7 @@ class Demand:
     unfinished: int = 0
     later: int = 0
     _longest_s: float = 0.0
+    _kinds: list[_Kind] = field(default_factory=list)
     _levels: list[_Levels] = field(default_factory=list)
     _used: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     _known_shares: dict[Resources, dict[str, float]] = field(default_factory=dict)
@@ -110,12 +121,26 @@ class Demand:
             steps[min(level.units, self.usable)] = work_s
         return sorted(steps.items())
 
+    def tails(self) -> list[tuple[int, float]]:
+        """What is left for others once the longest tasks have units to themselves: ``(units, unit-seconds)``.
+
+        At first with no units for them, then for each kind that is longer than some other. One long task
+        keeps a single unit busy, and not those that would come for the short ones beside it.
+        """
+        scale = min(1.0, self.usable / max(1e-9, sum(kind.units for kind in self._kinds)))
+        left_s, longer = self.work_s * self.usable / max(1, self.runnable), 0.0
+        tails = [(0, left_s)]
+        for kind in sorted(self._kinds, reverse=True)[:-1]:
+            longer += kind.units * scale
+            left_s = max(0.0, left_s - kind.units * kind.task_s * scale)
+            tails.append((math.ceil(longer - 1e-9), left_s))
+        return tails
+
     def _shares(self, work: Work) -> dict[str, float]:
         """What one task of ``work`` takes of a unit, by dimension."""
         shares = self._known_shares.get(work.needs)
         if shares is None:
-            bundle = 1.0 / self.pool.slots_per_unit(work.needs)
-            shares = {name: bundle for name, _ in work.needs}
+            shares = {need[0]: 1.0 / self.pool.slots_per_unit((need,)) for need in work.needs}
             shares[_THREADS] = 1.0 / self.pool.threads_per_unit
             self._known_shares[work.needs] = shares
         return shares
@@ -124,6 +149,11 @@ class Demand:
         """How many more tasks of ``work`` fit into ``units`` units."""
         free = min((units - self._used[name]) / share for name, share in self._shares(work).items())
         return max(0, math.floor(free + 1e-9))
+
+    def occupy(self, threads: int) -> None:
+        """So many threads of what there is are taken."""
+        if threads:
+            self._used[_THREADS] += threads / self.pool.threads_per_unit
 
     def take(self, work: Work, tasks: int, *, stranded: bool = False) -> None:
         """Put ``tasks`` runnable tasks of ``work`` here."""
@@ -136,6 +166,7 @@ class Demand:
         self.runnable += tasks
         self.unfinished += tasks
         self.work_s += tasks * self._known_s(work)
+        self._kinds.append(_Kind(self._known_s(work), tasks * max(self._shares(work).values())))
         self.seen_s += tasks * max(work.duration_s or 0.0, work.stalled_s)
         if work.duration_s is None:
             self.unmeasured = True
@@ -158,7 +189,9 @@ class Demand:
 
     def _known_s(self, work: Work) -> float:
         # While nothing finishes, a task takes at least as long as those have been running.
-        return max(self.prior_s if work.duration_s is None else work.duration_s, work.stalled_s)
+        if work.duration_s is None:
+            return max(self.prior_s, work.stalled_s)
+        return work.stalled_s if work.stalled_s > work.duration_s + _DOUBT_S else work.duration_s
 
 
 @dataclass(frozen=True)
@@ -193,6 +226,12 @@ def assign(
     Demand by pool name, and the work that nobody can ever run.
     """
     demands = {state.pool.name: Demand(state.pool, snapshot.settings.prior_s) for state in snapshot.pools}
+    # Threads of ours that are not free for what may run anywhere; a worker without any is not counted on.
+    pool_of = {unit.name: unit.pool for unit in snapshot.units if unit.phase in LIVE and not unit.doomed}
+    for worker in snapshot.workers:
+        demand = demands.get(pool_of.get(worker.unit, ""))
+        if demand is not None and worker.status == "running" and worker.bound < worker.threads:
+            demand.occupy(worker.bound)
     # Workers that somebody else started take plain tasks as well as ours do, with the threads they have free.
     foreign = sum(
         max(0, w.threads - w.bound) for w in snapshot.workers if not w.unit and w.status == "running"

@@ -77,7 +77,8 @@ def _paying(
     more pay if time is worth it: ``n`` units take ``n · boot_s + W / s`` unit-seconds and are done
     ``W / (s · n)`` after they have come; the one plus ``worth`` times the other is least with
     ``sqrt(worth · x)`` of them, in whole numbers. Tasks that wait for others are work, too, for as many
-    units as the graph is wide there.
+    units as the graph is wide there. No task is divided: of those that take long each has one unit at the
+    most to itself, and what is left is all that others find.
 
     Tasks never measured count with the time for which they have been seen running; beside that,
     units double once tasks have been seen running for a part of the boot time with none of them
@@ -98,16 +99,26 @@ def _paying(
     paying = demand.usable
     if boot_s > 0:
         paying = 0
+        tails = demand.tails()
         for limit, work_s in demand.steps(patience_s):
-            finding = max(0.0, work_s - stock.ready * boot_s - sooner) / boot_s
-            number = max(math.floor(finding + 1e-9), _nearest_root(worth * finding))
-            paying = max(paying, min(limit, number))
+            later_s = work_s - tails[0][1] - sooner
+            enough = (
+                longer + _worthwhile(left_s + later_s - max(0, stock.ready - longer) * boot_s, boot_s, worth)
+                for longer, left_s in tails
+            )
+            paying = max(paying, min(limit, *enough))
     units = max(paying, smallest)
     if units > have:
         return Size(min(demand.usable, units))
     if demand.unmeasured:
         return Size(units, why(Code.RAMP, have=have))
     return Size(units, why(Code.TOO_LATE, runnable=demand.runnable, boot_s=boot_s, work_s=demand.work_s))
+
+
+def _worthwhile(work_s: float, boot_s: float, worth: float) -> int:
+    """Units that find enough of so much work, unit-seconds."""
+    finding = max(0.0, work_s) / boot_s
+    return max(math.floor(finding + 1e-9), _nearest_root(worth * finding))
 
 
 def _nearest_root(square: float) -> int:
