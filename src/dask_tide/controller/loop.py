@@ -109,7 +109,7 @@ class Controller:
             # Told to be a machine's boot; a unit that finds room is measured soon enough.
             self.ledger.records[name].cold_boot_s = self.pools[name].boot_s
         self.supply = Supply(self.ledger, clock=self.now_s, tell=self._tell)
-        self.wishes = Wishes(self.pools, wake=self.wake)
+        self.wishes = Wishes(self.pools, wake=self.wake, maximum=config.settings.maximum)
         self.errors = 0
         self._blocked = Blocked()
         #: How many requests are under way for which workers do something without a task.

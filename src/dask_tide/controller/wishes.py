@@ -33,18 +33,23 @@ class Wishes:
         By name, with their limits; other limits are written there.
     wake
         Called when something was asked for.
+    maximum
+        Of units of all pools together; nobody can ask for more. None: there is no such limit.
     """
 
-    def __init__(self, pools: dict[str, Pool], wake: Callable[[], None]) -> None:
+    def __init__(self, pools: dict[str, Pool], wake: Callable[[], None], maximum: int | None = None) -> None:
         self._pools = pools
         self._wake = wake
+        self._maximum = maximum
         self._wishes = {name: _Wish() for name in pools}
 
     # -- what people ask for --------------------------------------------------------------------
 
     def scale(self, n: int, pool: str | None) -> None:
-        """Exactly ``n`` units; more than the maximum is meant, and raises that until :meth:`adapt`."""
+        """Exactly ``n`` units; more than the pool's maximum is meant, and raises that until :meth:`adapt`."""
         _check_count("n", n)
+        if self._maximum is not None and n > self._maximum:
+            raise ConfigError("n", n, f"at most {self._maximum}, which is tide.limits.maximum")
         name = self._name(pool)
         wish = self._wishes[name]
         if n > self._pools[name].maximum:
@@ -86,9 +91,12 @@ class Wishes:
         name = self._name(pool)
         per_unit = self._pools[name].workers_per_unit
         units = -(-n_workers // per_unit)
-        if units > self._pools[name].maximum:
-            most = self._pools[name].maximum * per_unit
-            raise ConfigError("n_workers", n_workers, f"at most {most}, what the maximum allows")
+        limits = [(self._pools[name].maximum, "the maximum")]
+        if self._maximum is not None:
+            limits.append((self._maximum, "tide.limits.maximum"))
+        most, limit = min(limits)
+        if units > most:
+            raise ConfigError("n_workers", n_workers, f"at most {most * per_unit}, what {limit} allows")
         if units and self.floor_of(name, now_s) > units:
             return  # somebody else waits for more
         self.hold(name, units, now_s + seconds)
