@@ -14,6 +14,7 @@ tells whether they run :mod:`dask_tide.readiness`, and for spot machines :mod:`d
 
 from __future__ import annotations
 
+import asyncio
 import logging
 
 from distributed import Nanny, Scheduler, Worker
@@ -61,6 +62,9 @@ async def dask_setup(server: Server) -> None:
                     parking.join(server)
     except TideError as error:
         logger.error("%s", error)
+        if (task := asyncio.current_task()) is not None:
+            # Asked by nobody else, and asyncio would say so with a traceback that hides the message.
+            task.add_done_callback(asyncio.Task.exception)
         raise SystemExit(2) from None
 
 

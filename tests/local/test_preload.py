@@ -166,6 +166,7 @@ def test_an_invalid_configuration_ends_the_scheduler(
     wait_until(lambda: scheduler.process.poll() is not None, "it ends", detail=lambda: scheduler.log)
     assert scheduler.process.returncode == 2, scheduler.log
     assert named in scheduler.log
+    assert "Traceback" not in scheduler.log
     wait_until(lambda: not scheduler.descendants, "nothing is left", GONE_S)
 
 
