@@ -269,7 +269,7 @@ def test_without_matplotlib_it_says_what_to_install(report, monkeypatch, tmp_pat
     monkeypatch.delitem(sys.modules, "dask_tide.demo.picture", raising=False)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     run.main(out=tmp_path / "demo")
-    assert "dask-tide[demo]" in capsys.readouterr().out
+    assert "pip install '.[demo]'" in capsys.readouterr().out
     assert not list(tmp_path.iterdir())
 
 

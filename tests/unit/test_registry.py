@@ -93,3 +93,8 @@ def test_a_wrong_dotted_name_is_refused(name):
     assert (
         "a provider that can be imported" in refusal(name).expected or "a callable" in refusal(name).expected
     )
+
+
+def test_a_missing_extra_is_told_with_how_to_get_it(announced):
+    announced(kubernetes="no_such_package:Provider")
+    assert "pip install '.[kubernetes]' in a clone" in refusal("kubernetes").expected

@@ -18,6 +18,7 @@ from distributed import Client, wait
 from distributed.versions import VersionMismatchWarning
 
 from dask_tide.errors import ConfigError, ProviderError, words
+from dask_tide.providers.registry import installing
 
 from .job import STUDIED, Size, build, find_sources
 from .place import Place
@@ -216,7 +217,7 @@ def main(
     try:
         from .picture import draw
     except ModuleNotFoundError as error:
-        screen.say(f"No picture, as {error.name} is missing: pip install 'dask-tide[demo]' brings it.")
+        screen.say(f"No picture, as {error.name} is missing: {installing('demo')}.")
     else:
         screen.say("Picture: " + ", ".join(str(path) for path in draw(report, Path(out))))
     return 0 if report.ok else 1
@@ -246,7 +247,7 @@ def _run_on_kubernetes(
     try:
         from .kubernetes import Installed, new_cluster, worker_nodes
     except ModuleNotFoundError as error:
-        expected = f"a provider that can be imported; pip install 'dask-tide[kubernetes]' ({error})"
+        expected = f"a provider that can be imported ({error}); {installing('kubernetes')}"
         raise ConfigError("provider", "kubernetes", expected) from error
     machines = worker_nodes(place)
 

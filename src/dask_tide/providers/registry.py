@@ -10,15 +10,22 @@ from dask_tide.errors import ConfigError
 
 from .base import ProviderFactory
 
-__all__ = ["GROUP", "load", "names"]
+__all__ = ["GROUP", "installing", "load", "names"]
 
 #: The entry point group where packages announce their providers.
 GROUP = "dask_tide.providers"
+#: Our own providers that need an extra of their name.
+_EXTRAS = ("kubernetes",)
 
 
 def names() -> list[str]:
     """Names of all providers that installed packages announce, sorted."""
     return sorted(entry_points(group=GROUP).names)
+
+
+def installing(extra: str) -> str:
+    """How to get an extra of this package, which is on no index yet."""
+    return f"pip install '.[{extra}]' in a clone of dask-tide brings what is missing"
 
 
 def load(name: str) -> ProviderFactory:
@@ -53,7 +60,10 @@ def _load(name: str, module: str, attribute: str) -> ProviderFactory:
     try:
         factory = operator.attrgetter(attribute)(importlib.import_module(module))
     except (ImportError, AttributeError, TypeError, ValueError) as error:
-        raise ConfigError("tide.provider", name, f"a provider that can be imported ({error})") from error
+        hint = f"; {installing(name)}" if isinstance(error, ImportError) and name in _EXTRAS else ""
+        raise ConfigError(
+            "tide.provider", name, f"a provider that can be imported ({error}){hint}"
+        ) from error
     if not callable(factory):
         raise ConfigError("tide.provider", name, f"a callable, not a {type(factory).__name__}")
     provider_factory: ProviderFactory = factory

@@ -11,6 +11,7 @@ import ipaddress
 from dataclasses import dataclass, field
 
 from dask_tide.errors import ConfigError
+from dask_tide.providers.registry import installing
 
 __all__ = ["Certificates", "host_names", "make_certificates"]
 
@@ -60,9 +61,7 @@ def make_certificates(name: str, namespace: str, *, days: int = 3650) -> Certifi
     try:
         from cryptography import x509
     except ImportError as error:
-        expected = (
-            "'secret' or 'cert-manager', or the package cryptography: pip install 'dask-tide[kubernetes]'"
-        )
+        expected = f"'secret' or 'cert-manager', or the package cryptography; {installing('kubernetes')}"
         raise ConfigError("security.tls.source", "generated", expected) from error
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import ec
