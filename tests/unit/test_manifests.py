@@ -521,6 +521,8 @@ def test_the_command_prints_what_kubectl_applies(tmp_path):
         (["--set", "pools.cpu"], 2, "expected KEY=VALUE"),
         (["--set", "a={"], 1, "--set a={"),
         (["--name", "A"], 2, "name: got 'A'"),
+        (["--namespace", "A B"], 2, "namespace: got 'A B'"),
+        (["--namespace", "a" * 64], 2, "namespace: got"),
         (["--values", "/nowhere"], 2, "does not exist"),
     ],
 )

@@ -87,6 +87,7 @@ def make_release(
 ) -> Release:
     """Check name and values, and make certificates where there are none; as :func:`manifests`."""
     values.check_name(name)
+    values.check_namespace(namespace)
     checked = values.read(given)
     if namespace.startswith("system-") and (checked["priorityClasses"] or values.buffers(checked)):
         expected = "one that does not begin with system-, or no priorityClasses and no buffer"

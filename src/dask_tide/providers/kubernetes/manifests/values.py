@@ -24,10 +24,11 @@ if TYPE_CHECKING:
     from jsonschema.exceptions import ValidationError
     from jsonschema.protocols import Validator
 
-__all__ = ["app_version", "buffers", "check_name", "defaults", "pools", "read", "watched"]
+__all__ = ["app_version", "buffers", "check_name", "check_namespace", "defaults", "pools", "read", "watched"]
 
 #: As in :mod:`dask_tide.schema`: `<name>-<pool>-<5 letters>` must be the name of a pod, which has 63.
 _RELEASE = re.compile(r"[a-z]([a-z0-9-]{0,34}[a-z0-9])?")
+_NAMESPACE = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _POOL = re.compile(r"[a-z0-9]([a-z0-9-]{0,18}[a-z0-9])?")
 #: As cron has them; there is no month 0.
 _MONTHS = [*("", "jan", "feb", "mar", "apr", "may", "jun"), *("jul", "aug", "sep", "oct", "nov", "dec")]
@@ -131,6 +132,13 @@ def check_name(name: str) -> None:
             "36 characters at the most"
         )
         raise ConfigError("name", name, expected)
+
+
+def check_namespace(namespace: str) -> None:
+    """Raise :class:`~dask_tide.errors.ConfigError` unless this can be a namespace's name (RFC 1123)."""
+    if _NAMESPACE.fullmatch(namespace) is None:
+        expected = "lower-case letters, digits and '-', not '-' at an end, 63 characters at the most"
+        raise ConfigError("namespace", namespace, expected)
 
 
 def pools(values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
