@@ -18,7 +18,7 @@ from dask_tide.controller.explain import describe, story, summary
 from dask_tide.errors import ConfigError, JournalError
 from dask_tide.policy import decide
 from dask_tide.providers.kubernetes.manifests.command import manifests_command
-from dask_tide.providers.registry import load
+from dask_tide.validation import check, check_names
 
 _scheduler = click.option(
     "--scheduler",
@@ -38,15 +38,19 @@ tide.add_command(manifests_command)
 @tide.command()
 @_scheduler
 @click.option("--journal", type=click.Path(path_type=Path), help="Explain this file instead.")
-@click.option("--lines", default=20, show_default=True, help="How many of the last events to tell.")
+@click.option(
+    "--lines",
+    type=click.IntRange(min=0),
+    default=20,
+    show_default=True,
+    help="How many of the last events to tell.",
+)
 def explain(scheduler: str | None, journal: Path | None, lines: int) -> None:
     """Say why workers came, stayed or went, and why nothing happened."""
     if journal is None:
         click.echo(_ask(scheduler, lambda remote: remote.tide_explain(lines=lines)))
         return
     taken_down = _read(journal)
-    if not taken_down:
-        raise click.ClickException(f"{journal} is empty")
     told = list(story(taken_down))
     for sentence in told[-lines:] if lines > 0 else []:
         click.echo(sentence)
@@ -73,10 +77,11 @@ def validate(file: Path | None) -> None:
             content = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
             if not isinstance(content, dict) or "tide" not in content:
                 raise ConfigError(str(file), content, "a mapping with the section tide")
+            check_names(content)
             dask_config.update(dask_config.global_config, content, priority="new")
         config = configuration.read()
-        load(config.provider)
-    except yaml.YAMLError as error:
+        check(config)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise click.ClickException(f"{file}: {error}") from error
     except ConfigError as error:
         click.echo(f"Error: {error}", err=True)
@@ -147,9 +152,12 @@ def demo(
 
 def _read(path: Path) -> list[journals.Line]:
     try:
-        return list(journals.read(path))
+        lines = list(journals.read(path))
     except JournalError as error:
         raise click.ClickException(str(error)) from error
+    if not lines:
+        raise click.ClickException(f"{path} is empty")
+    return lines
 
 
 def _ask(address: str | None, question: Callable[[Any], Any]) -> Any:

@@ -36,6 +36,10 @@ __all__ = [
 ]
 
 
+#: Characters of a wrong value that a message shows: it may be a whole file.
+_LONGEST = 200
+
+
 class TideError(Exception):
     """The root of all errors of this project."""
 
@@ -54,13 +58,17 @@ class ConfigError(TideError, ValueError):
     """
 
     def __init__(self, key: str, value: object, expected: str) -> None:
-        super().__init__(f"{key}: got {value!r}, expected {expected}")
+        super().__init__(f"{key}: got {_shorten(repr(value))}, expected {expected}")
         self.key = key
         self.value = value
         self.expected = expected
 
     def __reduce__(self) -> tuple[type[ConfigError], tuple[str, object, str]]:
         return type(self), (self.key, self.value, self.expected)
+
+
+def _shorten(text: str) -> str:
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 
 
 class DrainRefused(TideError):

@@ -386,7 +386,8 @@ def test_a_mistake_is_told_with_key_value_and_what_was_expected(overrides, key, 
     error = complaint(overrides)
     assert (error.key, error.value) == (key, value)
     assert expected in error.expected
-    assert str(error) == f"{key}: got {value!r}, expected {error.expected}"
+    shown = repr(value) if len(repr(value)) <= 200 else f"{repr(value)[:200]}..."
+    assert str(error) == f"{key}: got {shown}, expected {error.expected}"
 
 
 @pytest.mark.parametrize("key", ["tide.memory.want-below", "tide.interval", "tide.limits.budget-total"])

@@ -10,7 +10,7 @@ from typing import Any
 from dask_tide.config import duration_s
 from dask_tide.errors import ConfigError
 
-__all__ = ["ON_CLOSE", "Options"]
+__all__ = ["ON_CLOSE", "Options", "protects"]
 
 #: Of what a machine's price depends: type, zone, market.
 _PARTS = 3
@@ -92,6 +92,22 @@ class Options:
             expected = "nothing without tide.options.nodes: true, as nodes say of which type they are"
             raise ConfigError("tide.options.prices", read["prices"], expected)
         return cls(**read)
+
+
+def protects(key: str, options: Mapping[str, object]) -> bool:
+    """Whether a pool's options say that its busy pods are protected from node autoscalers.
+
+    Raises
+    ------
+    ConfigError
+        For an unknown option or a wrong value.
+    """
+    protect = True
+    for name, value in options.items():
+        if name != "protect":
+            raise ConfigError(f"{key}.{name}", value, "the option protect")
+        protect = _flag(f"{key}.{name}", value)
+    return protect
 
 
 def _text(key: str, value: object) -> str | None:

@@ -17,7 +17,7 @@ from .events import EVICTED, IGNORED, EventView, read_event
 from .marks import PROTECTED, VICTIM, Annotations, Marks
 from .nodes import NodeView, dearest_per_s, price_per_s, read_node
 from .objects import Event, Node, Pod, ReplicaSet
-from .options import Options
+from .options import Options, protects
 from .patience import Patience
 from .places import Places
 from .pods import (
@@ -71,7 +71,7 @@ class KubernetesProvider:
         self._patience = patience
         self._options = Options.read(context.options)
         self._protect = {
-            name: _protect(f"tide.pools.{name}.options", template.options)
+            name: protects(f"tide.pools.{name}.options", template.options)
             for name, template in context.templates.items()
         }
         for name in context.templates:
@@ -410,14 +410,3 @@ def _is_parked(pod: PodView) -> bool:
         and pod.active
         and pod.annotations.get(DELETION_COST) == VICTIM[DELETION_COST]
     )
-
-
-def _protect(key: str, options: Mapping[str, object]) -> bool:
-    protect = True
-    for name, value in options.items():
-        if name != "protect":
-            raise ConfigError(f"{key}.{name}", value, "the option protect")
-        if not isinstance(value, bool):
-            raise ConfigError(f"{key}.{name}", value, "true or false")
-        protect = value
-    return protect
