@@ -11,6 +11,7 @@ import contextlib
 import inspect
 import logging
 import math
+import numbers
 import uuid
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -81,11 +82,11 @@ class TideAdaptive:
         **options: Any,
     ) -> None:
         self.cluster = cluster
-        self.minimum = int(minimum or 0)
-        if maximum is None or math.isinf(maximum):
+        self.minimum = _count("minimum", minimum or 0)
+        if maximum is None or maximum == math.inf:
             maximum = max(_MAXIMUM, self.minimum)
             logger.info("adapt: no maximum was given, %d is taken", maximum)
-        self.maximum = int(maximum)
+        self.maximum = _count("maximum", maximum)
         ours = {key.replace("_", "-"): value for key, value in options.items()}
         known = configuration.top_level_keys() - {"pools", "provider"}
         ignored({key: value for key, value in options.items() if key.replace("_", "-") not in known})
@@ -205,6 +206,14 @@ class TideAdaptive:
         template.setdefault("resources", {k: float(v) for k, v in (options.get("resources") or {}).items()})
         template["threads"] = max(1, int(threads or 1))
         return template
+
+
+def _count(key: str, value: Any) -> int:
+    # Other libraries' numbers, too.
+    number = math.nan if isinstance(value, bool) or not isinstance(value, numbers.Real) else float(value)
+    if number < 0 or not number.is_integer():
+        raise ConfigError(key, value, "a whole number, 0 or more")
+    return int(number)
 
 
 def _scale(cluster: Any, units: int) -> Any:

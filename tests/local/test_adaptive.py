@@ -182,6 +182,11 @@ def test_wrong_options_are_refused_at_once() -> None:
     with local(processes=False) as (cluster, client):
         with pytest.raises(ConfigError, match="minimum"):
             cluster.adapt(Adaptive=TideAdaptive, minimum=3, maximum=2)
+        for wrong in ("x", -1, 1.5, True):
+            with pytest.raises(ConfigError, match="maximum"):
+                cluster.adapt(Adaptive=TideAdaptive, minimum=0, maximum=wrong)
+        with pytest.raises(ConfigError, match="minimum"):
+            cluster.adapt(Adaptive=TideAdaptive, minimum="x", maximum=2)
         with pytest.raises(ConfigError, match="release"):
             cluster.adapt(Adaptive=TideAdaptive, release={"keep": "soon"})
         cluster._adaptive = None
