@@ -24,6 +24,7 @@ from dask_tide.arguments import Arguments
 from dask_tide.controller.loop import Controller
 from dask_tide.errors import ConfigError
 from dask_tide.model import Unit
+from dask_tide.sites import Here
 
 T = TypeVar("T")
 
@@ -118,10 +119,10 @@ class TideCluster(Cluster):
         scheduler_port: int = 0,
         protocol: str | None = None,
         dashboard_address: str | None = _DASHBOARD,
-        security: Security | None = None,
+        security: Security | bool | None = None,
         asynchronous: bool = False,
         loop: Any = None,
-        silence_logs: int | bool = logging.WARNING,
+        silence_logs: int | str | bool = logging.WARNING,
         **settings: Any,
     ) -> None:
         # So that __del__ works if what follows raises.
@@ -134,7 +135,7 @@ class TideCluster(Cluster):
                 "maximum": maximum,
                 "threads": threads_per_worker,
                 "memory": memory_limit,
-                "resources": None if resources is None else dict(resources),
+                "resources": resources,
             },
             pools=pools,
             server={
@@ -145,10 +146,11 @@ class TideCluster(Cluster):
                 "security": security,
             },
             settings=settings,
+            known=_ARGUMENTS,
         )
         self._site, name = arguments.site(self._close)
         self.security = self._site.security
-        self._silence_logs = silence_logs
+        self._silence_logs = _check_level(silence_logs)
         self._exit_stack = contextlib.ExitStack()
         self._starting: asyncio.Future[None] | None = None
         #: How many wait for the start, and whether one of them has what was started.
@@ -203,6 +205,15 @@ class TideCluster(Cluster):
         finally:
             self._exit_stack.close()
             await super()._close()
+
+    def sync(self, func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """As any Dask cluster class has it."""
+        self._check_open()
+        return super().sync(func, *args, **kwargs)
+
+    def _check_open(self) -> None:
+        if self.status is Status.closed:
+            raise RuntimeError(f"cluster {self.name} is closed: make a new one")
 
     def close(self, timeout: float | None = None) -> Any:
         """Stop all workers and the scheduler."""
@@ -321,6 +332,7 @@ class TideCluster(Cluster):
 
     def _call(self, function: Callable[..., Any], *args: Any) -> Any:
         """Call it in the cluster's event loop, where alone the site may be asked."""
+        self._check_open()
         if self.called_from_running_loop:
             return function(*args)
 
@@ -369,6 +381,8 @@ class TideCluster(Cluster):
         lines
             How many of the last things that happened to tell.
         """
+        if self.status is Status.closed and isinstance(self._site, Here):
+            return self._site.explain(lines)  # what it remembers; its event loop has ended
         return self._call(self._site.explain, lines)
 
     def tide_status(self) -> Any:
@@ -380,6 +394,17 @@ class TideCluster(Cluster):
         if cluster:
             logs["Cluster"] = Log(await self._site.log())
         return logs
+
+
+_ARGUMENTS = inspect.signature(TideCluster).parameters.keys() - {"settings"}
+
+
+def _check_level(level: Any) -> Any:
+    """Of logs: a number, a name, or nothing."""
+    known = logging.getLevelNamesMapping()
+    if not (level.upper() in known if isinstance(level, str) else isinstance(level, int | None)):
+        raise ConfigError("silence_logs", level, "a level such as logging.WARNING or 'warning', or False")
+    return level
 
 
 class TideAdapting:

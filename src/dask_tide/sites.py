@@ -7,7 +7,9 @@ is answered at once; one of :class:`Elsewhere` is awaited.
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
+import socket
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any, Protocol, TypeVar
 
@@ -19,6 +21,7 @@ from dask_tide.controller import handlers
 from dask_tide.controller.attach import attach
 from dask_tide.controller.explain import story
 from dask_tide.controller.loop import Controller
+from dask_tide.errors import ConfigError, words
 from dask_tide.model import Phase, Unit
 
 T = TypeVar("T")
@@ -31,6 +34,8 @@ logger = logging.getLogger("distributed.tide.cluster")
 _SIGNS, _RAREST_S, _OFTENEST_S = 5, 10.0, 0.5
 #: How many of them may get lost.
 _LOST = 4
+#: What is said of an address that cannot be listened at.
+_ADDRESS = (errno.EACCES, errno.EADDRINUSE, errno.EADDRNOTAVAIL)
 
 
 class Site(Protocol):
@@ -88,7 +93,6 @@ class Here:
 
     gives_up = False
     close_s = 5.0
-    dashboard_link = None
 
     def __init__(
         self,
@@ -103,11 +107,35 @@ class Here:
         self._controller: Controller | None = None
 
     async def start(self) -> Any:
-        self._scheduler = await Scheduler(security=self.security, **self._options)
+        try:
+            scheduler = Scheduler(security=self.security, **self._options)
+        except OSError as error:
+            if not isinstance(error, socket.gaierror) and error.errno not in _ADDRESS:
+                raise
+            expected = f"an address to listen at for the dashboard ({words(error)})"
+            raise ConfigError("dashboard_address", self._options["dashboard_address"], expected) from error
+        try:
+            self._scheduler = await scheduler
+        except RuntimeError as error:  # Dask's, which says only that it has failed
+            raise self._refusal(error.__cause__) or error from error.__cause__
         connection_args = self.security.get_connection_args("client")
         comm = rpc(self._scheduler.address, connection_args=connection_args)
         self._controller = attach(self._scheduler, self._overrides, shut_down=self._shut_down)
         return comm
+
+    def _refusal(self, cause: BaseException | None) -> ConfigError | None:
+        """Which of the options a scheduler could not start with, if it is one of them."""
+        host, port, protocol = (self._options[key] for key in ("host", "port", "protocol"))
+        match cause:
+            case OSError(errno=errno.EADDRINUSE | errno.EACCES) if port:
+                return ConfigError("scheduler_port", port, f"a port that can be had ({words(cause)})")
+            case OSError():
+                return ConfigError("host", host, f"an address of this machine ({words(cause)})")
+            case TypeError() | ValueError() if protocol:
+                return ConfigError("protocol", protocol, f"one that can be used here ({words(cause)})")
+            case TypeError() if self.security.require_encryption:
+                return ConfigError("security", self.security, f"keys and certificates ({words(cause)})")
+        return None
 
     async def close(self) -> None:
         try:
@@ -131,6 +159,10 @@ class Here:
         if self._controller is None:
             raise RuntimeError("the cluster has not been started")
         return self._controller
+
+    @property
+    def dashboard_link(self) -> str | None:
+        return None if self._options["dashboard"] else ""
 
     @property
     def manual(self) -> bool:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import sys
+from typing import Any
 
 import dask
 import psutil
 import pytest
 from distributed import Client
 from distributed.core import Status
+from distributed.security import Security
 from records import busy, reasons, running, units, workers
 from waiting import wait_until
 
@@ -200,6 +204,28 @@ def test_a_wrong_call_names_the_argument_and_changes_nothing(tide, call, key):
         ({"pools": {"cpu": {"maximum": 1}}, "maximum": 2}, "pools"),
         ({"pools": {"cpu": {"maxmum": 1}}}, "tide.pools.cpu.maxmum"),
         ({"options": {"environ": {}}}, "tide.options.environ"),
+        ({"resources": ["GPU"]}, "tide.pools.default.resources"),
+        ({"pools": {"cpu": 1}}, "tide.pools.cpu"),
+        ({"pools": {1: {}}}, "tide.pools"),
+        ({"scheduler_port": -1}, "scheduler_port"),
+        ({"scheduler_port": "abc"}, "scheduler_port"),
+        ({"scheduler_port": 99_999}, "scheduler_port"),
+        ({"host": 5}, "host"),
+        ({"host": "192.0.2.1"}, "host"),
+        ({"protocol": 5}, "protocol"),
+        ({"protocol": "foo"}, "protocol"),
+        ({"protocol": "tls"}, "protocol"),
+        ({"dashboard_address": "192.0.2.1:0"}, "dashboard_address"),
+        ({"dashboard_address": ":99999"}, "dashboard_address"),
+        ({"dashboard_address": "a:b:c"}, "dashboard_address"),
+        ({"dashboard_address": {}}, "dashboard_address"),
+        ({"security": "x"}, "security"),
+        ({"security": Security(require_encryption=True)}, "security"),
+        (
+            {"security": Security(tls_ca_file="/no/such", tls_scheduler_cert="/no", tls_scheduler_key="/no")},
+            "security",
+        ),
+        ({"silence_logs": "foo"}, "silence_logs"),
     ],
 )
 def test_a_wrong_argument_is_named_before_anything_is_started(arguments, key, monkeypatch):
@@ -209,6 +235,78 @@ def test_a_wrong_argument_is_named_before_anything_is_started(arguments, key, mo
         TideCluster(**({"dashboard_address": None} | arguments))
     assert error.value.key == key
     assert len(psutil.Process().children(recursive=True)) == before
+
+
+def test_a_port_that_is_taken_is_named_and_so_is_the_cause():
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        with pytest.raises(ConfigError, match=f"scheduler_port: got {port}, .*Address already in use"):
+            TideCluster(scheduler_port=port, dashboard_address=None)
+
+
+@pytest.mark.parametrize(
+    ("argument", "hint"),
+    [
+        ("dashboard_adress", "did you mean 'dashboard_address'?"),
+        ("schedulr_port", "did you mean 'scheduler_port'?"),
+        ("asynchronus", "did you mean 'asynchronous'?"),
+        ("idle_shutdwn", "did you mean 'idle_shutdown'?"),
+        ("n_workers", "did you mean 'minimum', or cluster.scale(n)?"),
+        ("namespace", "provider='kubernetes'"),
+        ("image", "provider='kubernetes'"),
+    ],
+)
+def test_an_argument_that_does_not_exist_gets_a_hint(argument, hint):
+    wrong: Any = {argument: 2}
+    with pytest.raises(ConfigError, match=f"{argument}: got 2") as error:
+        TideCluster(**wrong)
+    assert hint in error.value.expected
+
+
+def test_credentials_as_local_cluster_makes_them(tide):
+    cluster = tide(maximum=1, security=True)
+    assert cluster.scheduler_address.startswith("tls://")
+    with cluster.get_client() as client:
+        assert client.submit(of_this_module, 1).result(timeout=60) == 2
+        assert all(address.startswith("tls://") for address in workers(cluster))
+
+
+def test_credentials_need_cryptography(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cryptography", None)
+    with pytest.raises(ConfigError, match=r"security: got True, .*cryptography"):
+        TideCluster(security=True)
+
+
+def test_nobody_gets_more_than_the_limit_over_all_pools(tide):
+    cluster = tide(maximum=4, limits={"maximum": 2})
+    with pytest.raises(ConfigError, match=r"n_workers: got 3, .* 2, .*tide\.limits\.maximum"):
+        cluster.wait_for_workers(3)
+    with pytest.raises(ConfigError, match=r"n: got 3, .* 2, .*tide\.limits\.maximum"):
+        cluster.scale(3)
+    assert cluster.tide_status()["mode"] == "automatic"
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda cluster: cluster.scale(1),
+        lambda cluster: cluster.adapt(),
+        lambda cluster: cluster.tide_status(),
+        lambda cluster: cluster.wait_for_workers(1),
+    ],
+)
+def test_a_closed_cluster_says_so(tide, call):
+    cluster = tide(name="gone")
+    cluster.close()
+    with pytest.raises(RuntimeError, match="cluster gone is closed"):
+        call(cluster)
+
+
+def test_a_closed_cluster_still_says_why(tide):
+    cluster = tide(minimum=1)
+    cluster.wait_for_workers(1)
+    cluster.close()
+    assert "asked for 1 more unit, because" in cluster.explain()
 
 
 # -- what it tells --------------------------------------------------------------------------------
@@ -241,6 +339,7 @@ def test_no_dashboard_takes_no_port_that_others_like(tide):
     ports = {cluster.scheduler.http_server.port for cluster in (one, other)}
     assert len(ports) == 2
     assert 8787 not in ports
+    assert one.dashboard_link == ""
     for cluster in (one, other):
         assert cluster.scheduler.http_server.address == "127.0.0.1"
 

@@ -78,7 +78,7 @@ class Host:
 
 @pytest.fixture(autouse=True)
 def elsewhere(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setitem(arguments._HOSTS, "local", (__name__, "Host"))
+    monkeypatch.setitem(arguments._HOSTS, "local", (__name__, "Host", ARGUMENTS))
     # Or a test waits for 30 s where a scheduler that has gone is called, not heard to hang up.
     with dask.config.set({"distributed.comm.timeouts.connect": "1s"}):
         yield
@@ -209,7 +209,7 @@ import asyncio
 import test_elsewhere
 from dask_tide import TideCluster, arguments
 
-arguments._HOSTS["local"] = ("test_elsewhere", "Host")
+arguments._HOSTS["local"] = ("test_elsewhere", "Host", ("fails", "waits", "looks_up"))
 """
 
 

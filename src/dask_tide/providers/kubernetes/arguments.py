@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import dask.config
@@ -13,7 +14,10 @@ from dask_tide import config as configuration
 from dask_tide.errors import ConfigError
 from dask_tide.schema import merge, spell
 
-__all__ = ["make_values", "split_options"]
+__all__ = ["ARGUMENTS", "make_values", "named", "split_options"]
+
+#: What a cluster class may be told beside what all of them know.
+ARGUMENTS = ("namespace", "kubeconfig", "context", "image", "values", "idle_timeout", "timeout")
 
 #: Sections of one's own configuration that are about the scheduler, wherever it is.
 _SENT = ("interval", "aim", "forecast", "release", "memory", "start", "limits", "drain", "idle-shutdown")
@@ -83,7 +87,7 @@ def make_values(
     base: dict[str, Any] = merge({"pools": mine}, values or {})
     theirs = base.get("pools")
     if theirs is not None and not isinstance(theirs, Mapping):
-        raise ConfigError("pools", theirs, "a mapping from pool names to mappings")
+        raise ConfigError("values.pools", theirs, "a mapping from pool names to mappings")
     sent = {key: own.get(key, configuration.DEFAULTS[key]) for key in _SENT}
     layers: list[Mapping[str, Any]] = [{"tide": _differences(sent, configuration.DEFAULTS)}, base]
     layers.append(
@@ -99,6 +103,20 @@ def make_values(
     if image is not None:
         layers.append({"image": _image(image)})
     return merge(*layers)
+
+
+@contextlib.contextmanager
+def named(values: Mapping[str, Any] | None) -> Iterator[None]:
+    """An error about what stands in ``values`` names that argument; the others' keys are the chart's, too."""
+    try:
+        yield
+    except ConfigError as error:
+        found: Any = values
+        for part in error.key.split("."):
+            found = found.get(part, values) if isinstance(found, Mapping) else values
+        if found is values or found != error.value:
+            raise
+        raise ConfigError(f"values.{error.key}", error.value, error.expected) from error
 
 
 def _pool(name: str, entry: object) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from dask_tide.config import duration_s
 from dask_tide.errors import ConfigError, ProviderError, Unavailable, words
 
 from .api import Api
-from .arguments import make_values, split_options
+from .arguments import make_values, named, split_options
 from .belongings import Belongings, may_make_policies
 from .ephemeral import make_ephemeral
 from .kubeconfig import own_namespace
@@ -31,12 +31,9 @@ from .port_forward import PortForward
 from .resources import Resources
 from .startup import Trouble, find_trouble, newest
 
-__all__ = ["ARGUMENTS", "KubernetesHost"]
+__all__ = ["KubernetesHost"]
 
 logger = logging.getLogger("distributed.tide.kubernetes")
-
-#: What may be said beside what all cluster classes know.
-ARGUMENTS = ("namespace", "kubeconfig", "context", "image", "values", "idle_timeout", "timeout")
 
 _COMM, _DASHBOARD = 8786, 8787
 _IDLE_TIMEOUT, _TIMEOUT = "10m", "5m"
@@ -126,8 +123,9 @@ class KubernetesHost:
         self.namespace = self._api.namespace
         self._resources = Resources(self._api)
         # Checks all values; policies are added or left out once it is known whether the user may make them.
-        self._release = make_release(name, self.namespace, self._values, replicas=0)
-        self.security = self._make_security()
+        with named(values):
+            self._release = make_release(name, self.namespace, self._values, replicas=0)
+            self.security = self._make_security()
         self._belongings = Belongings(self._resources, self._selector({}), self._called())
         self._forwards: list[PortForward] = []
         self._no_answer = ""
