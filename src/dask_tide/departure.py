@@ -250,10 +250,13 @@ async def _retire(server: Leaver, comm: Comm, address: str) -> None:
     copied_s = 0.0
     refused = False
     while True:
+        # First this: the scheduler logs whoever asks for the tasks of a worker that it does not know.
+        if not await send_recv(comm, op="ncores", workers=[address]):
+            return  # somebody else has struck it off
         try:
             tasks = set((await send_recv(comm, op="processing", workers=[address]))[address])
         except KeyError:
-            return  # somebody else has struck it off
+            return  # in this moment
         if tasks and tasks == safe and time.monotonic() < copied_s + COPY_AGAIN_S:
             await asyncio.sleep(POLL_S)
             continue
@@ -359,6 +362,8 @@ def _hand_back(worker: Worker) -> None:
 
 async def _report_lost(server: Leaver, address: str, timeout_s: float) -> None:
     scheduler = server.scheduler
+    if not await scheduler.ncores(workers=[address]):
+        return  # somebody else has struck it off
     tasks = (await scheduler.processing(workers=[address]))[address]
     held = (await scheduler.has_what(workers=[address]))[address]
     holders = await scheduler.who_has(keys=held)

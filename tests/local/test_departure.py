@@ -21,7 +21,8 @@ import psutil
 import pytest
 from commands import Processes, ended, registered
 from distributed import Client, Scheduler, Worker
-from distributed.comm.core import FatalCommClosedError
+from distributed.comm.core import FatalCommClosedError, connect
+from distributed.core import rpc
 from distributed.security import Security
 from known import nanny_runs
 from records import Tasks
@@ -502,6 +503,22 @@ async def test_a_scheduler_that_takes_no_such_certificate_is_not_asked_again():
         nanny = SimpleNamespace(scheduler=scheduler, connection_args=stranger)
         with pytest.raises(FatalCommClosedError):
             await asyncio.wait_for(departure._connect(cast("departure.Leaver", nanny)), 4 * departure.REACH_S)
+
+
+async def test_who_has_been_struck_off_already_asks_for_nothing_of_its_own(scheduler, caplog):
+    """The scheduler would log an error, at which whoever wrote an ordinary script looks."""
+    logging.getLogger("distributed").addHandler(caplog.handler)
+    gone = "tcp://127.0.0.1:1"
+    async with rpc(scheduler.address) as asked:
+        server = cast("Worker", SimpleNamespace(scheduler=asked))
+        comm = await connect(scheduler.address)
+        try:
+            await departure._retire(server, comm, gone)
+            await departure._report_lost(server, gone, 1.0)
+        finally:
+            comm.abort()
+            logging.getLogger("distributed").removeHandler(caplog.handler)
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
 async def test_wrong_configuration_is_an_exit_code(processes, scheduler):
