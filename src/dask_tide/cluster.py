@@ -11,7 +11,7 @@ import math
 import weakref
 from collections.abc import Callable, Generator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar, cast
 
 from distributed.core import Status
 from distributed.deploy.cluster import Cluster
@@ -390,9 +390,17 @@ class TideCluster(Cluster):
         return self._call(self._site.status)
 
     async def _get_logs(self, cluster: bool = True, scheduler: bool = True, workers: Any = True) -> Logs:
-        logs: Logs = await super()._get_logs(cluster=cluster, scheduler=scheduler, workers=workers)
+        logs: Logs = await super()._get_logs(cluster=cluster, scheduler=scheduler, workers=False)
         if cluster:
             logs["Cluster"] = Log(await self._site.log())
+        if workers:
+            # Not by `worker_logs`, which raises when one of them leaves meanwhile.
+            told = await cast(Any, self.scheduler_comm).broadcast(
+                msg={"op": "get_logs", "n": None},
+                workers=None if workers is True else workers,
+                on_error="ignore",
+            )
+            logs |= {address: Log("\n".join(line for _, line in lines)) for address, lines in told.items()}
         return logs
 
 

@@ -11,6 +11,7 @@ import dask
 import psutil
 import pytest
 from distributed import Client
+from distributed.comm import CommClosedError
 from distributed.core import Status
 from distributed.security import Security
 from records import busy, reasons, running, units, workers
@@ -332,6 +333,21 @@ def test_logs_info_and_representations(tide):
     assert "TideCluster" in html
     assert cluster.dashboard_link in html
     assert cluster.observed == cluster.requested == cluster.plan
+
+
+def test_logs_of_those_that_stay_when_one_leaves_meanwhile(tide, monkeypatch):
+    cluster = tide(minimum=2)
+    cluster.wait_for_workers(2)
+    leaves, stays = workers(cluster)
+    ask = cluster.scheduler.rpc.connect
+
+    async def connect(address, **arguments):
+        if address == leaves:
+            raise CommClosedError("it has left")
+        return await ask(address, **arguments)
+
+    monkeypatch.setattr(cluster.scheduler.rpc, "connect", connect)
+    assert set(cluster.get_logs(cluster=False, scheduler=False)) == {stays}
 
 
 def test_no_dashboard_takes_no_port_that_others_like(tide):
