@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -148,6 +149,25 @@ def test_sigterm_leaves_nothing_behind(served: Served, marked: Marked, tmp_path:
     wait_until(lambda: scheduler.process.poll() is not None, "it ends", detail=lambda: scheduler.log)
     wait_until(lambda: not scheduler.descendants, "its workers too", GONE_S, lambda: scheduler.descendants)
     assert not list(tmp_path.glob("dask-tide-*"))
+
+
+def test_what_a_killed_scheduler_leaves_goes_with_the_next_one(served: Served, tmp_path: Path) -> None:
+    environment = {"TMPDIR": str(tmp_path)}
+    schedulers = [served.scheduler(name, environment=environment) for name in ("lives", "dies")]
+    kept, left = map(_folder, schedulers)
+    of_somebody_else = tmp_path / "dask-of-somebody-else"
+    of_somebody_else.mkdir()
+    schedulers[1].kill()
+    assert left.exists()
+    new = _folder(served.scheduler("next", environment=environment))
+    assert {*tmp_path.glob("dask-*")} - {tmp_path / "dask-scratch-space"} == {kept, new, of_somebody_else}
+
+
+def _folder(scheduler: Scheduler) -> Path:
+    said = re.compile("logs and journal in (.*)\n")
+    return Path(
+        wait_until(lambda: said.findall(scheduler.log), "it has a folder", detail=lambda: scheduler.log)[0]
+    )
 
 
 @pytest.mark.parametrize(

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import logging
 import secrets
-import shutil
-import tempfile
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dask_tide import config as configuration
-from dask_tide.errors import ConfigError
 from dask_tide.providers.base import Provider, ProviderContext
 from dask_tide.providers.registry import load
 
+from .folder import named_folder, private_folder
 from .handlers import register
 from .loop import Controller
 
@@ -56,7 +53,11 @@ def attach(
     factory = load(config.provider) if provider is None else provider
     cluster = config.name or f"tide-{secrets.token_hex(3)}"
     config = replace(config, name=cluster)
-    folder, clean_up = _folder(config.folder, cluster)
+    folder, clean_up = (
+        private_folder(cluster)
+        if config.folder is None
+        else (named_folder(config.folder, cluster), lambda: None)
+    )
     if config.journal.path is None:
         config = replace(config, journal=replace(config.journal, path=folder / "journal.jsonl"))
     # Of all clusters that have this folder: mostly one after the other, each with a name of its own.
@@ -86,17 +87,3 @@ def attach(
     )
     scheduler.extensions["tide"] = controller
     return controller
-
-
-def _folder(configured: Path | None, cluster: str) -> tuple[Path, Callable[[], None]]:
-    """A private folder of this cluster's own, and what removes it if nobody asked for it."""
-    if configured is None:
-        folder = Path(tempfile.mkdtemp(prefix=f"dask-{cluster}-"))
-        return folder, lambda: shutil.rmtree(folder, ignore_errors=True)
-    folder = configured / cluster
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        expected = f"a folder that can be written to ({error.strerror})"
-        raise ConfigError("tide.folder", str(configured), expected) from error
-    return folder, lambda: None

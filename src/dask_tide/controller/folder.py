@@ -1,0 +1,85 @@
+"""Folder: where a cluster's logs and journal lie.
+
+A private one goes with its scheduler. What a killed one has left behind is removed when the same user's next
+one starts: in a private folder lies a file that its scheduler has locked, until the kernel ends that.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import IO
+
+from dask_tide.errors import ConfigError
+
+if sys.platform != "win32":
+    import fcntl
+
+__all__ = ["named_folder", "private_folder"]
+
+logger = logging.getLogger("distributed.tide.attach")
+
+_LOCK = "tide.lock"
+
+
+def named_folder(configured: Path, cluster: str) -> Path:
+    """The cluster's own in one that the user named, which stays.
+
+    Raises
+    ------
+    ConfigError
+        It cannot be made.
+    """
+    folder = configured / cluster
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        expected = f"a folder that can be written to ({error.strerror})"
+        raise ConfigError("tide.folder", str(configured), expected) from error
+    return folder
+
+
+def private_folder(cluster: str) -> tuple[Path, Callable[[], None]]:
+    """A new temporary one, and what removes it."""
+    _purge()
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=f"dask-{cluster}-"))
+        stack = ExitStack()
+        lock = stack.enter_context((folder / _LOCK).open("w"))
+        stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        # Another scheduler that starts may have taken it for a dead one's.
+        if _lock(lock) and folder.exists():
+            return folder, stack.close
+        stack.close()
+
+
+def _lock(file: IO[str]) -> bool:
+    """Lock a file, until it is closed; False: another process has."""
+    if sys.platform != "win32":
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        except OSError:  # no locks in this file system, so nobody removes it either
+            pass
+    return True
+
+
+def _purge() -> None:
+    """Remove the private folders of schedulers that were killed."""
+    if sys.platform == "win32":
+        return
+    for file in Path(tempfile.gettempdir()).glob(f"dask-*/{_LOCK}"):
+        with suppress(OSError):  # locked, or removed in this moment
+            if file.parent.lstat().st_uid != os.geteuid():
+                continue
+            with file.open("r+") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(file.parent, ignore_errors=True)
+            logger.info("Removed %s, which a scheduler that was killed had left behind.", file.parent)
