@@ -323,6 +323,7 @@ def test_logs_info_and_representations(tide):
     assert set(logs) == {"Cluster", "Scheduler", address}
     assert "asked for 1 more unit" in logs["Cluster"]
     assert address in logs["Scheduler"]
+    assert "printed" in logs[address].splitlines()
     assert set(cluster.get_logs(cluster=False, workers=False)) == {"Scheduler"}
     wait_until(lambda: address in cluster.scheduler_info["workers"], "its arrival here")
     assert cluster.scheduler_info["address"] == cluster.scheduler_address

@@ -584,6 +584,7 @@ def test_configured_preloads_are_kept(tmp_path):
     assert [arguments[i + 1] for i, word in enumerate(arguments) if word == "--preload"] == [
         "mine",
         "dask_tide.preload",
+        "dask_tide.providers.local.output",
     ]
 
 

@@ -16,7 +16,10 @@ from distributed.system import MEMORY_LIMIT
 from dask_tide.model import Pool
 from dask_tide.providers.base import ProviderContext
 
-__all__ = ["forkserver_environment", "terminate_bytes", "worker_arguments"]
+__all__ = ["PRELOADS", "forkserver_environment", "terminate_bytes", "worker_arguments"]
+
+#: What each worker loads.
+PRELOADS = ("dask_tide.preload", "dask_tide.providers.local.output")
 
 #: How long a worker looks for its scheduler.
 DEATH_TIMEOUT = "60s"
@@ -43,7 +46,9 @@ def worker_arguments(context: ProviderContext, pool: Pool) -> list[str]:
     configured = dask.config.get("distributed.worker.preload")
     for preload in [configured] if isinstance(configured, str) else configured:
         arguments += ["--preload", preload]
-    return [*arguments, "--preload", "dask_tide.preload"]
+    for preload in PRELOADS:
+        arguments += ["--preload", preload]
+    return arguments
 
 
 def terminate_bytes(pool: Pool) -> int:

@@ -35,6 +35,7 @@ import psutil
 from dask.utils import format_bytes, parse_timedelta
 from distributed.cli.dask_worker import main as dask_worker
 
+from .command import PRELOADS
 from .messages import Exited, Request, Stop, WorkerProcess
 
 __all__ = ["main"]
@@ -72,7 +73,7 @@ def main(parent: int) -> None:
 def _import_ahead() -> None:
     """Import what a worker imports until it has registered, so that no child has to."""
     routes = dask.config.get("distributed.worker.http.routes", [])
-    for module in ["dask.distributed", "tornado.platform.asyncio", "dask_tide.preload", *routes]:
+    for module in ["dask.distributed", "tornado.platform.asyncio", *PRELOADS, *routes]:
         # The worker says what is wrong with a module that cannot be imported.
         with suppress(ImportError):
             importlib.import_module(module)
@@ -282,7 +283,8 @@ def _die_with(forkserver: int) -> None:
 
 def _work(worker: WorkerProcess, path: list[str]) -> None:
     """Be a Dask worker: from here on all is as in a process of its own."""
-    log = os.open(worker.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    # Read, too: what has been printed is part of the worker's logs.
+    log = os.open(worker.log, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
     os.dup2(log, 1)
     os.dup2(log, 2)
     os.close(log)
