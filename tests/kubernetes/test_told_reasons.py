@@ -47,7 +47,7 @@ def test_an_image_that_cannot_be_pulled(install: Callable[..., Release]) -> None
         future = client.submit(nap, 0.1)
         release.told(client, "ImagePullBackOff: Back-off pulling image")
         assert "docker.io/dask-tide/no-such-image:1" in release.explain()
-        release.told(client, "starts failed in a row")
+        release.told(client, "starts in a row came to nothing")
         del future
     release.settled(0, "when nobody wants it any more")
 
@@ -157,7 +157,7 @@ def test_rights_that_are_missing_are_named_without_haste_and_missed_no_longer_on
         before, began_s = calls(client)["scale"], time.monotonic()
         without(("replicasets/scale", "patch"))
         future = client.submit(nap, 0.1)
-        release.told(client, "starts failed in a row")
+        release.told(client, "starts in a row came to nothing")
         assert f'replicasets.apps "{release.name}-cpu" is forbidden: User' in release.explain()
         assert to_scale in release.explain()
         tried = wait_until(

@@ -166,7 +166,7 @@ def test_an_image_that_does_not_exist_is_told_and_not_tried_in_a_loop(
             pods.update(pod["metadata"]["uid"] for pod in release.all_pods().values())
             return words in ask(client, "tide_explain", lines=200)
 
-        for words in ("ErrImageNeverPull", "starts failed in a row"):
+        for words in ("ErrImageNeverPull", "starts in a row came to nothing"):
             wait_until(lambda: told(words), words, DEADLINE_S, release.situation)  # noqa: B023
         # The pause after each is twice as long as the one before; the first is half a second.
         assert len(pods) <= 2 + math.log2(1 + (time.monotonic() - began_s) / 0.5)

@@ -344,6 +344,8 @@ class Ledger:
             record = self.records[entry.pool]
             record.failed += 1
             record.failure = unit.message or f"unit {unit.name} did not start in {self.start_timeout_s:g} s"
+            if entry.running_s is not None:
+                record.failure = f"after {now_s - entry.running_s:.1f} s at work: {record.failure}"
             logger.warning("Unit %s %s: %s", unit.name, phase.value, record.failure)
         if phase is Phase.STOPPING and not entry.released:
             self.taken.append((entry.pool, unit.name, unit.message or "it did not say why"))

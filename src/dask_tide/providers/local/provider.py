@@ -193,8 +193,9 @@ class LocalProvider:
         unit.running.discard(event.worker)
         failure = ""
         if event.code != 0:
-            why = event.reason or describe_exit(event.code)
-            failure = f"worker {event.worker} ended: {why}\n{last_lines(self._log(event.worker))}".rstrip()
+            failure = f"worker {event.worker} ended: {event.reason or describe_exit(event.code)}"
+            if event.code > 0 and not event.reason:  # of what has killed it its log knows nothing
+                failure = f"{failure}\n{last_lines(self._log(event.worker))}".rstrip()
         self._finish(unit, failure)
 
     def _finish(self, unit: _Unit, failure: str) -> None:
