@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import sys
 from typing import Any
@@ -349,6 +350,18 @@ def test_logs_of_those_that_stay_when_one_leaves_meanwhile(tide, monkeypatch):
 
     monkeypatch.setattr(cluster.scheduler.rpc, "connect", connect)
     assert set(cluster.get_logs(cluster=False, scheduler=False)) == {stays}
+
+
+def test_a_unit_that_has_lost_a_worker_is_replaced(tide, monkeypatch):
+    monkeypatch.setattr("dask_tide.providers.local.provider.YOUNG_S", 0.0)
+    cluster = tide(pools={"cpu": {"minimum": 1, "maximum": 2, "workers-per-unit": 2, "memory": "1 GiB"}})
+    cluster.wait_for_workers(2)
+    (halved,) = cluster.workers
+    with cluster.get_client() as client:
+        psutil.Process(min(client.run(os.getpid).values())).kill()
+    wait_until(lambda: halved not in cluster.workers, "it goes", detail=cluster.explain)
+    wait_until(lambda: len(workers(cluster)) == 2, "another one is there", detail=cluster.explain)
+    assert "is about to go: worker" in cluster.explain(100)
 
 
 def test_no_dashboard_takes_no_port_that_others_like(tide):

@@ -194,6 +194,37 @@ async def test_unit_of_several_workers(scheduler, make):
     assert (await only_unit(provider)).message.count("signal 9 (SIGKILL)") == 3
 
 
+@pytest.mark.parametrize(("after_s", "doomed"), [(1.0, False), (60.0, True)])
+async def test_a_unit_that_has_lost_a_worker_is_replaced_unless_the_next_one_would_too(
+    scheduler, make, after_s, doomed
+):
+    now_s = 0.0
+    provider = make(Pool("cpu", workers_per_unit=2), clock=lambda: now_s)
+    await provider.scale_up("cpu", 1)
+    await until(lambda: len(scheduler.workers) == 2)
+    now_s = after_s
+    woken = provider._context.wake.count
+    descendants(forkserver_of(provider).pid)[0].kill()
+    await until(lambda: provider._context.wake.count > woken)
+    unit = await only_unit(provider)
+    assert (unit.phase, unit.doomed) == (Phase.STARTING, doomed)
+    assert "signal 9 (SIGKILL)" in unit.message
+    await provider.scale_down([unit.name])
+    await until(is_empty(provider))
+
+
+async def test_logs_of_the_last_ones_that_have_ended_stay(scheduler, make, monkeypatch):
+    monkeypatch.setattr("dask_tide.providers.local.provider.KEPT_LOGS", 1)
+    provider = make()
+    await provider.scale_up("cpu", 3)
+    await until(lambda: len(scheduler.workers) == 3)
+    names = [unit.name for unit in await units_of(provider)]
+    for name in names[:2]:
+        await provider.scale_down([name])
+        await until(lambda name=name: name not in provider._units)
+    assert [provider._log(name).exists() for name in names] == [False, True, True]
+
+
 async def test_closed_by_the_scheduler_is_gone_not_failed(scheduler, make):
     provider = make()
     await provider.scale_up("cpu", 2)

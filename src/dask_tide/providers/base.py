@@ -36,12 +36,13 @@ class ObservedUnit:
     machine
         Where it runs; empty: nowhere yet, or unknown.
     message
-        The platform's own words; of a failed unit, why, with the last lines of its log.
+        The platform's own words; of a failed unit, why, with the last lines of its log if that
+        is where one would look.
     stale
         It was made from a template that is no longer its pool's: replaced when idle.
     doomed
-        Its machine is about to be taken away; ``message`` says so in the platform's words. It is emptied at
-        once, and another one asked for.
+        Its machine is about to be taken away, or a part of it has ended; ``message`` says so in the
+        platform's words. It is emptied at once, and another one asked for.
     waits
         No machine has room for it, so one must come.
     unplaced

@@ -7,6 +7,7 @@ import logging
 import os
 import socket
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +29,11 @@ logger = logging.getLogger(__name__)
 STOP_GRACE_S = 5.0
 #: How long a failed unit is shown.
 SHOW_FAILED_S = 60.0
+#: Logs of so many workers that have ended are kept: somebody may look for what their tasks have printed.
+KEPT_LOGS = 100
+#: When a process ends so soon after it was started, one that replaced it would, too: the others of its unit
+#: go on without it.
+YOUNG_S = 10.0
 
 
 @dataclass
@@ -37,10 +43,14 @@ class _Unit:
     name: str
     pool: str
     launcher: Launcher
+    workers: Sequence[str]
     running: set[str]
+    started_s: float
     phase: Phase = Phase.STARTING
     failures: list[str] = field(default_factory=list)
     failed_at_s: float = 0.0
+    #: A part of it has ended, after it had been at work.
+    maimed: bool = False
 
 
 class LocalProvider:
@@ -48,11 +58,14 @@ class LocalProvider:
 
     The processes have no nanny. They are forked from a process that has imported Dask already,
     which takes a tenth of a second, and they end with the process that made the provider, however it
-    ends. Their output is in ``<folder>/logs/<worker>.log``. What is importable here is there, and
-    Dask's configuration is the one that was in force when the provider was made.
+    ends. Their output, and what their tasks print, is in ``<folder>/logs/<worker>.log`` (``tide.folder`` says
+    where; of workers that have ended the last ones' stay) and in what they answer to ``get_logs``. What is
+    importable here is there, and Dask's configuration is the one that was in force when the provider was
+    made.
 
     A unit whose process exits with code 0 has done what it was told to, by us or by the scheduler, and is
-    gone. One with a process that exits otherwise, unasked, fails when its last process has ended.
+    gone. One with a process that exits otherwise, unasked, fails when its last process has ended;
+    until then it is doomed, if that process had been at work.
 
     Parameters
     ----------
@@ -91,6 +104,8 @@ class LocalProvider:
         self._arguments = {pool.name: worker_arguments(context, pool) for pool in pools}
         self._terminate_bytes = {pool.name: terminate_bytes(pool) for pool in pools}
         self._units: dict[str, _Unit] = {}
+        #: Logs of workers that have ended.
+        self._ended: deque[Path] = deque()
         self._listeners: set[asyncio.Task[None]] = set()
         self._closing: asyncio.Task[None] | None = None
         # Now, so that it has imported everything by the time when the first unit is asked for.
@@ -101,7 +116,14 @@ class LocalProvider:
         self._forget_failed()
         return Observation(
             tuple(
-                ObservedUnit(unit.name, unit.pool, unit.phase, self._machine, "\n".join(unit.failures))
+                ObservedUnit(
+                    unit.name,
+                    unit.pool,
+                    unit.phase,
+                    self._machine,
+                    "\n".join(unit.failures),
+                    doomed=unit.maimed and unit.phase is Phase.STARTING,
+                )
                 for unit in self._units.values()
             )
         )
@@ -125,7 +147,7 @@ class LocalProvider:
             if unit is None or unit.phase is Phase.STOPPING:
                 continue
             if unit.phase is Phase.FAILED:
-                del self._units[name]
+                self._forget(unit)
             else:
                 unit.phase = Phase.STOPPING
                 unit.launcher.send(Stop(name, STOP_GRACE_S))
@@ -175,7 +197,7 @@ class LocalProvider:
             )
             for worker in names
         ]
-        self._units[name] = _Unit(name, pool_name, launcher, set(names))
+        self._units[name] = _Unit(name, pool_name, launcher, names, set(names), self._clock())
         launcher.send(Start(name, workers, search_path()))
 
     async def _listen(self, launcher: Launcher) -> None:
@@ -202,20 +224,28 @@ class LocalProvider:
         """Note that a process of a unit has ended, and the unit with it if it was the last one."""
         if failure and unit.phase is not Phase.STOPPING:
             unit.failures.append(failure)
+            unit.maimed |= self._clock() - unit.started_s > YOUNG_S
         if unit.running:
+            self._context.wake()
             return
         if unit.failures and unit.phase is not Phase.STOPPING:
             unit.phase = Phase.FAILED
             unit.failed_at_s = self._clock()
         else:
-            del self._units[unit.name]
+            self._forget(unit)
         self._context.wake()
 
     def _forget_failed(self) -> None:
         oldest_s = self._clock() - SHOW_FAILED_S
         for unit in [*self._units.values()]:
             if unit.phase is Phase.FAILED and unit.failed_at_s < oldest_s:
-                del self._units[unit.name]
+                self._forget(unit)
+
+    def _forget(self, unit: _Unit) -> None:
+        del self._units[unit.name]
+        self._ended.extend(map(self._log, unit.workers))
+        while len(self._ended) > KEPT_LOGS:
+            self._ended.popleft().unlink(missing_ok=True)
 
     def _log(self, worker: str) -> Path:
         return self._logs / f"{worker}.log"
