@@ -48,7 +48,7 @@ class Processes:
         resources = ",".join(f"{resource}={amount}" for resource, amount in pool.resources)
         return [sys.executable, "-m", "distributed.cli.dask_worker", self.context.scheduler_address,
                 "--name", name, "--nthreads", str(pool.threads), "--memory-limit", str(pool.memory_bytes),
-                "--resources", resources, "--no-nanny", "--no-dashboard",
+                "--resources", resources, "--no-nanny", "--no-dashboard", "--death-timeout", "60",
                 "--preload", "dask_tide.preload"]  # fmt: skip
 
     async def scale_down(self, units):

@@ -186,15 +186,19 @@ def test_p39_quota_10_ask_20(install: Callable[..., Release], nodes: Cluster) ->
         return len(release.all_pods()), replicaset["spec"]["replicas"]
 
     with release.client() as client:
+        began_s = time.monotonic()
         ask(client, "tide_scale", n=20)
         futures = client.map(nap, [0.4] * 60, pure=False)
         release.told(client, "exceeded quota", 60)
         wait_until(lambda: counts() == (10, 10), "as many as may be", DEADLINE_S, release.situation)
         asked = calls(client)["scale"]
         while not all(future.done() for future in futures):
-            assert counts() == (10, 10), release.situation()
+            assert counts()[0] <= 10, release.situation()
             time.sleep(0.05)
-        assert calls(client)["scale"] == asked, "it is not asked again and again"
+        # It is believed for half a minute, and then tried: more are asked for, and then as many as before.
+        tried = (time.monotonic() - began_s) // 30
+        assert calls(client)["scale"] - asked <= 2 * tried, "it is not asked again and again"
+        wait_until(lambda: counts() == (10, 10), "as many as may be", DEADLINE_S, release.situation)
         assert len(client.gather(futures)) == 60
         assert release.log().count("exceeded quota: ten") == 1, "one warning"
         ask(client, "tide_adapt", minimum=0)
