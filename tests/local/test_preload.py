@@ -155,12 +155,14 @@ def test_what_a_killed_scheduler_leaves_goes_with_the_next_one(served: Served, t
     environment = {"TMPDIR": str(tmp_path)}
     schedulers = [served.scheduler(name, environment=environment) for name in ("lives", "dies")]
     kept, left = map(_folder, schedulers)
-    of_somebody_else = tmp_path / "dask-of-somebody-else"
-    of_somebody_else.mkdir()
+    # Its lock may not be seen here.
+    elsewhere = tmp_path / "dask-on-another-machine"
+    elsewhere.mkdir()
+    (elsewhere / "tide.lock").write_text("another-machine")
     schedulers[1].kill()
     assert left.exists()
     new = _folder(served.scheduler("next", environment=environment))
-    assert {*tmp_path.glob("dask-*")} - {tmp_path / "dask-scratch-space"} == {kept, new, of_somebody_else}
+    assert {*tmp_path.glob("dask-*")} - {tmp_path / "dask-scratch-space"} == {kept, new, elsewhere}
 
 
 def _folder(scheduler: Scheduler) -> Path:

@@ -1,7 +1,8 @@
 """Folder: where a cluster's logs and journal lie.
 
 A private one goes with its scheduler. What a killed one has left behind is removed when the same user's next
-one starts: in a private folder lies a file that its scheduler has locked, until the kernel ends that.
+one starts on this machine: in a private folder lies a file that its scheduler has locked, until the kernel
+ends that. Of other machines' locks a temporary folder that is shared may not tell.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import socket
 import sys
 import tempfile
 from collections.abc import Callable
@@ -55,6 +57,8 @@ def private_folder(cluster: str) -> tuple[Path, Callable[[], None]]:
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
         # Another scheduler that starts may have taken it for a dead one's.
         if _lock(lock) and folder.exists():
+            lock.write(socket.gethostname())
+            lock.flush()
             return folder, stack.close
         stack.close()
 
@@ -80,6 +84,8 @@ def _purge() -> None:
             if file.parent.lstat().st_uid != os.geteuid():
                 continue
             with file.open("r+") as lock:
+                if lock.read() != socket.gethostname():
+                    continue
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 shutil.rmtree(file.parent, ignore_errors=True)
             logger.info("Removed %s, which a scheduler that was killed had left behind.", file.parent)
