@@ -443,6 +443,12 @@ def test_threads_with_tasks_that_may_run_nowhere_else_are_not_free():
     assert launched(decided(world)) == {"cpu": 1}
 
 
+def test_threads_that_are_not_free_keep_no_unit_by_themselves():
+    """A cancelled task may run on for hours."""
+    world = snapshot(pool(threads=4), **together(idle(1, threads=4, bound=1)))
+    assert let_go(after_a_while(world)) == {"cpu-u0"}
+
+
 def test_each_resource_is_taken_for_itself():
     """One unit has room for a task of A and B and seven of B alone."""
     both = work("both", ready=1, duration_s=100.0, needs={"A": 1, "B": 1})

@@ -92,6 +92,8 @@ class Demand:
 
     @property
     def usable(self) -> int:
+        if not self.runnable:
+            return 0  # what takes threads beside others keeps no unit by itself
         # The tolerance keeps 3 × (1/3) one unit.
         return math.ceil(max(self._used.values(), default=0.0) - 1e-9)
 
