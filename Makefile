@@ -31,7 +31,7 @@ AWS_SCHEMAS ?= ../shared/aws
 # Where it is set, every interpreter that a test starts compiles distributed again: 0.8 s of a CPU.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo demo-kubernetes demo-aws test test-tools test-nodes test-others test-kubernetes test-on-nodes test-on-planes test-oldest check check-deploy format bench bench-kubernetes bench-aws image lock clean
+.PHONY: help demo demo-kubernetes demo-aws test test-tools test-nodes test-nodes-and-oldest test-others test-kubernetes test-on-nodes test-on-planes test-oldest check check-deploy format bench bench-kubernetes bench-aws image lock clean
 .PHONY: cluster cluster-plane cluster-down cloud cloud-down rig-binaries
 .DEFAULT_GOAL := help
 
@@ -65,20 +65,23 @@ demo-kubernetes: .venv/stamp
 demo-aws: .venv/stamp
 	@$(BIN)/python -m rig.demo_aws $(DEMO_ARGS)
 
-# Tests on real nodes wait for minutes, one after the other: the others run meanwhile.
+# Tests on real nodes wait for minutes: the others run meanwhile.
 test: test-tools
-	@$(MAKE) --no-print-directory --keep-going --jobs=2 test-nodes test-others
+	@$(MAKE) --no-print-directory --keep-going --jobs=2 test-nodes-and-oldest test-others
 
 test-tools: .venv/stamp .venv-oldest/stamp .venv-checkov/stamp rig-binaries
 
 test-nodes: test-tools
 	$(BIN)/python $(PYTEST) $(NODES) $(TWO) $(MAYBE)
 
-test-others: test-tools
+test-nodes-and-oldest: test-tools
 	@failed=0; \
-	$(BIN)/python $(PYTEST) $(TWO) -m "not nodes" $(MAYBE) || failed=1; \
+	$(MAKE) --no-print-directory test-nodes || failed=1; \
 	$(MAKE) --no-print-directory test-oldest || failed=1; \
 	exit $$failed
+
+test-others: test-tools
+	$(BIN)/python $(PYTEST) $(TWO) -m "not nodes" $(MAYBE)
 
 # The part that needs a Kubernetes: without the rest, and without a simulated AWS.
 test-kubernetes: .venv/stamp .venv-oldest/stamp rig-binaries

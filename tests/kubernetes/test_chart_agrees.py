@@ -305,6 +305,7 @@ CASES: dict[str, dict[str, Any]] = {
         "networkPolicy": {"egress": [], "dns": [{"ports": [{"port": 5353, "protocol": "UDP"}]}]},
     },
     "as a condition": {"enabled": True},
+    "no names": {"networkPolicy": {"egress": [], "dns": None}},
     "nulls": {
         "image": {"tag": None},
         "pools": None,

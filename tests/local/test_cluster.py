@@ -361,7 +361,7 @@ def test_a_unit_that_has_lost_a_worker_is_replaced(tide, monkeypatch):
         psutil.Process(min(client.run(os.getpid).values())).kill()
     wait_until(lambda: halved not in cluster.workers, "it goes", detail=cluster.explain)
     wait_until(lambda: len(workers(cluster)) == 2, "another one is there", detail=cluster.explain)
-    assert "is about to go: worker" in cluster.explain(100)
+    assert "the unit has to go: worker" in cluster.explain(100)
 
 
 def test_no_dashboard_takes_no_port_that_others_like(tide):

@@ -125,7 +125,7 @@ async def test_no_idle_worker_goes_while_a_client_asks_it_for_something(harbour)
     await until(lambda: gates.starts("asked"), "it runs")
     h.controller.floor(0, 0.0)
     await h.tick(3)
-    assert "1 request of clients may have to do with it" in await h.client.scheduler.tide_explain()
+    assert "a client's request has to do with it" in await h.client.scheduler.tide_explain()
     assert len(h.scheduler.running) == 1
     gates.let("asked")
     assert list((await asking).values()) == ["asked"]
@@ -145,3 +145,35 @@ async def test_another_controller_wraps_dasks_own_handlers_again(harbour):
     before = {name: handlers[name].stock for name in ("scatter", "broadcast", "ncores_running")}
     register(h.controller)
     assert {name: handlers[name].stock for name in before} == before
+
+
+async def test_who_is_not_asked_may_go(harbour):
+    h = await harbour(release={"keep": "0s", "tail": "0s"})
+    await h.client.submit(gates.quick, "first")
+    h.controller.floor(2, 3600.0)
+    asked, _ = await h.running(2)
+    asking = asyncio.ensure_future(h.client.run(gates.asked, "asked", workers=[h.worker(asked).address]))
+    await until(lambda: gates.starts("asked"), "it runs")
+    h.controller.floor(0, 0.0)
+    assert await h.running(1) == [asked]
+    gates.let("asked")
+    await asking
+    await h.running(0)
+
+
+async def test_by_hand_nobody_waits_for_a_request(harbour):
+    h = await harbour(**KEEP)
+    await h.scaled(1)
+    asking = asyncio.ensure_future(h.client.run(gates.asked, "asked", on_error="return"))
+    await until(lambda: gates.starts("asked"), "it runs")
+    await h.scaled(0)
+    gates.let("asked")
+    await asyncio.wait([asking])
+
+
+async def test_data_sent_directly_shorten_nobodys_wait(harbour):
+    h = await harbour(**KEEP)
+    h.controller.floor(2, 3600.0)
+    await h.running(2)
+    await h.client.scatter("data", direct=True)
+    assert h.controller.wishes.floor_of("default", h.controller.now_s() + 1800.0) == 2

@@ -465,11 +465,17 @@ async def test_a_worker_whose_thread_runs_what_was_cancelled_is_replaced_if_othe
     gates.let()
 
 
-async def test_a_thread_that_runs_what_was_cancelled_is_not_free(harbour):
-    h = await harbour(**KEEP)
+async def test_a_thread_that_runs_what_was_cancelled_is_not_free(harbour, monkeypatch):
+    """Where others wait for it; who only runs that may go."""
+    monkeypatch.setattr("dask_tide.controller.blocked._CERTAIN_S", 0.2)
+    h = await harbour(**KEEP, pools={"default": {"memory": "1 GiB", "maximum": 1, "threads": 2}})
     forgotten = h.client.submit(gates.held, "forgotten")
     await until(lambda: gates.starts("forgotten"), "it runs")
     await forgotten.cancel()
-    await until(lambda: any(w.bound for w in h.controller.snapshot.workers), "a heartbeat tells")
-    assert [(worker.tasks, worker.bound) for worker in h.controller.snapshot.workers] == [(0, 1)]
+    await until(lambda: [w.tasks for w in h.controller.snapshot.workers] == [0], "it was cancelled")
+    later = h.client.submit(gates.held, "later")
+    await until(lambda: [w.bound for w in h.controller.snapshot.workers] == [1], "two heartbeats tell")
+    gates.let("later")
+    await later
+    await until(lambda: [w.bound for w in h.controller.snapshot.workers] == [0], "nobody waits there")
     gates.let()

@@ -77,7 +77,7 @@
 {{- with .Values.security.tls }}
   {{- if and .enabled (eq .source "secret") .secretName }}
     {{- $annotations := lookup "v1" "Secret" $.Release.Namespace .secretName | dig "metadata" "annotations" dict }}
-    {{- if eq (get $annotations "meta.helm.sh/release-name") $.Release.Name }}
+    {{- if and (eq (get $annotations "meta.helm.sh/release-name") $.Release.Name) (hasKey $annotations "dask-tide/rotate") }}
       {{- fail (printf "security.tls.secretName: got %s, expected a Secret that is not this release's own: Helm would delete it now. Copy it under another name" .secretName) }}
     {{- end }}
   {{- end }}

@@ -15,6 +15,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
 from typing import IO
 
@@ -52,6 +53,8 @@ def private_folder(cluster: str) -> tuple[Path, Callable[[], None]]:
     _purge()
     while True:
         folder = Path(tempfile.mkdtemp(prefix=f"dask-{cluster}-"))
+        if sys.platform == "win32":  # nothing there is removed while it is open
+            return folder, partial(shutil.rmtree, folder, ignore_errors=True)
         stack = ExitStack()
         lock = stack.enter_context((folder / _LOCK).open("w"))
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
@@ -65,13 +68,12 @@ def private_folder(cluster: str) -> tuple[Path, Callable[[], None]]:
 
 def _lock(file: IO[str]) -> bool:
     """Lock a file, until it is closed; False: another process has."""
-    if sys.platform != "win32":
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        except OSError:  # no locks in this file system, so nobody removes it either
-            pass
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # no locks in this file system, so nobody removes it either
+        pass
     return True
 
 

@@ -65,7 +65,8 @@ def _minded(controller: Controller, handler: Any) -> Any:
         # It waits for a worker to give the data to, and no task says that one is wanted.
         if stock.__name__ == "scatter" and not controller.scheduler.running:
             controller.expect(arguments.get("timeout") or 2.0)
-        with controller.asked():
+        one = arguments.get("worker")  # of `proxy`
+        with controller.asked(arguments.get("workers") if one is None else [one]):
             return await stock(*args, **arguments)
 
     minded.stock = stock  # type: ignore[attr-defined]

@@ -6,8 +6,8 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterator
+from collections import Counter, defaultdict
+from collections.abc import Awaitable, Callable, Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,7 +46,7 @@ from .tally import Tally
 from .wishes import Wishes
 
 if TYPE_CHECKING:
-    from distributed.scheduler import Scheduler
+    from distributed.scheduler import Scheduler, WorkerState
 
 logger = logging.getLogger("distributed.tide.controller")
 
@@ -112,8 +112,10 @@ class Controller:
         self.wishes = Wishes(self.pools, wake=self.wake, maximum=config.settings.maximum)
         self.errors = 0
         self._blocked = Blocked()
-        #: How many requests are under way for which workers do something without a task.
-        self._asked = 0
+        #: Requests under way for which workers do something without a task: which ones; None: all.
+        self._asked: list[Collection[str] | None] = []
+        #: Until when a client may be about to connect to some.
+        self._expected_until_s = 0.0
         self._shut_down = shut_down or (lambda: scheduler.close(reason="tide-idle-shutdown"))
         self._clean_up = clean_up
         self._memory = Memory()
@@ -239,23 +241,36 @@ class Controller:
         seen = observation or self.snapshot
         pool_of = {unit.name: unit.pool for unit in (seen.units if seen else ())}
         owners = observe.owners(self.scheduler, pool_of)
-        boots_s = {unit: self.ledger.records[pool].boot_s or 0.0 for unit, pool in pool_of.items()}
-        for unit in self._blocked.units(now_s, [*self.scheduler.workers.values()], owners, boots_s):
+        states = [*self.scheduler.workers.values()]
+        self._blocked.look(now_s, states)
+        boots_s = {
+            unit: self.ledger.records[pool].boot_s or 0.0
+            for unit, pool in pool_of.items()
+            if pool in self.pools
+        }
+        for unit in self._blocked.units(now_s, states, owners, boots_s):
             self.ledger.notice(unit, "its threads run tasks that were cancelled, and others wait for them")
         leaving = self.drains.units | observe.leaving(self.scheduler, owners)
         units = self.ledger.update(now_s, observation, set(owners), leaving, self.pools)
         self._take_taken()
         refused = {unit: reason for unit, (reason, until_s) in self._refused.items() if until_s > now_s}
         doomed = {unit.name for unit in units if unit.doomed}
+        by_hand = [name for name in self.pools if self.wishes.manual_of(name) is not None]
+        manual = {unit for unit, pool in pool_of.items() if pool in by_hand}
+        asked = {
+            ws.address
+            for ws, unit in zip(states, owners, strict=True)
+            if unit not in manual and self._is_asked(ws, now_s)
+        }
         workers = observe.workers(
-            self.scheduler, owners, refused, self.tally.bindings, doomed, asked=self._asked
+            self.scheduler, owners, refused, self.tally.bindings, doomed, self._blocked.threads, asked
         )
         for worker in workers:
             if worker.unit and not worker.held_keys and worker.used_bytes:
                 self.ledger.records[pool_of[worker.unit]].learn_baseline(worker.used_bytes)
         self.supply.take(observation)
         elsewhere = [ws for ws, unit in zip(self.scheduler.workers.values(), owners, strict=True) if not unit]
-        states = (
+        pools = (
             observe.pool_state(
                 pool,
                 now_s,
@@ -269,7 +284,7 @@ class Controller:
         return Snapshot(
             now_s=now_s,
             settings=self._settings(),
-            pools=tuple(states),
+            pools=tuple(pools),
             units=units,
             workers=workers,
             work=self.tally.work(now_s, elsewhere),
@@ -399,23 +414,26 @@ class Controller:
         self.wishes.floor(n_workers, seconds, pool, now_s=self.now_s())
 
     def expect(self, seconds: float) -> None:
-        """Who is there stays for ``seconds``, and if nobody is, one comes."""
-        if self.provider is None:
-            return
-        if not self.scheduler.running:
+        """Nobody who is there goes for ``seconds``, and if nobody is, one comes."""
+        if self.provider is not None and not self.scheduler.running:
             with contextlib.suppress(ConfigError):  # no pool may have any: Dask's own error says so
                 self.floor(1, seconds)
-        self._hold(seconds)
+        self._expected_until_s = max(self._expected_until_s, self.now_s() + seconds)
 
     @contextlib.contextmanager
-    def asked(self) -> Iterator[None]:
-        """Workers are asked for something that is no task: while that lasts no idle one goes."""
-        self._asked += 1
+    def asked(self, workers: Collection[str] | None) -> Iterator[None]:
+        """Ask these (None: all) for something that is no task: while that lasts no idle one of them goes."""
+        self._asked.append(workers)
         try:
             yield
         finally:
-            self._asked -= 1
+            self._asked.remove(workers)
             self.wake()
+
+    def _is_asked(self, ws: WorkerState, now_s: float) -> bool:
+        return now_s < self._expected_until_s or any(
+            workers is None or ws.address in workers or ws.name in workers for workers in self._asked
+        )
 
     def reshape(self, pool: Pool) -> None:
         """What the workers of a pool are like has turned out; its limits stay."""
@@ -462,12 +480,14 @@ class Controller:
         pool_of = {unit.name: unit.pool for unit in self.snapshot.units}
         known = {worker.address for worker in self.snapshot.workers}
         owners = observe.owners(self.scheduler, pool_of)
-        pools = [pool_of[unit] for unit in {*owners} - {""}]
+        units = Counter(pool_of[unit] for unit in {*owners} - {""})
         new = sum(
-            not unit and ws not in known for unit, ws in zip(owners, self.scheduler.workers, strict=True)
+            not unit and address not in known
+            for unit, address in zip(owners, self.scheduler.workers, strict=True)
         )
-        pools += new * [next(iter(self.pools))]
+        first = next(iter(self.pools))
+        units[first] += -(-new // self.pools[first].workers_per_unit)
         now_s = self.now_s()
-        for name in self.pools:
-            if units := max(pools.count(name), self.wishes.floor_of(name, now_s)):
-                self.wishes.hold(name, units, now_s + seconds)
+        for name, count in units.items():
+            if count > self.wishes.floor_of(name, now_s):
+                self.wishes.hold(name, count, now_s + seconds)

@@ -10,7 +10,6 @@ from distributed.core import Status
 from dask_tide.model import Pool, PoolState, Worker, owner_of
 
 from .bindings import Bindings
-from .blocked import cancelled
 from .drain import shuffling
 from .ledger import PoolRecord
 from .supply import Supply
@@ -46,8 +45,8 @@ def workers(
     refused: Mapping[str, str],
     bindings: Bindings,
     doomed: Container[str],
-    *,
-    asked: int = 0,
+    blocked: Mapping[str, int],
+    asked: Container[str],
 ) -> tuple[Worker, ...]:
     """The scheduler's workers as plain values.
 
@@ -63,15 +62,16 @@ def workers(
         Tasks that may not run everywhere.
     doomed
         Units whose machine is about to go: that a task may run only there keeps nothing.
+    blocked
+        By address, how many threads run what was cancelled.
     asked
-        How many requests of clients are under way that workers answer without a task.
+        Addresses of those who answer a request, or are about to, that is no task.
     """
     states = scheduler.workers.values()
     idle = [ws for ws, unit in zip(states, owned_by, strict=True) if unit and not ws.processing]
     pinned = _pinned(scheduler, idle)
     needed = bindings.needed(scheduler)
     only_copies = _only_copies(idle)
-    asking = f"{asked} request{'' if asked == 1 else 's'} of clients may have to do with it" if asked else ""
     return tuple(
         Worker(
             address=ws.address,
@@ -80,7 +80,7 @@ def workers(
             threads=ws.nthreads,
             status=ws.status.name,
             tasks=len(ws.processing),
-            bound=(bindings.given(ws) if unit else bindings.taken(ws)) + cancelled(ws),
+            bound=(bindings.given(ws) if unit else bindings.taken(ws)) + blocked.get(ws.address, 0),
             held_keys=len(ws.has_what),
             held_bytes=ws.nbytes,
             only_copies=0 if not ws.has_what else only_copies.get(ws.address),
@@ -88,7 +88,8 @@ def workers(
             limit_bytes=ws.memory_limit or 0,
             pinned=_pin(ws, lasts=unit not in doomed)
             or pinned.get(ws.address, "")
-            or ("" if unit in doomed else needed.get(ws.address, "") or asking)
+            or ("" if unit in doomed else needed.get(ws.address, ""))
+            or ("a client's request has to do with it" if ws.address in asked and unit not in doomed else "")
             or refused.get(unit, ""),
         )
         for ws, unit in zip(states, owned_by, strict=True)

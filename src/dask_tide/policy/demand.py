@@ -239,7 +239,9 @@ def assign(
         max(0, w.threads - w.bound) for w in snapshot.workers if not w.unit and w.status == "running"
     )
     # What runs on workers of ours that take no more tasks needs no other one.
-    held = sum(min(w.tasks - w.bound, w.threads) for w in snapshot.workers if w.unit and w.status == "paused")
+    held = sum(
+        max(0, min(w.tasks - w.bound, w.threads)) for w in snapshot.workers if w.unit and w.status == "paused"
+    )
     eligible = {needs: _eligible(snapshot, needs) for needs in {work.needs for work in snapshot.work}}
     impossible = []
     # A total order: that of the snapshot says nothing.

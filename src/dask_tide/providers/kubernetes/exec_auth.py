@@ -20,6 +20,7 @@ __all__ = ["ExecAuth"]
 
 _API = "client.authentication.k8s.io"
 _UNAUTHORIZED = 401
+_LONGEST_LINE = 1 << 24
 
 
 class ExecAuth(httpx2.Auth):
@@ -76,6 +77,7 @@ class ExecAuth(httpx2.Auth):
                 # What was typed is for somebody else.
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE,
+                limit=_LONGEST_LINE,
                 stderr=asyncio.subprocess.PIPE,
             )
         except OSError as error:
@@ -84,7 +86,7 @@ class ExecAuth(httpx2.Auth):
         try:
             output, words = await asyncio.gather(_read(process.stdout), _read(process.stderr, sys.stderr))
             await process.wait()
-        except asyncio.CancelledError:  # whoever gave up did not log in
+        except BaseException:  # whoever gave up did not log in
             with suppress(ProcessLookupError):
                 process.kill()
             raise

@@ -215,7 +215,7 @@ def make_network_policies(release: Release) -> list[Manifest]:
     worker = _make_network_policy(release, "worker", [{"from": [ours]}, {"ports": [_port(READINESS_PORT)]}])
     if values.get("egress") is not None:
         worker["spec"]["policyTypes"] = ["Ingress", "Egress"]
-        worker["spec"]["egress"] = [{"to": [ours]}, *values["dns"], *values["egress"]]
+        worker["spec"]["egress"] = [{"to": [ours]}, *(values.get("dns") or ()), *values["egress"]]
     policies.append(worker)
     if release.values["notebook"].get("enabled"):
         rule = {"ports": [_port(8888)], "from": values.get("notebook") or [anybody]}

@@ -256,7 +256,7 @@ def _make_spec(
     tls = release.tls["enabled"]
     tls_mount = {"name": "tls", "mountPath": _TLS_FOLDER, "readOnly": True}
     theirs = values.get("env") or []
-    said = {one["name"] for one in theirs}
+    said = {one.get("name") for one in theirs}
     tls_volume = {"name": "tls", "secret": {"secretName": release.tls_secret, "defaultMode": 0o440}}
     container |= {
         "name": component,
