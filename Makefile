@@ -65,7 +65,7 @@ demo-kubernetes: .venv/stamp
 demo-aws: .venv/stamp
 	@$(BIN)/python -m rig.demo_aws $(DEMO_ARGS)
 
-# Tests on real nodes wait for minutes: the others run meanwhile.
+# Tests on real nodes wait for minutes: the others run meanwhile, and give way to the nodes.
 test: test-tools
 	@$(MAKE) --no-print-directory --keep-going --jobs=2 test-nodes-and-oldest test-others
 
@@ -81,7 +81,7 @@ test-nodes-and-oldest: test-tools
 	exit $$failed
 
 test-others: test-tools
-	$(BIN)/python $(PYTEST) $(TWO) -m "not nodes" $(MAYBE)
+	nice -n 5 $(BIN)/python $(PYTEST) $(TWO) -m "not nodes" $(MAYBE)
 
 # The part that needs a Kubernetes: without the rest, and without a simulated AWS.
 test-kubernetes: .venv/stamp .venv-oldest/stamp rig-binaries

@@ -105,30 +105,10 @@ def test_c_code_that_holds_the_gil_neither_makes_the_pod_unready_nor_restarts_it
     assert list(workers(client)) == [name]
 
 
-def eat(mebibytes: int) -> Callable[[], int]:
-    # A function in a function, so that it is sent by value: no pod can import tests.
-    def task() -> int:
-        return len(b"x" * (mebibytes * 2**20))
-
-    return task
-
-
-def test_a_task_that_eats_too_much_fails_and_the_cluster_goes_on(release: Release, client: Client) -> None:
-    """Either Dask's nanny is faster or the kernel is, which kills the process or the whole container."""
-    one_worker(release, client)
-    killed = killed_for_memory()
-    future = client.submit(eat(1024), pure=False)
-    assert isinstance(future.exception(timeout=DEADLINE_S), KilledWorker)
-    numbers = client.map(lambda x: x + 1, range(20), pure=False)
-    assert sum(client.gather(numbers)) == 210
-    for words in {death(pod) for pod in release.pods().values()} - {""}:
-        assert killed_for_memory() > killed
-        release.told(client, words)
-
-
 def test_a_container_that_is_killed_for_its_memory_starts_again_and_explain_says_why(
     release: Release, client: Client
 ) -> None:
+    """The first one on this pod: the kubelet would wait before it starts a second one again."""
     name = one_worker(release, client)
     before, killed = container(release.pods()[name])["restartCount"], killed_for_memory()
 
@@ -151,3 +131,24 @@ def test_a_container_that_is_killed_for_its_memory_starts_again_and_explain_says
     assert client.submit(sum, [20, 22], pure=False).result(timeout=DEADLINE_S) == 42
     assert list(workers(client)) == [name]
     release.told(client, words)
+
+
+def eat(mebibytes: int) -> Callable[[], int]:
+    # A function in a function, so that it is sent by value: no pod can import tests.
+    def task() -> int:
+        return len(b"x" * (mebibytes * 2**20))
+
+    return task
+
+
+def test_a_task_that_eats_too_much_fails_and_the_cluster_goes_on(release: Release, client: Client) -> None:
+    """Either Dask's nanny is faster or the kernel is, which kills the process or the whole container."""
+    one_worker(release, client)
+    killed = killed_for_memory()
+    future = client.submit(eat(1024), pure=False)
+    assert isinstance(future.exception(timeout=DEADLINE_S), KilledWorker)
+    numbers = client.map(lambda x: x + 1, range(20), pure=False)
+    assert sum(client.gather(numbers)) == 210
+    for words in {death(pod) for pod in release.pods().values()} - {""}:
+        assert killed_for_memory() > killed
+        release.told(client, words)

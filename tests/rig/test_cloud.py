@@ -303,12 +303,18 @@ def test_an_auto_scaling_group_does_what_cluster_autoscaler_asks_of_it(cloud: Cl
     want(1)
     wait_until(lambda: set(instances()) & cloud.ready_nodes(), "its node is Ready", COMING_S)
     ((name, instance),) = instances().items()
-    node = cloud.api()("GET", f"/api/v1/nodes/{name}")
+
+    def look() -> Any:
+        return cloud.api()("GET", f"/api/v1/nodes/{name}")
+
+    kind = "node.kubernetes.io/instance-type"
+    wait_until(lambda: kind in look()["metadata"]["labels"], "the cloud controller has met it", COMING_S)
+    node = look()
     assert node["spec"]["providerID"] == f"aws:///{instance.zone}/{instance.id}"
     assert {"key": PURPOSE, "value": "workers", "effect": "NoSchedule"} in node["spec"]["taints"]
     labels = node["metadata"]["labels"]
     assert (labels[PURPOSE], labels["node.kubernetes.io/lifecycle"]) == ("workers", instance.market)
-    assert labels["node.kubernetes.io/instance-type"] == instance.kind
+    assert labels[kind] == instance.kind
 
     cloud.stock_out("*/*/spot")
     want(2)
