@@ -22,6 +22,9 @@ MAYBE := $(if $(PYTEST_ARGS),|| [ $$? = 5 ])
 LOCK := --universal --python-version 3.11 --generate-hashes --upgrade --no-emit-index-url --no-emit-find-links \
 	--custom-compile-command "make lock"
 COMPILE := pip compile --quiet pyproject.toml --group dev --all-extras $(LOCK)
+# The index that pip is told of; uv reads neither pip.conf nor PIP_INDEX_URL.
+PIP_CONF := $(BIN)/python -m pip config list 2>/dev/null | sed -nE "s/^(global|install)\.index-url='(.*)'/\2/p"
+INDEX = $(shell echo "$${UV_INDEX_URL:-$${PIP_INDEX_URL:-$$($(PIP_CONF) | tail -n 1)}}")
 # The image has what the tests have tested.
 COMPILE_IMAGE := pip compile --quiet $(LOCK) -c requirements/dev.txt
 
@@ -170,9 +173,11 @@ $(UV): requirements/uv.txt
 			echo "'$(PYTHON)' cannot make virtual environments. On Debian or Ubuntu: sudo apt-get install python3-venv"; \
 			exit 1; \
 		fi; }
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
 	$(BIN)/python -m $(INSTALL) --disable-pip-version-check -r requirements/uv.txt
 	@touch $@
+
+.venv/stamp .venv-oldest/stamp .venv-checkov/stamp lock: export UV_DEFAULT_INDEX ?= $(INDEX)
 
 .venv/stamp: $(UV) requirements/dev.txt pyproject.toml
 	$(UV) $(INSTALL) --python $(BIN)/python -r requirements/dev.txt

@@ -21,6 +21,7 @@ __all__ = ["EPOCH", "Workshop"]
 EPOCH = 1767225600
 
 STEP_DEADLINE_S = 900.0
+_STEP = "step-"
 
 # What buildah needs where CAP_SYS_RESOURCE is missing or cgroups are of version 1; it does no harm elsewhere.
 CONTAINERS_CONF = """\
@@ -56,10 +57,20 @@ class Workshop:
         self._lock = -1
 
     @contextmanager
-    def opened(self) -> Iterator[None]:
+    def opened(self, *, wait: bool = True) -> Iterator[None]:
         """Alone in here: others wait, also for a buildah that outlives us, because it inherits the lock.
 
-        Who is in here may enter again.
+        Who is in here may enter again. What a build that was killed left is gone.
+
+        Parameters
+        ----------
+        wait
+            Whether to wait for others.
+
+        Raises
+        ------
+        BlockingIOError
+            If others are in here and we do not wait.
         """
         if self._lock >= 0:
             yield
@@ -69,14 +80,15 @@ class Workshop:
         run = Path("/run/dask-tide-images") / hashlib.sha256(os.fsencode(self.folder)).hexdigest()[:8]
         self._lock = os.open(self.folder / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX)
+            fcntl.flock(self._lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
             (self.folder / "containers.conf").write_text(CONTAINERS_CONF)
             (self.folder / "storage.conf").write_text(
                 STORAGE_CONF.format(store=self.folder / "store", run=run)
             )
             (self.folder / "temporary").mkdir(exist_ok=True)
-            # What a build that was killed left: its mounts, too.
-            self.buildah("rm", "--all")
+            self.buildah("rm", "--all")  # mounts, too
+            for step in (self.folder / "temporary").glob(f"{_STEP}*"):  # pip's credentials may be in there
+                shutil.rmtree(step)
             try:
                 yield
             finally:
@@ -103,7 +115,7 @@ class Workshop:
     @contextmanager
     def temporary(self) -> Iterator[Path]:
         """A folder that goes away; only we can read it."""
-        with tempfile.TemporaryDirectory(dir=self.folder / "temporary", prefix="step-") as folder:
+        with tempfile.TemporaryDirectory(dir=self.folder / "temporary", prefix=_STEP) as folder:
             yield Path(folder)
 
     @contextmanager

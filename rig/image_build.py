@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rig import packages
 from rig.buildah import EPOCH, Workshop
 from rig.folders import CHECKOUT, RigError
 
@@ -72,8 +73,9 @@ KEPT = 4
 
 def missing() -> str | None:
     """Why an image cannot be built here, or None if it can."""
-    if sys.platform != "linux" or os.geteuid() != 0:
-        return "building the image needs root on Linux; with Docker: docker build -f images/Dockerfile ."
+    if sys.platform != "linux" or os.geteuid() != 0 or "CAP_SYS_ADMIN" in packages.denied():
+        docker = "docker build -f images/Dockerfile ."
+        return f"building the image needs root with CAP_SYS_ADMIN on Linux; with Docker: {docker}"
     absent = [name for name in ("buildah", "mmdebstrap", "runc") if shutil.which(name) is None]
     if absent:
         return f"building the image needs {' and '.join(absent)}: apt-get install {' '.join(absent)}"

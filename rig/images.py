@@ -16,6 +16,7 @@ from typing import Any
 
 from rig import binaries
 from rig.folders import CHECKOUT, RigError, locked, root
+from rig.keeper import die_with_parent
 
 #: The image that holds a pod's namespaces.
 PAUSE = "docker.io/dask-tide/pause:rig"
@@ -115,8 +116,7 @@ def bake(tars: Sequence[Path] = ()) -> Path:
         if not store.exists():
             stores.mkdir(parents=True, exist_ok=True)
             part = store.with_suffix(".part")
-            if part.exists():  # by one that was killed: we hold the lock
-                shutil.rmtree(part)
+            _remove_parts(store)
             _import(everything, part)
             part.rename(store)
         os.utime(store)
@@ -128,8 +128,17 @@ def _lock(store: Path) -> Path:
     return root() / "locks" / f"store-{store.name}"
 
 
+def _remove_parts(store: Path) -> None:
+    """Remove what one that was killed has left of this store; we hold the lock."""
+    for part in store.parent.glob(f"{store.name}.part*"):
+        shutil.rmtree(part, ignore_errors=True)
+
+
 def _throw_away_old(stores: Path) -> None:
-    """Remove all but the last few stores that were asked for, as far as nobody is at them."""
+    """Remove all but the last few stores that were asked for and what is no store, if nobody is at them."""
+    for store in {path.with_name(path.name.partition(".")[0]) for path in stores.glob("*.part*")}:
+        with suppress(BlockingIOError), locked(_lock(store), wait=False):
+            _remove_parts(store)
     last = sorted(
         (path for path in stores.iterdir() if not path.suffix), key=lambda path: path.stat().st_mtime
     )
@@ -157,7 +166,13 @@ def _import(tars: Sequence[Path], store: Path) -> None:
     script = [str(CHECKOUT / "rig" / "machine.sh"), "bake", str(store), *map(str, tars)]
     command = [*isolated, "--propagation", "private", "--", "bash", *script]
     done = subprocess.run(
-        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=BAKE_S, check=False
+        command,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=BAKE_S,
+        check=False,
+        preexec_fn=die_with_parent,
     )
     if done.returncode != 0:
         raise RigError(f"images were not imported:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")

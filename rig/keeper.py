@@ -14,6 +14,7 @@ import ctypes
 import fcntl
 import json
 import os
+import re
 import select
 import shutil
 import signal
@@ -32,6 +33,8 @@ from rig.folders import CHECKOUT, RigError, locked, runs, wait_for
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None, use_errno=True)
 STOP_S = 20.0
+#: Variables of the user's that would send servers elsewhere: to the real AWS, another etcd, a proxy.
+_STRANGE = re.compile(r"(AWS|ETCD)_.*|.*_proxy", re.IGNORECASE)
 
 
 @contextmanager
@@ -44,8 +47,14 @@ def _address(folder: Path) -> Iterator[str]:
         os.close(descriptor)
 
 
-def _die_with_parent() -> None:
-    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+def die_with_parent() -> None:
+    """Have the kernel kill this process when the thread that forked it ends: for ``preexec_fn``, on Linux."""
+    if sys.platform == "linux":
+        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _environment() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if not _STRANGE.fullmatch(name)}
 
 
 class Keeper:
@@ -92,7 +101,8 @@ class Keeper:
 
     def _serve(self) -> bool:
         connection, _ = self.listener.accept()
-        with connection, connection.makefile("rw") as stream:
+        # Who asked may hang up at any moment, and then nothing can be written: neither now nor by `close`.
+        with suppress(OSError), connection, connection.makefile("rw") as stream:
             connection.settimeout(30)
             try:
                 request = json.loads(stream.readline())
@@ -105,7 +115,7 @@ class Keeper:
                 TypeError,
                 AttributeError,
                 KeyError,
-                subprocess.TimeoutExpired,
+                subprocess.SubprocessError,
             ) as error:
                 reply = {"error": f"{type(error).__name__}: {error}"}
             _write(stream, reply)
@@ -118,12 +128,12 @@ class Keeper:
             self.processes[name] = subprocess.Popen(
                 command,
                 cwd=self.folder,
-                env=os.environ | environment,
+                env=_environment() | environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                preexec_fn=_die_with_parent,  # noqa: PLW1509 - this process has one thread
+                preexec_fn=die_with_parent,  # noqa: PLW1509 - this process has one thread
             )
         return {"pid": self.processes[name].pid}
 

@@ -14,12 +14,13 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any, Self
 
 from rig import binaries, cgroups, credentials, images, packages
 from rig.clients import ApiError
-from rig.folders import CHECKOUT, RigError
+from rig.folders import CHECKOUT, RigError, locked
 from rig.keeper import Kept
 from rig.machine import Machine
 from rig.network import HOLDER, ROUTER, Network, run
@@ -66,12 +67,8 @@ class Cluster(Plane):
         RigError
             If this machine cannot, or something does not start; with the reason.
         """
-        if reason := packages.impossible():
+        if reason := packages.lacking():
             raise RigError(reason)
-        if absent := packages.missing():
-            raise RigError(
-                f"packages are missing: apt-get install --no-install-recommends {' '.join(absent)}"
-            )
         binaries.ensure(*SERVERS, "kubectl", "kubelet", "kube-proxy", "coredns")
         store = images.bake(tars)
         kept = Kept.begin(name or own_name(), bound=bound)
@@ -205,7 +202,8 @@ class Cluster(Plane):
         script = CHECKOUT / "rig" / "machine.sh"
         outer = self.kept.start(_process(machine.name), ["bash", str(script), "enter"], environment)
         self.kept.wait_for(lambda: _init(outer), f"{machine.name} has a PID 1", NODE_S)
-        self.network.plug_in(index, _init(outer))
+        with self._wiring():
+            self.network.plug_in(index, _init(outer))
 
     def _take_address(self, name: str, wanted: int | None) -> int:
         for index in range(1, LAST_ADDRESS) if wanted is None else [wanted]:
@@ -216,8 +214,16 @@ class Cluster(Plane):
             return index
         raise RigError("no address is left for another node")
 
+    def _wiring(self) -> AbstractContextManager[None]:
+        """Alone at addresses and routes: nodes come and go at the same time, in several processes."""
+        return locked(self.folder / "network.lock")
+
     def _addresses(self) -> dict[str, int]:
-        return {str(path.readlink()): int(path.name) for path in (self.folder / "addresses").iterdir()}
+        found = {}
+        for path in (self.folder / "addresses").iterdir():
+            with suppress(FileNotFoundError):  # another node goes meanwhile
+                found[str(path.readlink())] = int(path.name)
+        return found
 
     def load(self, tar: Path) -> None:
         """Import an image (a docker-archive file) into all nodes; those to come have it from their start."""
@@ -267,23 +273,27 @@ class Cluster(Plane):
         folder = self.folder / "nodes" / name
         if not folder.exists():
             raise RigError(f"no node {name!r} is up; there are: {', '.join(self.nodes())}")
-        addresses = self._addresses()
-        index = addresses.pop(name, None)
         for process in (_policies(name), _process(name)):
             if process in self.kept.status():
                 self.kept.stop(process, signal.SIGKILL)
-        if index is not None:
-            self.network.pull_out(index)
-            for other in list(addresses.values())[-1:]:
-                self.network.route_services(other)
+        with self._wiring():
+            self._unwire(name)
         cgroups.remove(self.folder, name)
         for log in folder.glob("*.log"):  # a console outlives its machine
             shutil.copy(log, self.folder / "logs" / f"node-{name}-{log.name}")
         shutil.rmtree(folder)
-        if index is not None:
-            (self.folder / "addresses" / str(index)).unlink()
         if forget:
             self._forget(name)
+
+    def _unwire(self, name: str) -> None:
+        addresses = self._addresses()
+        index = addresses.pop(name, None)
+        if index is None:
+            return
+        self.network.pull_out(index)
+        (self.folder / "addresses" / str(index)).unlink()
+        for other in list(addresses.values())[-1:]:
+            self.network.route_services(other)
 
     def _forget(self, name: str) -> None:
         try:

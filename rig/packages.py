@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -23,6 +24,8 @@ NODE = {
     "conntrack": "conntrack",
     "ipset": "ipset",
 }
+#: What it takes to make namespaces, mounts and network cards, and the bits of it (capabilities(7)).
+_CAPABILITIES = {"CAP_NET_ADMIN": 12, "CAP_SYS_ADMIN": 21}
 #: What builds the project's image.
 IMAGE = {"buildah": "buildah", "mmdebstrap": "mmdebstrap"}
 #: What the tests look at the status page with.
@@ -49,7 +52,24 @@ def impossible() -> str:
         return "nodes are Linux namespaces"
     if os.geteuid() != 0:
         return "nodes need root (own namespaces, mounts and cgroups)"
+    if lacks := denied():
+        return f"nodes need {' and '.join(lacks)} (own namespaces, mounts and cgroups)"
     return ""
+
+
+def denied() -> list[str]:
+    """What this process may not do although nodes need it; in a container root may not, either."""
+    found = re.search(r"^CapEff:\s*(\w+)$", Path("/proc/self/status").read_text(), re.MULTILINE)
+    effective = int(found[1], 16) if found else 0
+    return [name for name, bit in _CAPABILITIES.items() if not effective >> bit & 1]
+
+
+def lacking() -> str:
+    """Why nodes cannot run here as it is now; empty if they can."""
+    if reason := impossible():
+        return reason
+    absent = " ".join(missing())
+    return f"packages are missing: apt-get install --no-install-recommends {absent}" if absent else ""
 
 
 def install(programs: dict[str, str] = NODE | IMAGE) -> None:

@@ -217,7 +217,8 @@ class Plane:
             json.dumps(body).encode(),
             {"Content-Type": "application/json"},
         )
-        with urllib.request.urlopen(request, timeout=30) as answer:
+        directly = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with directly.open(request, timeout=30) as answer:
             return json.loads(answer.read())
 
     def user_kubeconfig(self, user: str, groups: Sequence[str] = (), namespace: str = "default") -> Path:

@@ -12,6 +12,8 @@ import psutil
 from distributed import Scheduler
 from waiting import until
 
+from rig.keeper import die_with_parent
+
 SOURCES = Path(__file__).parents[1] / "src"
 
 
@@ -35,6 +37,7 @@ class Processes:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                preexec_fn=die_with_parent,  # noqa: PLW1509 - it takes no lock
             )
         self.running.append(process)
         return process

@@ -119,6 +119,7 @@ def one_cloud() -> Iterator[Cloud]:
 
     While you write tests, ``DASK_TIDE_CLOUD`` names one that runs (``make cloud``: see rig/README.md).
     """
+    from abilities import skip_unless_ci
     from fleet import BOOT_S
 
     from rig import image_build, packages
@@ -127,10 +128,8 @@ def one_cloud() -> Iterator[Cloud]:
     if name := os.environ.get("DASK_TIDE_CLOUD"):
         yield Cloud.attach(name)
         return
-    lacks = packages.impossible() or ", ".join(packages.missing()) or missing() or image_build.missing()
-    if lacks:
-        assert not os.environ.get("CI"), f"in CI this must run: {lacks}"
-        pytest.skip(lacks)
+    if reason := packages.lacking() or missing() or image_build.missing():
+        skip_unless_ci(reason)
     with _skies:
         yield _skies.enter_context(Cloud.start(sky=Sky(boot_s=BOOT_S), tars=[image_build.build()]))
 

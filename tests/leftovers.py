@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from waiting import wait_until
 
 from rig import cgroups
 from rig.folders import CHECKOUT, runs
+from rig.keeper import die_with_parent
 
 
 def _stat(pid: int) -> tuple[int, str, str]:
@@ -113,19 +115,27 @@ def machine_state() -> dict[str, str]:
         "net/ipv4/ip_forward",
     )
     state = {name: Path("/proc/sys", name).read_text() for name in settings}
-    for command in ("ip -o link show", "ip route show table all", "nft list ruleset"):
+    for command in ("ip -o link show", "ip route show table all", "nft -s list ruleset"):
         environment = {"PATH": "/usr/sbin:/sbin:/usr/bin:/bin"}
         done = subprocess.run(
             command.split(), env=environment, capture_output=True, text=True, timeout=30, check=True
         )
-        state[command] = done.stdout
+        state[command] = re.sub(r" expires \d+sec", "", done.stdout)
     return state
 
 
 def started(processes: list[subprocess.Popen[str]], script: str) -> str:
     """Run a script that starts a cluster in a process of its own; return the first line that it prints."""
     command = [sys.executable, "-c", script]
-    processes.append(subprocess.Popen(command, cwd=CHECKOUT, text=True, stdout=subprocess.PIPE))
+    processes.append(
+        subprocess.Popen(
+            command,
+            cwd=CHECKOUT,
+            text=True,
+            stdout=subprocess.PIPE,
+            preexec_fn=die_with_parent,  # noqa: PLW1509 - it takes no lock
+        )
+    )
     stream = processes[-1].stdout
     assert stream is not None
     line = stream.readline().strip()

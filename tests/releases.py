@@ -7,7 +7,6 @@ import os
 import signal
 import socket
 import subprocess
-import tempfile
 import threading
 import uuid
 from collections.abc import Callable, Iterator
@@ -17,6 +16,7 @@ from typing import Any
 from urllib.parse import quote
 
 import dask
+import pytest
 import yaml
 from distributed import Client, Event, Future, Security
 from known import known
@@ -25,6 +25,7 @@ from waiting import wait_until
 from rig import binaries
 from rig.clients import Kubectl
 from rig.nodes import Cluster
+from rig.servers import free_port
 
 CHART = Path(__file__).parents[1] / "charts" / "dask-tide"
 #: What the whole of a small machine can hold a dozen times.
@@ -206,24 +207,25 @@ class Release:
 
     def forward(self, target: str, port: int) -> int:
         """A loopback port behind which is ``port`` of ``target`` in the cluster."""
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            local: int = free.getsockname()[1]
+        local = free_port()
         command = self.cluster.kubectl.command(
             "--namespace", self.namespace, "port-forward", target, f"{local}:{port}"
         )
         environment = os.environ | self.cluster.kubectl.environment()
-        with tempfile.TemporaryFile() as log:
+        log = self.folder / f"forward-{local}.log"
+        with log.open("wb") as file:
             process = subprocess.Popen(
-                command, stdout=log, stderr=log, env=environment, start_new_session=True
+                command, stdout=file, stderr=file, env=environment, start_new_session=True
             )
         self._forwards.append(process)
 
         def listens() -> bool:
+            if process.poll() is not None:
+                pytest.fail(f"port-forward to {target} ended with {process.returncode}:\n{log.read_text()}")
             with socket.socket() as probe:
                 return probe.connect_ex(("127.0.0.1", local)) == 0
 
-        wait_until(listens, f"port-forward to {target} listens", detail=process.poll)
+        wait_until(listens, f"port-forward to {target} listens", detail=log.read_text)
         return local
 
     @contextmanager

@@ -15,6 +15,8 @@ from typing import Any
 import psutil
 from waiting import wait_until
 
+from rig.keeper import die_with_parent
+
 SOURCES = Path(__file__).parents[1] / "src"
 
 
@@ -54,6 +56,7 @@ class Served:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
+                preexec_fn=die_with_parent,  # noqa: PLW1509 - it takes no lock
             )
         self._processes.append(process)
         return process

@@ -169,7 +169,9 @@ def operator(plane: Plane, namespace: str) -> Iterator[Operator]:
         plane.kubectl("wait", "-f", str(crds), "--for=condition=Established", "--timeout=30s")
         kopf: list[str | Path] = [folder / "bin" / "kopf", "run", "--standalone", "--namespace", namespace]
         with tempfile.TemporaryDirectory() as home:
-            settings = {"KUBECONFIG": str(plane.folder / "pki" / "admin.kubeconfig"), "HOME": home}
+            # kr8s leaves keys among the temporary files.
+            settings = {"HOME": home, "TMPDIR": home}
+            settings["KUBECONFIG"] = str(plane.folder / "pki" / "admin.kubeconfig")
             command: list[str | Path] = [
                 *_with_dns(plane),
                 *kopf,

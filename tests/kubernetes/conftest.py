@@ -13,22 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from abilities import skip_unless_ci
 from releases import POOL, Release
 
-from rig import image_build, packages
+from rig import binaries, image_build, packages
 from rig.clients import Existing, Kubectl
 from rig.folders import RigError
 from rig.nodes import Cluster
-from rig.plane import Options, Plane
+from rig.plane import SERVERS, Options, Plane
 
 _numbers = itertools.count()
-
-
-def skip_unless_ci(reason: str) -> None:
-    """Skip what this machine cannot do; in CI that is a failure."""
-    if os.environ.get("CI", "").lower() in ("1", "true"):
-        pytest.fail(f"in CI this must run: {reason}")
-    pytest.skip(reason)
 
 
 @pytest.fixture(scope="session")
@@ -37,14 +31,13 @@ def plane() -> Iterator[Plane]:
     if not sys.platform.startswith("linux"):
         skip_unless_ci("the test cluster runs on Linux only")
     try:
-        # On a busy machine nodes of kwok would count as dead, and their pods never be ready again.
-        plane = Plane.start(options=Options(node_grace_s=600))
+        binaries.ensure(*SERVERS, "kubectl")
     except RigError as error:
         if shutil.which("go"):
             raise
         skip_unless_ci(f"no control plane: {error}")
-        return
-    with plane:
+    # On a busy machine nodes of kwok would count as dead, and their pods never be ready again.
+    with Plane.start(options=Options(node_grace_s=600)) as plane:
         yield plane
 
 
@@ -77,8 +70,8 @@ def nodes(request: pytest.FixtureRequest) -> Iterator[Cluster]:
     if name := os.environ.get("DASK_TIDE_CLUSTER"):
         yield Cluster.attach(name)
         return
-    if absent := packages.missing():
-        skip_unless_ci(f"packages are missing: {' '.join(absent)}")
+    if reason := packages.lacking():
+        skip_unless_ci(reason)
     with Cluster.start(tars=[request.getfixturevalue("image")]) as cluster:
         cluster.nodes_up("n1", "n2", "n3")
         yield cluster

@@ -17,6 +17,7 @@ from distributed.core import rpc
 from waiting import until, wait_until
 
 from dask_tide.providers.kubernetes.lifetime import ARRIVAL_S, Lifetime
+from rig.keeper import die_with_parent
 
 IDLE_S = 5.0
 
@@ -115,7 +116,14 @@ def program(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen]]:
         log = tmp_path / "log"
         with log.open("w") as file:
             command = [sys.executable, *program, *options]
-            running.append(subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT))
+            running.append(
+                subprocess.Popen(
+                    command,
+                    stdout=file,
+                    stderr=subprocess.STDOUT,
+                    preexec_fn=die_with_parent,  # noqa: PLW1509 - it takes no lock
+                )
+            )
         wait_until(lambda: ready in log.read_text(), ready, detail=log.read_text)
         return running[-1]
 

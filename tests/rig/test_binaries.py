@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -21,6 +22,9 @@ HELLO = 'package main\n\nfunc main() { println("hello") }\n'
 @pytest.fixture
 def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Module:
     """A module with one program, `hello`, and a cache of its own."""
+    # Where PATH has no Go, the cache's own is not to be downloaded again.
+    path = [str(Path(binaries.go().command).parent), os.environ["PATH"]]
+    monkeypatch.setenv("PATH", os.pathsep.join(path))
     monkeypatch.setenv("DASK_TIDE_RIG", str(tmp_path / "cache"))
     folder = tmp_path / "hello"
     folder.mkdir()

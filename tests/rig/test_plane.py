@@ -87,7 +87,10 @@ def _allowed(api: Api, path: str) -> bool:
     return True
 
 
-def test_the_api_server_goes_away_and_comes_back() -> None:
+def test_the_api_server_goes_away_and_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Another etcd's member and a proxy, of the user's.
+    monkeypatch.setenv("ETCD_NAME", "mine")
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
     with Plane.start(options=Options(audit=True)) as plane:
         version = plane.api()("POST", MAPS, _config_map("before"))["metadata"]["resourceVersion"]
         with plane.apiserver_away(), pytest.raises(OSError, match="refused"):
