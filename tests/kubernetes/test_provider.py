@@ -279,6 +279,20 @@ async def test_failed_ones_are_dismissed_and_replaced(plane, pool):
         await shows(provider, 2)
 
 
+async def test_one_that_fails_while_it_is_being_given_back_is_dismissed_too(plane, pool):
+    """Its kubelet evicts it, say; nobody asks for it again."""
+    async with provided(plane, pool.namespace) as provider:
+        await provider.observe()
+        await provider.scale_up("cpu", 2)
+        names = await shows(provider, 2)
+        down = asyncio.create_task(provider.scale_down(names[:1]))
+        await until(lambda: provider.scales["cpu"]._leaving, "it is to go, and has not parked yet")
+        pool.fail(names[0])
+        assert not await down
+        assert names[0] not in {unit.name for unit in (await provider.observe()).units}
+        assert names[0] in pool.pods(), "although it is there until it is collected"
+
+
 async def test_of_one_that_its_kubelet_evicts_and_that_ends_well_only_an_event_says_why(plane, pool):
     async with provided(plane, pool.namespace) as provider:
         await provider.observe()

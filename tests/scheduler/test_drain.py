@@ -178,6 +178,38 @@ async def test_of_many_that_go_at_once_each_result_is_asked_of_one_receiver(harb
     }
 
 
+async def test_who_has_not_fetched_a_result_in_time_is_not_asked_for_it_again(harbour, monkeypatch):
+    """Its process is stopped, say: its memory stays the smallest, and Dask would choose it each time."""
+    h = await harbour(**KEEP)
+    victim, hung, other = await steady(h, 3)
+    asked = []
+    ask = h.scheduler.request_acquire_replicas
+
+    def request(address, keys, **more):
+        asked.append(address)
+        if address != h.worker(hung).address:
+            ask(address, keys, **more)
+
+    monkeypatch.setattr(h.scheduler, "request_acquire_replicas", request)
+    monkeypatch.setattr("dask_tide.controller.copies._LATE_S", 0.5)
+    amm = h.scheduler.extensions["amm"]
+    original = amm._find_recipient
+    smallest = h.worker(hung)
+    monkeypatch.setattr(
+        amm,
+        "_find_recipient",
+        lambda ts, candidates, pending: (
+            smallest if candidates is None or smallest in candidates else original(ts, candidates, pending)
+        ),
+    )
+    kept = await h.client.scatter({"only-copy": "data"}, workers=[h.worker(victim).address])
+    h.drain(victim)
+    await until(lambda: victim not in h.provider.names, "it has gone", detail=lambda: asked)
+    assert asked[0] == smallest.address
+    assert {ws.name for ws in h.scheduler.tasks["only-copy"].who_has} == {other}
+    assert await h.client.gather(kept) == {"only-copy": "data"}
+
+
 async def test_what_ends_meanwhile_is_copied_before_all_has_ended(harbour):
     h = await harbour(**KEEP, pools={"default": {"memory": "1 GiB", "maximum": 8, "threads": 2}})
     victim, other = await steady(h, 2)
@@ -353,13 +385,17 @@ async def test_controller_closes_during_a_drain(harbour):
     assert not retiring(h)
 
 
-async def test_restarted_worker_is_left_alone(harbour, monkeypatch):
+@pytest.mark.parametrize(
+    ("look_s", "boot_s"), [(5.0, 0.0), (0.05, 1.0)], ids=["between two looks", "after the drain"]
+)
+async def test_restarted_worker_is_left_alone(harbour, monkeypatch, look_s, boot_s):
     """A nanny's worker keeps its name and changes its address: what was drained has gone."""
     h = await harbour(**KEEP)
     unit, _ = await steady(h, 2)
     (future,) = await full(h, unit, 1)
     old = h.worker(unit)
-    monkeypatch.setattr("dask_tide.controller.drain._LOOK_S", 5.0)  # it comes back between two looks
+    monkeypatch.setattr("dask_tide.controller.drain._LOOK_S", look_s)
+    h.provider.boot = boot_s
     h.drain(unit)
     await until(lambda: old.status is Status.closing_gracefully, "the drain has begun")
     await h.provider.restart(unit)

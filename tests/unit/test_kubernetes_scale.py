@@ -175,3 +175,68 @@ async def test_one_that_gets_to_work_while_it_is_to_go_stays():
     world.scale_.used = frozenset({late, other})
     assert await world.scale_.down([late]) == {late}
     assert world.asked == [2]
+
+
+async def test_a_parked_one_that_is_at_work_again_stays_however_late_the_number_is_lowered():
+    """Its container was started again, and registers with the scheduler that has drained the one before."""
+    world = World(maximum=4)
+    scale = world.scale_
+    await scale.up(3)
+    parked, *others = world.pods
+    scale.frozen = lambda: "somebody else scales it"
+    with pytest.raises(Unavailable, match="somebody else"):
+        await scale.down([parked])
+    del scale.frozen
+    scale.used = frozenset({parked, *others})
+    assert await scale.down([parked]) == {parked}
+    assert world.asked == [3], "the number stays"
+    # Ready, but as it was when it was drained: its kubelet has not looked since.
+    scale.used = frozenset(others)
+    going = asyncio.create_task(scale.down([parked]))
+    await until(lambda: parked in scale._leaving, "it is to go")
+    world.pods[parked] = replace(world.pods[parked], rank=Rank.UNREADY, ready=False)
+    scale.pods_changed()
+    await until(lambda: world.asked == [3, 2], "the number is lowered")
+    del world.pods[parked]
+    scale.pods_changed()
+    assert not await going
+
+
+async def test_one_that_has_failed_to_start_takes_none_with_it_that_start():
+    world = World(maximum=10)
+    scale = world.scale_
+    scale._patience = replace(scale._patience, start_s=0.1)
+    await scale.up(1)
+    (crashing,) = world.pods
+    world.pods[crashing] = replace(world.pods[crashing], rank=Rank.UNREADY, ready=False)
+    await scale.up(3)
+    pulling = [name for name in world.pods if name != crashing]
+    for name in pulling:
+        world.pods[name] = replace(world.pods[name], rank=Rank.PENDING, ready=False)
+    with pytest.raises(Unavailable, match="start, and would go rather than"):
+        await scale.down([crashing])
+    assert world.asked == [1, 3]
+    for name in pulling:
+        world.pods[name] = replace(world.pods[name], rank=Rank.READY, ready=True)
+    going = asyncio.create_task(scale.down([crashing]))
+    await until(lambda: world.asked == [1, 3, 2], "now that they have started")
+    del world.pods[crashing]
+    scale.pods_changed()
+    assert not await going
+
+
+async def test_a_platform_that_is_busy_is_told_again_that_all_may_go(monkeypatch):
+    world = World(maximum=4)
+    await world.scale_.up(3)
+    told = world.scale
+
+    async def busy(replicaset: str, replicas: int) -> str:
+        monkeypatch.setattr(world, "scale", told)
+        raise Unavailable("too many requests", retry_after_s=0.01)
+
+    monkeypatch.setattr(world, "scale", busy)
+    going = asyncio.create_task(world.scale_.none())
+    await until(lambda: world.asked == [3, 0], "it is said again")
+    world.pods.clear()
+    world.scale_.pods_changed()
+    await going

@@ -59,6 +59,8 @@ class Copies:
         self._fill_ratio = fill_ratio
         self._avoided = avoided
         self._asked: dict[TaskState, _Asked] = {}
+        #: Who was asked for a result and has not fetched it in time.
+        self._late: set[tuple[TaskState, WorkerState]] = set()
         #: Where Dask's active memory manager does not run.
         self._own: ActiveMemoryManagerExtension | None = None
         self._policies = 0
@@ -86,6 +88,7 @@ class Copies:
             self._policies -= 1
             if not self._policies:
                 self._asked.clear()
+                self._late.clear()
                 self._counted = None, {}
                 if self._own is not None:
                     self._own.stop()
@@ -139,8 +142,11 @@ class Copies:
         oldest_s = now_s() - _LATE_S
         for ts, asked in list(self._asked.items()):
             ws = asked.receiver
-            if ws not in room or ts.state != "memory" or ws in (ts.who_has or ()) or asked.since_s < oldest_s:
+            if ws not in room or ts.state != "memory" or ws in (ts.who_has or ()):
                 del self._asked[ts]
+            elif asked.since_s < oldest_s:
+                del self._asked[ts]
+                self._late.add((ts, ws))
             else:
                 room[ws] -= ts.nbytes
         return room
@@ -150,6 +156,7 @@ class Copies:
         if (asked := self._asked.get(ts)) is not None:
             return {asked.receiver}  # a second request to the same one makes no second copy
         able = room.keys() - (ts.who_has or set())
+        able = {ws for ws in able if (ts, ws) not in self._late} or able
         return {ws for ws in able if room[ws] >= ts.nbytes} or set(sorted(able, key=room.__getitem__)[-1:])
 
     def ask(self, ts: TaskState, receiver: WorkerState, room: dict[WorkerState, int]) -> None:

@@ -24,7 +24,7 @@ import logging
 from collections.abc import Awaitable, Callable, Container, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from distributed.active_memory_manager import RetireWorker
 from distributed.core import Status
@@ -40,6 +40,8 @@ from .copies import Copies
 
 if TYPE_CHECKING:
     from distributed.scheduler import Scheduler, TaskState, WorkerState
+
+T = TypeVar("T")
 
 logger = logging.getLogger("distributed.tide.drain")
 
@@ -169,7 +171,7 @@ class Drains:
                 if not self._close_workers:
                     # All of them, before the first one leaves: it could not come back.
                     await _all(map(self._park, workers))
-                await _all(map(self._leave, workers))
+                left = await _all(map(self._leave, workers))
         except TimeoutError:
             tasks, keys = sum(len(ws.processing) for ws in workers), sum(len(ws.has_what) for ws in workers)
             reason = why(Code.DRAIN_TIMED_OUT, limit_s=self.timeout_s, tasks=tasks, keys=keys)
@@ -179,7 +181,9 @@ class Drains:
             self._back_to_work(workers)
             self._end(unit, pool, False, started_s, why(Code.DRAIN_REFUSED, message=str(error)))
         else:
-            self._end(unit, pool, True, started_s, why(Code.DRAIN_DONE, took_s=now_s() - started_s))
+            # Of one that has ended by itself its nanny may have started the next already.
+            reason = why(Code.DRAIN_DONE, took_s=now_s() - started_s) if all(left) else why(Code.LEFT)
+            self._end(unit, pool, all(left), started_s, reason)
 
     def _end(self, unit: str, pool: str, done: bool, started_s: float, reason: Why) -> None:
         self._ended.append(DrainEnd(unit, pool, done, now_s() - started_s, reason))
@@ -227,16 +231,17 @@ class Drains:
             if self._here(ws):
                 raise DrainRefused(f"worker {ws.name} cannot park: {words(error)}") from error
 
-    async def _leave(self, ws: WorkerState) -> None:
-        """Step 4."""
+    async def _leave(self, ws: WorkerState) -> bool:
+        """Step 4; whether it has left by that, and not before."""
         await self._copy(ws)
-        await self._retire(ws)
+        retired = await self._retire(ws)
         if ws in self._parked:
             self._parked.discard(ws)
             # Not waited for: it has left the scheduler, and would notice so with its next heartbeat.
             task = asyncio.create_task(self._vacate(ws), name=f"tide-vacate-{ws.address}")
             self._vacating.add(task)
             task.add_done_callback(self._vacating.discard)
+        return retired
 
     async def _vacate(self, ws: WorkerState) -> None:
         try:
@@ -287,10 +292,10 @@ class Drains:
         if self._here(ws) and not await self._copies.away(ws) and self._here(ws):
             raise self._not_moved(ws)
 
-    async def _retire(self, ws: WorkerState) -> None:
-        """Strike it off."""
+    async def _retire(self, ws: WorkerState) -> bool:
+        """Strike it off; whether it was still there."""
         if not self._here(ws):
-            return
+            return False
         retired = await self._scheduler.retire_workers(
             workers=[ws.address],
             close_workers=self._close_workers,
@@ -298,6 +303,7 @@ class Drains:
         )
         if ws.address not in retired and self._here(ws):
             raise self._not_moved(ws)
+        return ws.address in retired
 
     @staticmethod
     def _not_moved(ws: WorkerState) -> DrainRefused:
@@ -362,12 +368,13 @@ class Drains:
             del self._unparking[ws]
 
 
-async def _all(coroutines: Iterable[Coroutine[Any, Any, None]]) -> None:
+async def _all(coroutines: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
     """Wait for all of them, then raise what the first one raised, a refusal last."""
     results = await asyncio.gather(*coroutines, return_exceptions=True)
     errors = [result for result in results if isinstance(result, BaseException)]
     for error in sorted(errors, key=lambda error: isinstance(error, DrainRefused)):
         raise error
+    return cast("list[T]", results)
 
 
 async def _all_or_none(coroutines: Iterable[Coroutine[Any, Any, None]]) -> None:

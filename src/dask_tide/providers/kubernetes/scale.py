@@ -212,6 +212,7 @@ class PoolScale:
             raise Unavailable(frozen)
         await self._all_made()
         kept = await self._spared(victims)
+        kept |= {name for name in victims if self._has_started(name)}
         victims = victims & self.active() - kept
         if victims and self.active() - victims - self._due:
             await self._prepare(victims)
@@ -286,7 +287,7 @@ class PoolScale:
         Raises
         ------
         Unavailable
-            A pod that may be at work would be.
+            A pod that may be at work would be, or one that starts rather than one that has failed to.
         """
         first = self._before(going)
         ready = any(map(self._pods.ready, going))
@@ -296,7 +297,13 @@ class PoolScale:
         if at_work:
             still = "still ready" if ready else "not marked"
             raise Unavailable(f"pods {_some(going)} are {still}, and {_some(at_work)} would go first")
-        return {name for name in first if self._pods[name].rank < Rank.UNREADY}
+        pending = {name for name in first if self._pods[name].rank < Rank.UNREADY}
+        starting = {name for name in pending if self._pods[name].rank is not Rank.NOWHERE}
+        ended = not any(self._leaving.get(name) or self._pods[name].rank < Rank.UNREADY for name in going)
+        if starting and ended:
+            # None of these was drained: no machine becomes free of which the others could make use.
+            raise Unavailable(f"pods {_some(starting)} start, and would go rather than {_some(going)}")
+        return pending
 
     async def _lower(self, victims: set[str], kept: set[str]) -> set[str]:
         """Ask for so many fewer pods as may go, and wait; returns which have not.
@@ -366,17 +373,29 @@ class PoolScale:
             await self._pods.until(lambda: len(self.active()) != seen, _SEEN_S)  # noqa: B023 -- awaited here
 
     def _has_started(self, name: str) -> bool:
-        """Whether one that had not started when it was to go has by now: nobody has drained it."""
+        """Whether one that is to go has got to work meanwhile: nobody has drained what runs there now.
+
+        It had not started when it was to go, or its container was started again.
+        """
         pod = self._pods.now().get(name)
-        if pod is None or self._leaving.get(name):
+        if pod is None:
             return False
-        return self._pods.ready(name) or (name in self.used and pod.unit.phase is not Phase.FAILED)
+        # A worker that is parked has left the scheduler.
+        at_work = name in self.used and pod.unit.phase is not Phase.FAILED
+        return at_work or (not self._leaving.get(name) and self._pods.ready(name))
 
     async def none(self) -> None:
-        """Let all pods go."""
+        """Let all pods go. Nobody comes after this who would say it again."""
         async with self._lock:
-            if self.view is not None and (self.wanted or self.active()):
-                await self._number.set(0)
+            for attempt in range(ATTEMPTS):
+                try:
+                    if self.view is not None and (self.wanted or self.active()):
+                        await self._number.set(0)
+                    break
+                except Unavailable as error:
+                    if attempt == ATTEMPTS - 1:
+                        raise
+                    await asyncio.sleep(error.retry_after_s)
         await self._pods.until(lambda: not self.active(), self._patience.delete_s)
 
     # -- no room ----------------------------------------------------------------------------------
