@@ -94,6 +94,11 @@ def test_p11_p31_within_the_notice_a_busy_worker_has_left_and_another_one_has_co
         assert leaver in workers(client), "the task runs on"
         tell(client, running)
         gone_in_time(fleet, machine)
+        ask(client, "tide_adapt", minimum=0, maximum=6)
+        [answers] = fleet.where().values()
+        fleet.cloud.interrupt(answers)
+        gone_in_time(fleet, answers)
+        assert "only on units that are about to go" in fleet.explain(), "no task is left that wants a worker"
         assert len(client.gather(done)) == 8
         none_computed_again(client)
 

@@ -64,17 +64,43 @@ async def test_p11_a_notice_under_a_busy_worker_that_holds_results(harbour, noti
     assert other in h.provider.names
 
 
-async def test_the_only_worker_waits_for_the_one_that_replaces_it(harbour):
-    h = await harbour(**KEEP)
+@pytest.mark.parametrize("minimum", [0, 1])
+async def test_the_only_worker_waits_for_the_one_that_replaces_it(harbour, minimum):
+    """Whether or not there is any task left, or anybody wants a worker otherwise."""
+    h = await harbour(release={"keep": "0s", "tail": "0s"})
     (doomed,) = await h.scaled(1)
-    h.controller.adapt(minimum=1, maximum=4)
     result = h.client.submit(gates.quick, "only", 7)
     assert await result == 7
+    h.controller.adapt(minimum=minimum, maximum=4)
     h.provider.boot = 0.5
     h.provider.doomed[doomed] = "its node is to be disrupted"
     await until(lambda: doomed not in h.provider.names, "it is gone", detail=h.units)
     assert await result == 7
     assert gates.starts("only") == 1
+    (other,) = await h.running(1)
+    await h.tick(3)
+    assert h.provider.names == [other], "it holds the result, and no further one comes"
+    del result
+    if not minimum:
+        await h.running(0)
+
+
+async def test_who_was_asked_for_at_a_notice_stays_when_the_task_has_ended_meanwhile(harbour):
+    h = await harbour(release={"keep": "0s", "tail": "0s"})
+    (doomed,) = await h.scaled(1)
+    result = h.client.submit(gates.held, "long", "done")
+    await until(lambda: gates.starts("long") == 1, "it runs")
+    h.controller.adapt(minimum=0, maximum=4)
+    h.provider.boot = 3.0
+    h.provider.doomed[doomed] = "its node is to be disrupted"
+    await until(lambda: len(h.provider.names) == 2, "another one is on its way", detail=h.units)
+    (other,) = set(h.provider.names) - {doomed}
+    gates.let("long")
+    assert await result == "done"
+    await until(lambda: doomed not in h.provider.names, "it is gone", detail=h.units)
+    assert h.provider.names == [other]
+    assert await result == "done"
+    assert gates.starts("long") == 1
 
 
 async def test_results_do_not_go_to_another_worker_of_the_machine(harbour):

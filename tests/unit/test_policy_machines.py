@@ -9,6 +9,7 @@ from builders import (
     GB,
     NOTHING,
     PENDING,
+    RUNNING,
     STARTING,
     after_a_while,
     busy,
@@ -27,7 +28,7 @@ from builders import (
     workers_of,
 )
 
-from dask_tide.model import Code, Drain, Hold, Launch, Release
+from dask_tide.model import Code, Drain, Hold, Launch, Phase, Release
 from dask_tide.policy import decide
 
 
@@ -258,6 +259,118 @@ def test_it_is_moved_once_there_is_somewhere_else_and_stays_there():
 def test_where_all_pools_are_spot_it_stays():
     world = snapshot(pool("spot", spot=True), **together(holder("spot")))
     assert held(after_a_while(world), "spot") == Code.KEPT_FOR_RESULT.name
+
+
+def full(n, of, start=0):
+    """Units with results that leave 0.2 GB where others may be put."""
+    there = units(n, of=of, start=start)
+    return there, workers_of(there, held_keys=1, held_bytes=4 * GB, only_copies=1, limit_bytes=6 * GB)
+
+
+def test_as_many_safe_units_come_as_the_results_need():
+    world = snapshot(*pools_of_two_markets(), **together(full(4, "spot"), full(1, "safe")))
+    launch = the(after_a_while(world), Launch, "safe")
+    assert (launch.count, launch.why.code, launch.why.numbers["keys"]) == (4, Code.SAFE_COPY.name, 4)
+    coming = units(4, STARTING, of="safe", start=1)
+    on_their_way = msgspec.structs.replace(world, units=(*world.units, *coming))
+    assert not launched(after_a_while(on_their_way))
+    assert not let_go(after_a_while(on_their_way), "safe")
+    registered = workers_of(idle(1, of="safe", start=1)[0], limit_bytes=6 * GB)
+    one_there = msgspec.structs.replace(
+        world,
+        units=(*world.units, *units(1, of="safe", start=1), *coming[1:]),
+        workers=(*world.workers, *registered),
+    )
+    actions = after_a_while(one_there)
+    assert len(let_go(actions, "spot")) == 1, "what finds room moves"
+    assert not launched(actions)
+    assert not let_go(actions, "safe"), "and the others still come for the rest"
+
+
+# -- results do not go with their machine -----------------------------------------------------------------
+
+
+def alone(of="cpu", *, phase=RUNNING, doomed=True, status="running", tasks=0, only_copies=2):
+    """The only unit with these results, which is about to go."""
+    there = units(1, phase, of=of, doomed=doomed, message="spot interruption")
+    ws = worker(
+        there[0].name,
+        status=status,
+        tasks=tasks,
+        held_keys=2,
+        held_bytes=GB,
+        only_copies=only_copies,
+        limit_bytes=4 * GB,
+        pinned="refused",
+    )
+    return there, (ws,)
+
+
+GOING = {
+    "told": {},
+    "drained": {"phase": DRAINING, "status": "closing_gracefully"},
+    "evicted": {"phase": Phase.STOPPING, "status": "closing_gracefully", "doomed": False},
+    "by a signal": {"phase": DRAINING, "status": "closing_gracefully", "doomed": False},
+}
+
+
+@pytest.mark.parametrize("how", GOING)
+@pytest.mark.parametrize(
+    ("pools", "of", "to"),
+    [
+        ((pool(),), "cpu", "cpu"),
+        ((pool("spot", spot=True),), "spot", "spot"),
+        (pools_of_two_markets(), "spot", "safe"),
+        ((pool("gpu", resources={"GPU": 1}, price=3.0), pool()), "cpu", "cpu"),
+    ],
+)
+def test_p11_p03_without_any_task_somebody_comes_who_can_take_the_results(pools, of, to, how):
+    actions = decided(snapshot(*pools, **together(alone(of, **GOING[how]))))
+    launch = the(actions, Launch, to)
+    assert launched(actions) == {to: 1}
+    assert (launch.why.code, launch.why.numbers["keys"]) == (Code.RESCUE.name, 2)
+
+
+@pytest.mark.parametrize("how", GOING)
+@pytest.mark.parametrize("phase", [Phase.REQUESTED, PENDING, STARTING])
+def test_p11_whoever_is_on_the_way_stays_until_the_results_have_moved(how, phase):
+    """The work that it was for has ended meanwhile; where there is a safe pool, that would take longer."""
+    coming = units(1, phase, of="spot", start=1), ()
+    world = snapshot(*pools_of_two_markets(), **together(alone("spot", **GOING[how]), coming))
+    actions = after_a_while(world)
+    assert not let_go(actions)
+    assert not launched(actions)
+
+
+@pytest.mark.parametrize("status", ["init", "running"])
+@pytest.mark.parametrize("how", GOING)
+def test_p11_whoever_receives_them_stays_and_is_enough(how, status):
+    receiver = units(1, of="spot", start=1)
+    there = receiver, (worker(receiver[0].name, status=status, limit_bytes=4 * GB),)
+    world = snapshot(*pools_of_two_markets(), **together(alone("spot", **GOING[how]), there))
+    actions = after_a_while(world)
+    assert not let_go(actions) - {"spot-u0"}
+    assert not launched(actions)
+
+
+def test_p11_where_the_first_choice_has_no_capacity_another_pool_takes_the_results():
+    spot, safe = pools_of_two_markets()
+    none = msgspec.structs.replace(safe, capacity=0, capacity_message="InsufficientInstanceCapacity")
+    world = snapshot(spot, none, **together(alone("spot")))
+    assert launched(decided(world)) == {"spot": 1}
+
+
+def test_p11_as_many_come_as_the_results_of_all_that_go_need():
+    there = units(3, of="spot", doomed=True)
+    holders = workers_of(
+        there, held_keys=1, held_bytes=4 * GB, only_copies=1, limit_bytes=6 * GB, pinned="no"
+    )
+    pools = pool("spot", spot=True), pool("safe", memory_bytes=6 * GB)
+    assert launched(decided(snapshot(*pools, units=there, workers=holders))) == {"safe": 3}
+
+
+def test_what_others_have_too_brings_nobody():
+    assert not launched(decided(snapshot(**together(alone(only_copies=0)))))
 
 
 # -- what machines cost -----------------------------------------------------------------------------------

@@ -178,4 +178,6 @@ def _only_copies(idle: Iterable[WorkerState]) -> dict[str, int]:
 
 def _is_last(ws: WorkerState, copies: Iterable[WorkerState], rank: Mapping[WorkerState, int]) -> bool:
     """Whether, of the workers that have a copy, this one is the last that may go."""
+    if ws.status in _LEAVING:
+        return all(other.status in _LEAVING for other in copies)
     return all(rank.get(other, len(rank)) <= rank[ws] for other in copies if other.status not in _LEAVING)

@@ -19,6 +19,7 @@ class Code(enum.Enum):
     SAFE_COPY = (
         "{keys:results} that somebody still wants are only on machines that may be taken away at short notice"
     )
+    RESCUE = "{keys:results} that somebody still wants are only on units that are about to go"
     MEMORY = "the results take {used_bytes} bytes, more than {have:units} should hold; it takes {want:units}"
     # fewer
     SURPLUS = (
@@ -60,6 +61,7 @@ class Code(enum.Enum):
     PROVIDER = "the provider could not do what it was asked: {message}"
     TAKEN = "the platform takes the unit away: {message}"
     STAYED = "the unit was to go and stays: its worker has started, or another one went instead"
+    VERSIONS = "worker {worker} has distributed {version} and the scheduler {scheduler}, so it may fail at its first task: start both from the same image or environment"
     # ends of a drain
     DRAIN_DONE = "drained in {took_s:.1f} s"
     DRAIN_REFUSED = "the drain was refused, the worker is back at work: {message}"

@@ -25,8 +25,8 @@ from dask_tide.model import (
 
 from . import limits, victims
 from .demand import assign
-from .need import Need
-from .stock import take_stock
+from .need import NONE, Need
+from .stock import Stock, take_stock
 from .window import after, longest_need
 
 
@@ -61,18 +61,25 @@ def decide(snapshot: Snapshot, memory: Memory) -> tuple[tuple[Action, ...], Memo
         reach[state.pool.name] = stock.taking + max(0, limit - stock.existing)
     demands, impossible = assign(snapshot, taking, reach)
     room = victims.Room(snapshot)
-    haven, at_risk = _haven(snapshot), 0
+    haven, kept = _haven(snapshot), list[victims.Candidate]()
+    stranded, left = room.stranded()
+    refuge = _refuge(stocks, reach, haven, left) if stranded.keys else ""
     # Spot first: what they hold may need another place.
     for state in sorted(snapshot.pools, key=lambda state: not state.pool.spot):
         name = state.pool.name
-        need = Need(state, snapshot.settings, stocks[name], demands[name], at_risk if name == haven else 0)
+        need = Need(
+            state,
+            snapshot.settings,
+            stocks[name],
+            demands[name],
+            at_risk=_at_risk(kept, room) if name == haven else NONE,
+            stranded=stranded if name == refuge else NONE,
+        )
         decision = _PoolDecision(snapshot, need, memory.pools.get(name, PoolMemory()), allowance, room)
-        decided = decision.actions()
-        actions += decided
+        actions += decision.actions()
         remembered[name] = decision.memory
         if state.pool.spot:
-            kept = (action.why for action in decided if action.why.code == Code.KEPT_FOR_RESULT.name)
-            at_risk += sum(int(why.numbers["keys"]) for why in kept)
+            kept += decision.kept
     for work, missing in ((entry.work, entry.missing) for entry in impossible):
         tasks = work.runnable + work.waiting
         actions.append(Hold("", why(Code.IMPOSSIBLE, tasks=tasks, example=work.example, missing=missing)))
@@ -88,8 +95,32 @@ def _haven(snapshot: Snapshot) -> str:
     return min(safe, key=attrgetter("unit_price")).pool.name if safe else ""
 
 
+def _refuge(stocks: dict[str, Stock], reach: dict[str, int], haven: str, left: set[str]) -> str:
+    """Name of the pool for results of units that are about to go: whose next worker will come soonest."""
+
+    def order(name: str) -> tuple[bool, bool, bool, bool]:
+        stock = stocks[name]
+        coming = stock.booting or stock.registering
+        return not coming, reach[name] <= stock.taking, name != haven, name not in left
+
+    return min(stocks, key=order)
+
+
+def _at_risk(kept: list[victims.Candidate], room: victims.Room) -> victims.Results:
+    """Of what these units hold, that for which there is no room on machines that stay."""
+    keys = sum(candidate.only_copies for candidate in kept)
+    held_bytes = sum(candidate.bytes_to_move for candidate in kept)
+    return victims.Results(keys, max(0, held_bytes - room.safe_bytes())) if keys else NONE
+
+
 class _PoolDecision:
-    """The decision about one pool. Lives for the length of one call."""
+    """The decision about one pool. Lives for the length of one call.
+
+    Attributes
+    ----------
+    kept
+        Units that would have gone if there were room for their results.
+    """
 
     def __init__(
         self,
@@ -109,6 +140,7 @@ class _PoolDecision:
         self.memory = limits.after_failures(self.state, memory, snapshot)
         self.allowance = allowance
         self.room = room
+        self.kept: list[victims.Candidate] = []
 
     def actions(self) -> list[Action]:
         if self.state.blind:
@@ -214,6 +246,7 @@ class _PoolDecision:
             elif self.room.admit(candidate):
                 drains.append(candidate)
             else:
+                self.kept.append(candidate)
                 kept = kept or why(Code.KEPT_FOR_RESULT, keys=candidate.only_copies)
         actions: list[Action] = []
         if releases:

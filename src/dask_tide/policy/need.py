@@ -7,7 +7,9 @@ from dask_tide.model import Code, PoolState, Settings, Why, why
 from . import sizing
 from .demand import Demand
 from .stock import Stock
+from .victims import Results
 
+NONE = Results()
 #: What a fresh process costs at the least beside its boot: what its first tasks import and cache.
 _WARM_S = 0.5
 
@@ -26,18 +28,26 @@ class Need:
     demand
         What the work asks for.
     at_risk
-        Results that only spot machines hold, and that this pool is to take.
+        Results that this pool is to take, for which there is no room: only spot machines hold them.
+    stranded
+        The same of units that are about to go, where nobody else could receive them.
     """
 
     def __init__(
-        self, state: PoolState, settings: Settings, stock: Stock, demand: Demand, at_risk: int
+        self,
+        state: PoolState,
+        settings: Settings,
+        stock: Stock,
+        demand: Demand,
+        at_risk: Results = NONE,
+        stranded: Results = NONE,
     ) -> None:
         self.state = state
         self.pool = state.pool
         self.settings = settings
         self.stock = stock
         self.demand = demand
-        self._at_risk = at_risk
+        self._at_risk, self._stranded = at_risk, stranded
         self._boot_s = self.pool.boot_s if state.boot_s is None else state.boot_s
         #: Bytes of results in this pool, and the units they need.
         self._held_bytes, self._for_results = self._results() if demand.unfinished else (0, 0)
@@ -53,6 +63,17 @@ class Need:
             ratio=self.settings.memory_ratio,
         )
         return stock.held_bytes, units
+
+    def _to_take(self, results: Results) -> int:
+        """Units with which there is room for so much more; those that are on their way count."""
+        if not results.keys:
+            return 0
+        stock, pool = self.stock, self.pool
+        limit_bytes = stock.limit_bytes // stock.workers if stock.workers else pool.memory_bytes
+        capacity_bytes = int(self.settings.fill_ratio * limit_bytes) * pool.workers_per_unit
+        more = -(-results.held_bytes // capacity_bytes) if capacity_bytes > 0 else 1
+        there = stock.live - stock.booting - stock.registering - stock.unplaced
+        return there + max(1, more)
 
     # -- how many -----------------------------------------------------------------------
 
@@ -86,7 +107,8 @@ class Need:
         wishes.append((size.units + self.stock.paused if demand.runnable else 0, more))
         room = why(Code.MEMORY, used_bytes=self._held_bytes, have=have, want=self._for_results)
         wishes.append((self._for_results, room))
-        wishes.append((min(self._at_risk, 1), why(Code.SAFE_COPY, keys=self._at_risk)))
+        for code, results in ((Code.SAFE_COPY, self._at_risk), (Code.RESCUE, self._stranded)):
+            wishes.append((self._to_take(results), why(code, keys=results.keys)))
         target, reason = max(wishes, key=lambda wish: wish[0])
         if target <= have:
             # Not launching needs a reason only where the work could use more.
@@ -104,7 +126,8 @@ class Need:
         """Units that there is a use for now."""
         demand = self.demand
         usable = demand.usable + (self.stock.paused if demand.unfinished else 0)
-        return max(usable, self._for_results, self.pool.minimum, self.state.floor, min(self._at_risk, 1))
+        results = max(self._for_results, self._to_take(self._at_risk), self._to_take(self._stranded))
+        return max(usable, results, self.pool.minimum, self.state.floor)
 
     def _soon(self) -> bool:
         """Whether the tasks that wait may run before an idle unit has cost as much as a new one."""

@@ -26,8 +26,10 @@ class Stock:
         Units that give workers, or will; not those whose machine is about to go.
     booting
         Live units without a worker yet, which have a place or may get one.
+    registering
+        Live units whose workers have just registered and are not at work yet.
     coming
-        Those of them that have a machine, or will find room, and are not late.
+        Those that are booting and have a machine, or will find room, and are not late.
     unplaced
         Live units for which the platform has no place.
     paused
@@ -43,6 +45,7 @@ class Stock:
     existing: int = 0
     live: int = 0
     booting: int = 0
+    registering: int = 0
     coming: int = 0
     unplaced: int = 0
     paused: int = 0
@@ -68,7 +71,9 @@ def take_stock(snapshot: Snapshot) -> dict[str, Stock]:
     # One that is slower than a machine's boot has met something.
     late_s = {state.pool.name: state.cold_boot_s or 0.0 for state in snapshot.pools}
     pool_of = {unit.name: unit.pool for unit in snapshot.units if unit.pool in stocks}
-    taking = set()
+    taking: set[str] = set()
+    initial: set[str] = set()
+    others: set[str] = set()
     for worker in snapshot.workers:
         pool = pool_of.get(worker.unit)
         if pool is None:
@@ -83,6 +88,7 @@ def take_stock(snapshot: Snapshot) -> dict[str, Stock]:
         stock.limit_bytes += worker.limit_bytes
         if worker.status in _TAKING and worker.bound < worker.threads:
             taking.add(worker.unit)
+        (initial if worker.status == "init" else others).add(worker.unit)
     for unit in snapshot.units:
         if unit.name in pool_of:
             stocks[unit.pool].units.append(unit)
@@ -92,6 +98,7 @@ def take_stock(snapshot: Snapshot) -> dict[str, Stock]:
         stock.live = len(live)
         booting = [unit for unit in live if unit.phase in BOOTING and not unit.unplaced]
         stock.booting = len(booting)
+        stock.registering = sum(unit.name in initial - others for unit in live)
         stock.coming = sum(not unit.waits and unit.age_s <= late_s[name] for unit in booting)
         stock.unplaced = sum(unit.phase in BOOTING and unit.unplaced for unit in live)
         stock.paused = sum(unit.phase is Phase.RUNNING and unit.name not in taking for unit in live)

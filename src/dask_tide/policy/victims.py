@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 from operator import attrgetter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from dask_tide.model import BOOTING, LIVE, Phase, Snapshot, Unit, Worker
 
@@ -110,8 +110,17 @@ class _Machines:
 
 # Of units that have not started, the one that is furthest from starting goes first.
 _PROGRESS = {Phase.REQUESTED: 0, Phase.PENDING: 1, Phase.STARTING: 2}
+#: Phases of units whose workers hand over what they hold: drained by us, or taken away by the platform.
+_GOING = (Phase.DRAINING, Phase.STOPPING)
 #: Bytes: more than anybody has, for a worker whose memory limit is not known.
 _ENDLESS = 1 << 62
+
+
+class Results(NamedTuple):
+    """Results that nobody else has: how many, and their bytes."""
+
+    keys: int = 0
+    held_bytes: int = 0
 
 
 class Room:
@@ -121,30 +130,57 @@ class Room:
     """
 
     def __init__(self, snapshot: Snapshot) -> None:
-        self._snapshot: Snapshot | None = snapshot
+        self._snapshot = snapshot
+        self._counted = False
 
-    def _count(self, snapshot: Snapshot) -> None:
+    def _count(self) -> None:
+        if self._counted:
+            return
+        self._counted, snapshot = True, self._snapshot
         fill_ratio = snapshot.settings.fill_ratio
         # What a doomed machine holds must go, too.
         phases = {u.name: Phase.DRAINING if u.doomed else u.phase for u in snapshot.units}
+        pool_of = {unit.name: unit.pool for unit in snapshot.units}
+        spot = {state.pool.name for state in snapshot.pools if state.pool.spot}
         self._room: dict[str, int] = {}
-        #: What is on its way to the others: at first, what the units that are being drained hold.
+        #: Addresses of those that are not on spot machines.
+        self._safe: set[str] = set()
+        #: What is on its way to the others: at first, what the units that are going hold.
         self._moving, self._keys = 0, 0
+        #: Pools of those units.
+        self._left: set[str] = set()
         for worker in snapshot.workers:
-            phase = phases.get(worker.unit, Phase.RUNNING)
-            if phase is Phase.DRAINING:
+            phase, pool = phases.get(worker.unit, Phase.RUNNING), pool_of.get(worker.unit, "")
+            if phase in _GOING:
                 self._moving += _to_move(worker)
                 self._keys += _only_copies(worker)
+                if _only_copies(worker):
+                    self._left.add(pool)
             elif phase is Phase.RUNNING and worker.status == "running":
                 free = int(fill_ratio * worker.limit_bytes) - worker.held_bytes
                 self._room[worker.address] = max(0, free) if worker.limit_bytes else _ENDLESS
+                if pool not in spot:
+                    self._safe.add(worker.address)
         self._free = sum(self._room.values())
+
+    def stranded(self) -> tuple[Results, set[str]]:
+        """What is held by units that are going, and by nobody who stays, where nobody could receive it.
+
+        With the names of those units' pools. It is to be asked before anybody is admitted.
+        """
+        if not any(unit.doomed or unit.phase in _GOING for unit in self._snapshot.units):
+            return Results(), set()
+        self._count()
+        return (Results(), set()) if self._room else (Results(self._keys, self._moving), self._left)
+
+    def safe_bytes(self) -> int:
+        """What workers that are not on spot machines could receive beside what is on its way."""
+        self._count()
+        return max(0, sum(self._room[address] for address in self._safe & self._room.keys()) - self._moving)
 
     def admit(self, candidate: Candidate) -> bool:
         """Let ``candidate`` go if what it and the earlier ones hold fits into the others."""
-        if self._snapshot is not None:
-            self._count(self._snapshot)
-            self._snapshot = None
+        self._count()
         own = {w.address: self._room[w.address] for w in candidate.workers if w.address in self._room}
         free = self._free - sum(own.values())
         moving = self._moving + candidate.bytes_to_move
