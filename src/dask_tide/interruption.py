@@ -8,7 +8,8 @@ From a pod it is reached only where the instance's hop limit is 2 or more.
 The nanny asks, whatever its worker computes. It tells the scheduler (``tide_notice``), where the
 controller empties the unit and asks for another one. A scheduler without the controller knows no such
 thing, and a controller may not know the worker: then that departs as if it had got SIGTERM
-(:mod:`dask_tide.departure`).
+(:mod:`dask_tide.departure`). So it does in any case once no more time is left than a departure may take: a
+task that outlasted the machine would count as having killed its worker.
 
 ``tide.interruption.watch`` says whether to ask (``aws``), and whom; ``null``: nobody.
 """
@@ -20,14 +21,19 @@ import json
 import logging
 import signal
 import time
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 import dask
 from dask.utils import parse_timedelta
 from distributed import Nanny
+from distributed.core import Status
 from tornado.httpclient import AsyncHTTPClient, HTTPClientError, HTTPRequest
 
 from dask_tide.errors import ConfigError
+from dask_tide.sigterm import DEFAULT_TIMEOUT
 
 __all__ = ["join", "leave"]
 
@@ -46,6 +52,12 @@ _VALID_S = 21600
 #: A controller that does not know the worker for so long has nothing to do with it; one that has just started
 #: will.
 _UNKNOWN_S = 15.0
+#: From the notice to the end, where that is not said, or is in the past or further away than it can be: the
+#: machine's clock is wrong then.
+_NOTICE_S = 120.0
+_LONGEST_NOTICE_S = 600.0
+#: How long a departure may take beyond its deadline to tell the scheduler, and to close.
+_CLOSING_S = 5.0
 _NOT_FOUND, _UNAUTHORIZED = 404, 401
 
 _watching: dict[Nanny, asyncio.Task[None]] = {}
@@ -57,24 +69,19 @@ def join(nanny: Nanny) -> None:
     Raises
     ------
     ConfigError
-        If a key of ``tide.interruption`` makes no sense.
+        If a key of ``tide.interruption`` makes no sense, or ``tide.departure.timeout``.
     """
     watch: Any = dask.config.get("tide.interruption.watch", None)
     url: Any = dask.config.get("tide.interruption.url", DEFAULT_URL)
-    interval: Any = dask.config.get("tide.interruption.interval", DEFAULT_INTERVAL)
     if watch is None:
         return
     if watch != "aws":
         raise ConfigError("tide.interruption.watch", watch, "'aws' or null")
     if not isinstance(url, str) or not url.startswith(("http://", "https://")):
         raise ConfigError("tide.interruption.url", url, f"a URL such as {DEFAULT_URL!r}")
-    try:
-        interval_s = float(parse_timedelta(interval))
-    except (KeyError, TypeError, ValueError):
-        interval_s = 0.0
-    if not interval_s > 0:
-        raise ConfigError("tide.interruption.interval", interval, "a duration > 0 such as '5s'")
-    watching = _watch(nanny, _Metadata(url.rstrip("/")), interval_s)
+    interval_s = _seconds("tide.interruption.interval", DEFAULT_INTERVAL)
+    departure_s = _seconds("tide.departure.timeout", DEFAULT_TIMEOUT) + _CLOSING_S
+    watching = _watch(nanny, _Metadata(url.rstrip("/")), interval_s, departure_s)
     _watching[nanny] = asyncio.create_task(watching, name="tide-interruption")
 
 
@@ -82,6 +89,40 @@ def leave(nanny: Nanny) -> None:
     """Undo :func:`join`; where it was not done, do nothing."""
     if (task := _watching.pop(nanny, None)) is not None:
         task.cancel()
+
+
+def _seconds(key: str, default: str) -> float:
+    """A duration of the configuration."""
+    said: Any = dask.config.get(key, default)
+    try:
+        seconds = float(parse_timedelta(said))
+    except (KeyError, TypeError, ValueError):
+        seconds = 0.0
+    if not seconds > 0:
+        raise ConfigError(key, said, f"a duration > 0 such as {default!r}")
+    return seconds
+
+
+@dataclass(frozen=True, slots=True)
+class _Notice:
+    """What is announced, in words, and how long it is until then."""
+
+    words: str
+    left_s: float = _NOTICE_S
+
+    @classmethod
+    def read(cls, answer: str) -> _Notice:
+        """What the metadata service has answered."""
+        try:
+            announced = json.loads(answer)
+            words = f"EC2 will {announced['action']} its spot instance at {announced['time']}"
+        except (KeyError, TypeError, ValueError):
+            return cls(f"EC2 announces for its spot instance: {answer[:200]}")
+        try:
+            left_s = (datetime.fromisoformat(announced["time"]) - datetime.now(UTC)).total_seconds()
+        except (TypeError, ValueError):
+            return cls(words)
+        return cls(words, left_s) if 0 < left_s <= _LONGEST_NOTICE_S else cls(words)
 
 
 class _Metadata:
@@ -92,8 +133,8 @@ class _Metadata:
         self._client = AsyncHTTPClient()
         self._token = ""
 
-    async def notice(self) -> str:
-        """What is announced, in words; empty: nothing.
+    async def notice(self) -> _Notice | None:
+        """What is announced, if anything.
 
         Raises
         ------
@@ -110,13 +151,9 @@ class _Metadata:
             if error.code == _UNAUTHORIZED:
                 self._token = ""
             if error.code in (_NOT_FOUND, _UNAUTHORIZED):
-                return ""
+                return None
             raise
-        try:
-            announced = json.loads(answer)
-            return f"EC2 will {announced['action']} its spot instance at {announced['time']}"
-        except (KeyError, TypeError, ValueError):
-            return f"EC2 announces for its spot instance: {answer[:200]}"
+        return _Notice.read(answer)
 
     async def _fetch(self, path: str, method: str, header: str, value: str) -> str:
         request = HTTPRequest(
@@ -130,26 +167,44 @@ class _Metadata:
         return (await self._client.fetch(request)).body.decode(errors="replace").strip()
 
 
-async def _watch(nanny: Nanny, metadata: _Metadata, interval_s: float) -> None:
-    trouble = said = ""
-    known_s = 0.0
+async def _watch(nanny: Nanny, metadata: _Metadata, interval_s: float, departure_s: float) -> None:
+    """Wait for a notice, and see to it that the worker has left by then."""
+    notice = await _noticed(metadata, interval_s)
+    logger.warning("Worker %s: %s", nanny.name, notice.words)
+    with suppress(TimeoutError):
+        async with asyncio.timeout(notice.left_s - departure_s):
+            await _insist(nanny, notice.words, interval_s)
+    # A second SIGTERM would end at once what has begun to depart, or is about to end anyway.
+    if nanny.status in (Status.init, Status.running):
+        logger.warning("Worker %s leaves by itself.", nanny.name)
+        signal.raise_signal(signal.SIGTERM)
+
+
+async def _noticed(metadata: _Metadata, interval_s: float) -> _Notice:
+    """The notice, once there is one."""
+    trouble = ""
     while True:
         try:
-            words = await metadata.notice()
+            if (notice := await metadata.notice()) is not None:
+                return notice
         except (OSError, HTTPClientError) as error:
             if str(error) != trouble:  # once, not every five seconds
                 logger.warning("The instance's metadata cannot be read: %s", error)
-            trouble, words = str(error), ""
-        if words and words != said:
-            logger.warning("Worker %s: %s", nanny.name, words)
-            said = words
-        # Again and again: a scheduler that starts anew in these two minutes knows nothing of it.
-        if words:
-            heard = await _tell(nanny, words)
-            known_s = time.monotonic() if heard or not known_s else known_s
-            if heard is None or time.monotonic() > known_s + _UNKNOWN_S:
-                signal.raise_signal(signal.SIGTERM)
-                return
+            trouble = str(error)
+        await asyncio.sleep(interval_s)
+
+
+async def _insist(nanny: Nanny, words: str, interval_s: float) -> None:
+    """Tell the scheduler, until it turns out that nobody there will empty the worker.
+
+    Again and again: a scheduler that starts anew in these two minutes knows nothing of it.
+    """
+    known_s = time.monotonic()
+    while (known := await _tell(nanny, words)) is not None:
+        if known:
+            known_s = time.monotonic()
+        elif time.monotonic() > known_s + _UNKNOWN_S:
+            return
         await asyncio.sleep(interval_s)
 
 

@@ -10,6 +10,8 @@ from distributed import Client
 from fleet import BOOT_S, DEADLINE_S, Fleet, tell, until_told
 from waiting import wait_until
 
+from rig.aws.karpenter import node_pool
+
 pytestmark = [pytest.mark.xdist_group("nodes"), pytest.mark.timeout(300, func_only=True)]
 
 
@@ -70,21 +72,27 @@ def impatient(install: Callable[..., Fleet]) -> Iterator[Fleet]:
 
 
 @pytest.fixture
-def one_machine(fleet: Fleet) -> Iterator[Fleet]:
-    """Its NodePool is at its limit with one."""
+def beside(fleet: Fleet) -> Iterator[str]:
+    """Its NodePool is at its limit with one machine; the name of another, of machines on demand alone."""
+    name, kubectl = f"{fleet.node_pool}-demand", fleet.cloud.kubectl
+    other = node_pool(fleet.node_pool, markets=["on-demand"])  # labels and taint are those of the first
     fleet.limit(4)
-    yield fleet
+    kubectl.apply(other | {"metadata": {"name": name}})
+    yield name
+    kubectl("delete", "nodepool", name, "--wait=false")
     fleet.limit(2000)
 
 
-def test_p09_a_node_pool_at_its_limit_is_told_in_the_platforms_words(one_machine: Fleet) -> None:
-    fleet = one_machine
+def test_p09_a_node_pool_at_its_limit_is_told_and_the_other_pool_takes_over(
+    fleet: Fleet, beside: str
+) -> None:
     with fleet.client() as client:
         running = until_told(client, 2)
         fleet.told(client, "exceed limits for nodepool")
-        fleet.all_at_work(client, "spot")
+        fleet.all_at_work(client, "spot", "demand")
+        assert [each.market for each in fleet.machines().values()] == ["spot"]
+        assert [each.market for each in fleet.cloud.instances(beside)] == ["on-demand"]
         tell(client, running)
-        assert len(fleet.machines()) == 1
 
 
 def test_p09_pods_that_no_machine_could_ever_take_are_told_and_boot_none(

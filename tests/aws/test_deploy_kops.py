@@ -246,6 +246,9 @@ def test_what_the_schema_cannot_say(
         (VALUES, "scheduler:\n", 'scheduler:\n  podAnnotations: {cluster-autoscaler.kubernetes.io/safe-to-evict: "true"}\n', VALUES, "scheduler.podAnnotations.cluster-autoscaler", "true", "end the work in hand"),
         (VALUES, "scheduler:\n", "scheduler:\n  podAnnotations: {karpenter.sh/do-not-disrupt: null}\n", VALUES, "scheduler.podAnnotations.karpenter.sh/do-not-disrupt", "None", "end the work in hand"),
         (VALUES, "threads: 2", "thread: 2", VALUES, "rendering", "thread", "Helm"),
+        (VALUES, "nodes: {read: true}", "nodes: {read: true}\ntide: {limits: {budget-per-hour: 5}}", VALUES, "tide.options.prices", "{}", "one of spot machines"),
+        (VALUES, "nodes: {read: true}", "nodes: {read: true}\ntide: {limits: {budget-per-hour: 5}}", VALUES, "tide.options.prices", "{}", "one of on-demand machines"),
+        (VALUES, "nodes: {read: true}", "nodes: {read: true}\ntide: {limits: {budget-per-hour: 5}, options: {prices: {m5.xlarge/spot: 0.07}}}", VALUES, "tide.options.prices", "m5.xlarge/spot", "one of on-demand machines"),
     ],
 )  # fmt: skip
 def test_the_charts_pods_and_the_groups_are_for_each_other(
@@ -255,6 +258,16 @@ def test_the_charts_pods_and_the_groups_are_for_each_other(
     copy.replace(file, old, new)
     problems = copy.problems("kops")
     assert told(problems, where, key, value, expected), "\n".join(map(str, problems))
+
+
+@pytest.mark.parametrize(
+    "prices", ["{m5.xlarge: 0.2}", '{"*/spot": 0.07, m5.xlarge/eu-west-1a/on-demand: 0.2}', '{"*/*": 0.2}']
+)
+def test_a_budget_with_prices_for_all_markets_has_no_problem(tmp_path: Path, prices: str) -> None:
+    copy = Copy.make(tmp_path)
+    said = f"tide: {{limits: {{budget-per-hour: 5}}, options: {{prices: {prices}}}}}"
+    copy.replace(VALUES, "nodes: {read: true}", f"nodes: {{read: true}}\n{said}")
+    assert copy.problems("kops") == []
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
-from distributed import Event, wait
+from distributed import Client, Event, wait
 from fleet import BOOT_S, DEADLINE_S, PER_MACHINE, Fleet, most_at_once, tell, until_told
 from releases import ask, finished, nap
 from waiting import wait_until
@@ -94,6 +95,16 @@ def refusals(fleet: Fleet) -> int:
     return sum(event.get("count") or 1 for event in fleet.cloud.kubectl.json(*command)["items"])
 
 
+def sizes(client: Client) -> dict[str, str]:
+    """What the scheduler takes each machine for."""
+
+    def ask_provider(dask_scheduler: Any) -> Any:
+        return dask_scheduler.extensions["tide"].provider._machines()
+
+    told: dict[str, str] = client.run_on_scheduler(ask_provider)
+    return told
+
+
 def _by_value() -> Callable[[int], str]:
     # Inside of a function, so that it is sent by value: workers cannot import tests.
     def until_enough(_: int) -> str:
@@ -120,6 +131,7 @@ def test_p33_work_that_would_be_done_before_a_machine_comes_asks_for_none(fleet:
         learned = ask(client, "tide_status")["pools"]["cpu"]
         near_s, far_s = learned["boot_s"] or 5.0, learned["cold_boot_s"]
         assert far_s > 2 * near_s
+        assert sizes(client)[machine].startswith("cpu 3.9, memory "), "room is counted by size"
         # Two workers would pay if work for three boots of each were left: between that of the two times.
         work_s = 3 * THREADS * math.sqrt(near_s * far_s)
         tasks = client.map(until_enough, range(1, math.ceil(work_s / TASK_S)), pure=False)

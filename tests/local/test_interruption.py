@@ -2,24 +2,36 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import signal
-from collections.abc import AsyncIterator
+import subprocess
+import time
+from collections.abc import AsyncIterator, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
 
 import dask
 import pytest
-from commands import Processes
+from commands import Processes, ended, registered
 from distributed import Client, Nanny, Scheduler
+from tornado.httpclient import AsyncHTTPClient
 from tornado.httpserver import HTTPServer
 from tornado.testing import bind_unused_port
 from tornado.web import Application, RequestHandler
-from waiting import until
+from waiting import DEADLINE_S, until
 
 from dask_tide import interruption
 from dask_tide.errors import ConfigError
 
-NOTICE = {"action": "terminate", "time": "2026-11-23T20:02:00Z"}
+#: The longest that one is given before.
+NOTICE_S = 120.0
+
+
+def notice(left_s: float = NOTICE_S) -> dict[str, str]:
+    """What EC2 says so long before."""
+    end = datetime.now(UTC) + timedelta(seconds=left_s)
+    return {"action": "terminate", "time": f"{end:%Y-%m-%dT%H:%M:%SZ}"}
 
 
 class Metadata:
@@ -75,16 +87,12 @@ def watching(metadata: Metadata, **more: object):
     return dask.config.set({f"tide.interruption.{key}": value for key, value in keys.items()})
 
 
-@pytest.mark.parametrize(
-    ("notice", "words"),
-    [
-        (NOTICE, "EC2 will terminate its spot instance at 2026-11-23T20:02:00Z"),
-        ("soon", "announces for its spot instance: soon"),
-    ],
-)
-async def test_p11_a_notice_is_told_to_the_scheduler_that_is_there(
-    metadata, scheduler, caplog, notice, words
-):
+@pytest.mark.parametrize("readable", [True, False])
+async def test_p11_a_notice_is_told_to_the_scheduler_that_is_there(metadata, scheduler, caplog, readable):
+    announced = notice()
+    words = "announces for its spot instance: soon"
+    if readable:
+        words = f"EC2 will terminate its spot instance at {announced['time']}"
     told = []
 
     async def tide_notice(worker: str, message: str) -> bool:
@@ -98,7 +106,7 @@ async def test_p11_a_notice_is_told_to_the_scheduler_that_is_there(
             await until(lambda: metadata.asked > 2, "it asks")
             assert not told
             metadata.tokens.append("another one")  # the old one has expired
-            metadata.notice = notice
+            metadata.notice = announced if readable else "soon"
             await until(lambda: len(told) > 3, "it tells, again and again: another one may have started")
             assert {worker for worker, _ in told} == {"pod-1"}
             assert all(words in message for _, message in told)
@@ -117,7 +125,7 @@ async def test_a_worker_that_is_not_the_controllers_leaves_by_itself(metadata, s
     scheduler.handlers["tide_notice"] = tide_notice
     monkeypatch.setattr(interruption, "_UNKNOWN_S", 0.3)
     monkeypatch.setattr(signal, "raise_signal", signals.append)
-    metadata.notice = NOTICE
+    metadata.notice = notice()
     with watching(metadata):
         async with Nanny(scheduler.address, name="pod-1", nthreads=1) as nanny:
             interruption.join(nanny)
@@ -127,57 +135,129 @@ async def test_a_worker_that_is_not_the_controllers_leaves_by_itself(metadata, s
     assert len(told) > 2, "one that has just started might have known it soon"
 
 
-async def test_who_does_not_answer_is_complained_of_once(metadata, scheduler, caplog):
+@pytest.mark.parametrize(
+    "end",
+    [-60.0, 3600.0, "2026-11-23T20:02:00", "soon", 5],
+    ids=["past", "far", "anywhere", "soon", "number"],
+)
+def test_p11_when_the_end_is_not_known_a_notice_is_of_two_minutes(end):
+    """The clock is wrong, or it is not said when."""
+    announced = notice(end) if isinstance(end, float) else {"action": "stop", "time": end}
+    assert interruption._Notice.read(json.dumps(announced)).left_s == NOTICE_S
+
+
+def test_p11_when_the_end_is_known_it_is_heeded():
+    left_s = interruption._Notice.read(json.dumps(notice(60.0))).left_s
+    assert 50.0 < left_s <= 60.0
+
+
+@pytest.mark.parametrize("departs", [False, True])
+async def test_p11_what_departs_already_is_not_told_twice(metadata, scheduler, monkeypatch, departs):
+    """A second SIGTERM ends a process at once."""
+    signals: list[int] = []
+
+    async def tide_notice(worker: str, message: str) -> bool:
+        return True
+
+    scheduler.handlers["tide_notice"] = tide_notice
+    monkeypatch.setattr(signal, "raise_signal", signals.append)
+    metadata.notice = notice(10.0)  # a departure may take 20 s
+    with watching(metadata):
+        async with Nanny(scheduler.address, name="pod-1", nthreads=1) as nanny:
+            if departs:
+                nanny.close_gracefully(reason="SIGTERM")
+            interruption.join(nanny)
+            await until(interruption._watching[nanny].done, "no more time is left")
+            interruption.leave(nanny)
+    assert signals == ([] if departs else [signal.SIGTERM])
+
+
+async def test_who_does_not_answer_is_complained_of_once(metadata, scheduler, caplog, monkeypatch):
+    attempts: list[object] = []
+    fetch = AsyncHTTPClient.fetch
+
+    def counted(client: AsyncHTTPClient, *arguments: Any, **options: Any):
+        attempts.append(arguments)
+        return fetch(client, *arguments, **options)
+
+    monkeypatch.setattr(AsyncHTTPClient, "fetch", counted)
     metadata.server.stop()
     with watching(metadata):
         async with Nanny(scheduler.address, nthreads=1) as nanny:
             interruption.join(nanny)
-            await until(lambda: "cannot be read" in caplog.text, "it says so")
-            await asyncio.sleep(0.1)
+            await until(lambda: len(attempts) >= 3, "it asks again and again")
             interruption.leave(nanny)
     assert caplog.text.count("cannot be read") == 1
 
 
-async def test_a_scheduler_without_the_controller_keeps_the_results_all_the_same(
-    metadata, scheduler, tmp_path
-):
-    """As after SIGTERM: the worker hands over what it holds, and exits."""
+@pytest.fixture
+def processes(tmp_path: Path) -> Iterator[Processes]:
     processes = Processes(tmp_path)
+    yield processes
+    processes.kill_all()
+
+
+async def watcher(
+    processes: Processes, scheduler: Scheduler, metadata: Metadata, departure: str
+) -> subprocess.Popen[bytes]:
+    """A worker, `goes`, that asks; once it is there."""
     variables = {
         "DASK_TIDE__INTERRUPTION__WATCH": "aws",
         "DASK_TIDE__INTERRUPTION__URL": metadata.url,
         "DASK_TIDE__INTERRUPTION__INTERVAL": "50ms",
+        "DASK_TIDE__DEPARTURE__TIMEOUT": departure,
     }
-    try:
-        async with Client(scheduler.address, asynchronous=True, set_as_default=False) as client:
-            process = processes.start(
-                "goes",
-                "dask_worker",
-                *(
-                    scheduler.address,
-                    "--name",
-                    "goes",
-                    "--nthreads",
-                    "1",
-                    "--no-dashboard",
-                    "--memory-limit",
-                    "0",
-                ),
-                *("--host", "127.0.0.1", "--preload-nanny", "dask_tide.preload"),
-                environment=variables,
-            )
-            await until(lambda: len(scheduler.workers) == 1, "it is there")
-            future = client.submit(lambda: 42)
-            await future
-            processes.worker(scheduler.address, "stays")
-            await until(lambda: len(scheduler.workers) == 2, "both are there")
-            metadata.notice = NOTICE
-            await until(lambda: process.poll() is not None, "it has left")
-            assert process.returncode == 0
-            assert await future == 42
-            assert [str(ws.name) for ws in scheduler.workers.values()] == ["stays"]
-    finally:
-        processes.kill_all()
+    arguments = ["--name", "goes", "--nthreads", "1", "--no-dashboard", "--memory-limit", "0"]
+    arguments += ["--host", "127.0.0.1", "--preload-nanny", "dask_tide.preload"]
+    process = processes.start("goes", "dask_worker", scheduler.address, *arguments, environment=variables)
+    await registered(scheduler, "goes")
+    return process
+
+
+async def test_a_scheduler_without_the_controller_keeps_the_results_all_the_same(
+    metadata, scheduler, processes
+):
+    """As after SIGTERM: the worker hands over what it holds, and exits."""
+    process = await watcher(processes, scheduler, metadata, "20s")
+    async with Client(scheduler.address, asynchronous=True, set_as_default=False) as client:
+        future = client.submit(lambda: 42)
+        await future
+        processes.worker(scheduler.address, "stays")
+        await registered(scheduler, "goes", "stays")
+        metadata.notice = notice()
+        assert await ended(process, DEADLINE_S) == 0
+        assert await future == 42
+        assert [str(ws.name) for ws in scheduler.workers.values()] == ["stays"]
+
+
+async def test_p11_a_task_that_outlasts_the_machine_has_not_killed_its_worker(
+    metadata, scheduler, processes, tmp_path
+):
+    """Here the controller knows the worker, and would wait for the task until the power is cut."""
+    begun = tmp_path / "begun"
+
+    async def tide_notice(worker: str, message: str) -> bool:
+        return True
+
+    def endless() -> None:
+        begun.touch()
+        time.sleep(600)
+
+    scheduler.handlers["tide_notice"] = tide_notice
+    scheduler.allowed_failures = 0
+    process = await watcher(processes, scheduler, metadata, "3s")
+    async with Client(scheduler.address, asynchronous=True, set_as_default=False) as client:
+        future = client.submit(endless)
+        await until(begun.exists, "it runs")
+        metadata.notice = notice(12.0)
+        end = datetime.fromisoformat(metadata.notice["time"])
+        left_s = (end - datetime.now(UTC)).total_seconds()
+        await until(
+            lambda: not scheduler.workers, "it has left in time", left_s, lambda: processes.log("goes")
+        )
+        assert scheduler.tasks[future.key].suspicious == 0
+        assert future.status == "pending"
+        assert await ended(process) == 0
 
 
 @pytest.mark.parametrize(

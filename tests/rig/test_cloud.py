@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from fleet import most_at_once
 from leftovers import Traces, machine_state, started
 from waiting import wait_until
 
@@ -17,8 +18,9 @@ from rig.aws import karpenter
 from rig.aws.account import PURPOSE, TYPES
 from rig.aws.cluster_autoscaler import GROUP
 from rig.aws.instances import Instance
+from rig.clients import KubectlError
 from rig.cloud import Cloud, Sky, missing
-from rig.folders import RigError
+from rig.folders import CHECKOUT, RigError
 
 pytestmark = [pytest.mark.xdist_group("nodes"), pytest.mark.timeout(400)]
 
@@ -148,6 +150,10 @@ def test_who_is_taken_back_is_told_before(burst: Burst) -> None:
     log = subprocess.Popen(cloud.kubectl.command("logs", "--follow", name), text=True, stdout=subprocess.PIPE)
     assert log.stdout is not None
     assert log.stdout.readline() == "asleep\n"
+    limit = {"InstanceId": instance.id, "HttpPutResponseHopLimit": 1}
+    cloud.aws("ec2", "modify_instance_metadata_options", **limit)
+    with pytest.raises(KubectlError, match="api/token"):  # nobody answers the pod; its machine has an answer
+        cloud.kubectl(*ask, "instance-id")
     cloud.interrupt(instance.node)
     status, said = cloud.kubectl("exec", f"{burst.name}-witness", *ask[2:], "spot/instance-action").split(
         " ", 1
@@ -173,6 +179,7 @@ def _witness(name: str, node: str) -> dict[str, Any]:
         "metadata": {"name": f"{name}-witness"},
         "spec": {
             "nodeName": node,
+            "hostNetwork": True,
             "restartPolicy": "Never",
             "terminationGracePeriodSeconds": 1,
             "tolerations": [{"operator": "Exists"}],
@@ -340,24 +347,38 @@ def test_an_auto_scaling_group_does_what_cluster_autoscaler_asks_of_it(cloud: Cl
     wait_until(lambda: not instances() and name not in cloud.ready_nodes(), "they are no more", GOING_S)
 
 
-def test_hundreds_of_pods_find_machines_of_kwok_and_nothing_is_left() -> None:
-    count, per_node = 400, 8
-    before = machine_state()
-    with Cloud.start(sky=Sky(machines="kwok", boot_s=5.0)) as cloud:
-        traces = Traces(cloud.folder.name).take()
-        burst = Burst(cloud, "many")
-        burst.start(count, cpu="480m")
-        burst.wait(lambda: burst.ready() == count, f"{count} pods run", GOING_S)
-        needed = count / per_node
-        assert needed <= len(burst.instances())
-        assert most_at_once(cloud.bill()) <= 1.1 * needed, "at no time"
-        burst.scale(0)
-        burst.wait(lambda: not (burst.instances() or burst.nodes()), "all machines go", GOING_S)
+def test_by_hand(able: None) -> None:
+    def rig(*words: str) -> str:
+        command = [sys.executable, "-m", "rig", "--name", name, *words]
+        done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, timeout=200, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def instances() -> list[tuple[str, str]]:
+        rows = [line.split() for line in rig("instances").splitlines()[1:-1]]
+        return sorted((pool, market) for _, _, _, market, pool, *_ in rows)
+
+    before, name = machine_state(), f"test-cloud-by-hand-{os.getpid()}"
+    system, worker = ("system", "on-demand"), ("workers", "on-demand")
+    try:
+        told = rig("up", "--level", "cloud", "--machines", "kwok", "--boot-s", "1")
+        [example] = re.findall(r"kubectl create -f (\S+)", told)
+        assert instances() == [system]
+        rig("stock-out", "*/*/spot")
+        assert "stock_outs: ['*/*/spot']" in rig("faults")
+        rig("kubectl", "create", "-f", example)
+        rig("kubectl", "scale", "replicaset/burst", "--replicas=1")
+        wait_until(lambda: instances() == [system, worker], "a machine comes, and there is no spot", COMING_S)
+        rig("in-stock")
+        assert "stock_outs: []" in rig("faults")
+    finally:
+        traces = Traces(name).take()
+        assert "nothing is left" in rig("down")
     traces.wait_gone()
     assert machine_state() == before
 
 
-def test_nothing_is_left_of_a_killed_one(starter: list[subprocess.Popen[str]]) -> None:
+def test_nothing_is_left_of_a_killed_one(able: None, starter: list[subprocess.Popen[str]]) -> None:
     before = machine_state()
     cloud = Cloud.attach(started(starter, CLOUD))
     traces = Traces(cloud.folder.name).take()
@@ -368,7 +389,7 @@ def test_nothing_is_left_of_a_killed_one(starter: list[subprocess.Popen[str]]) -
 
 
 @pytest.mark.skipif(bool(missing("cluster-autoscaler")), reason=missing("cluster-autoscaler"))
-def test_cluster_autoscaler_makes_its_group_follow_the_pods() -> None:
+def test_cluster_autoscaler_makes_its_group_follow_the_pods(able: None) -> None:
     with Cloud.start(sky=Sky(autoscaler="cluster-autoscaler")) as cloud:
         cloud.kubectl.apply(karpenter.burst(5))
         api = cloud.api()

@@ -7,6 +7,8 @@ import pytest
 from dask_tide.controller.ledger import Ledger
 from dask_tide.model import Phase, Pool
 from dask_tide.providers.base import Observation, ObservedUnit
+from dask_tide.providers.kubernetes.nodes import NodeView, quantities
+from dask_tide.providers.kubernetes.provider import _size
 
 POOLS = {"cpu": Pool("cpu", price=1.0)}
 
@@ -20,7 +22,7 @@ class Cluster:
         self.registered: set[str] = set()
         self.now_s = 0.0
         #: Those that the platform shows; None: it does not.
-        self.machines: set[str] | None = None
+        self.machines: set[str] | dict[str, str] | None = None
         self.requested = 0
         self.prices: dict[str, float] = {}
 
@@ -120,6 +122,76 @@ def test_p33_a_machine_that_is_known_to_be_gone_has_no_room():
     cluster.machines = {"m2", "another"}
     cluster.look()
     assert cluster.cpu.room == 2
+
+
+SIZES = {"small-1": "small", "small-2": "small", "large": "large"}
+
+
+def test_p33_machines_of_another_size_have_no_room_for_as_many():
+    """Four on a large one, two on each of two small ones: all three are full."""
+    cluster = Cluster()
+    cluster.machines = SIZES
+    for name in "abcd":
+        cluster.start(name, "large", boot_s=60.0, cold=True)
+    for name, machine in zip("efgh", ["small-1", "small-1", "small-2", "small-2"], strict=True):
+        cluster.start(name, machine, boot_s=60.0, cold=True)
+    assert cluster.cpu.room == 0
+    del cluster.units["a"], cluster.units["e"], cluster.units["f"]
+    cluster.look()
+    assert cluster.cpu.room == 3
+
+
+def test_p33_of_a_kind_that_was_never_full_no_more_is_believed_than_was_seen():
+    cluster = Cluster()
+    cluster.machines = {**SIZES, "another": "another"}
+    for name in "abcd":
+        cluster.start(name, "large", boot_s=60.0, cold=True)
+    cluster.start("e", "another", boot_s=60.0, cold=True)
+    assert cluster.cpu.room == 0
+    cluster.start("f", "small-1", boot_s=60.0, cold=True)
+    cluster.start("g", "small-2", boot_s=60.0, cold=True)
+    cluster.start("h", "small-2", boot_s=3.0)
+    assert cluster.cpu.room == 1
+
+
+def test_p33_what_kind_a_machine_is_is_remembered_while_nobody_tells():
+    cluster = Cluster()
+    cluster.machines = SIZES
+    for name, machine in zip("abcdef", ["large"] * 4 + ["small-1"] * 2, strict=True):
+        cluster.start(name, machine, boot_s=60.0, cold=True)
+    assert cluster.cpu.room == 0
+    cluster.machines = None
+    cluster.look()
+    assert cluster.cpu.room == 0
+    cluster.machines = {"small-1": "small"}  # the large one is about to go
+    del cluster.units["e"]
+    cluster.look()
+    assert cluster.cpu.room == 1
+
+
+def test_a_machine_is_known_later_than_the_units_on_it():
+    cluster = Cluster()
+    cluster.machines = {}
+    for name in "abc":
+        cluster.start(name, "large", boot_s=60.0, cold=True)
+    assert cluster.cpu.room == 0
+    cluster.machines = SIZES
+    cluster.start("d", "small-1", boot_s=60.0, cold=True)
+    assert cluster.cpu.room == 0, "what was seen there says nothing of a small one"
+    del cluster.units["a"]
+    cluster.look()
+    assert cluster.cpu.room == 1
+
+
+def test_nodes_with_as_much_for_pods_are_of_one_kind():
+    def size(kind: str, **allocatable: str) -> str:
+        return _size(NodeView(kind=f"{kind}/eu-west-1a/spot", allocatable=quantities(allocatable)))
+
+    medium = size("m5.xlarge", cpu="3920m", memory="15200Mi")
+    assert medium == size("m6i.xlarge", cpu="3.92", memory="15190Mi"), "another host has some MB less"
+    assert medium != size("c5.xlarge", cpu="3920m", memory="7000Mi")
+    assert medium != size("m5.2xlarge", cpu="7910m", memory="31000Mi")
+    assert size("m5.xlarge") == "m5.xlarge", "it has not said yet"
 
 
 def test_a_machine_that_is_about_to_go_has_no_room_though_units_are_there():

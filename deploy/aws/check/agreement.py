@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
 from fractions import Fraction
 from typing import Any
 
@@ -73,6 +74,7 @@ def check(pods: Sequence[Pods], groups: Sequence[Group], values: Mapping[str, An
     yield from _room([some for some in pods if where.get(some.key)], where)
     yield from _haven([some for some in pods if some.pool is not None])
     yield from _settings(pods, groups, values)
+    yield from _budget([some for some in pods if some.pool is not None], where, values)
 
 
 def _words(labels: Mapping[str, str]) -> str:
@@ -277,6 +279,23 @@ def _settings(pods: Sequence[Pods], groups: Sequence[Group], values: Mapping[str
         most = maxima.get(f"pools.{name}", 0)
         words = f"at most {most}, pools.{name}.maximum: each place of a placeholder is paid for"
         yield from place.expect(units <= most, f"buffer.pools.{name}", units, words)
+
+
+def _budget(
+    pools: Sequence[Pods], where: Mapping[str, Sequence[Group]], values: Mapping[str, Any]
+) -> Iterator[Problem]:
+    """Whether a budget has prices to count with, for whatever machines workers may be on."""
+    if (budget := _said(values, "tide.limits.budget-per-hour")) is None:
+        return
+    prices = _said(values, "tide.options.prices") or {}
+    # TYPE alone is of any market.
+    priced = [pattern.rpartition("/")[2] if "/" in pattern else "*" for pattern in prices]
+    markets = {each for some in pools for group in where.get(some.key, ()) for each in some.markets(group)}
+    for market in sorted(markets):
+        words = f"one of {market} machines, such as '*/{market}': 0.1, for the budget of {budget} an hour: "
+        words += "a pool's price, which is for comparing pools, would count each second"
+        holds = any(fnmatchcase(market, pattern) for pattern in priced)
+        yield from pools[0].place.expect(holds, "tide.options.prices", prices, words)
 
 
 def _said(values: Mapping[str, Any], key: str, default: Any = None) -> Any:

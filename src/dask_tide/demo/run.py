@@ -158,14 +158,19 @@ def run(
 
 
 def _second_job(client: Client, recorder: Recorder, story: Story, patience: Patience) -> bool:
-    """Whether a job so soon after the first one finds a machine."""
-    began = len(recorder.recording.samples)
+    """Whether a job so soon after the first one finds a machine: from its start on none was seen to boot."""
+    samples = recorder.recording.samples
+    began = len(samples)
     story.again = True
     found = client.submit(find_sources, "small", pure=False)
     found.result(timeout=patience.settle_s)
+    # Whoever has the result is there as long as it is wanted: that is seen.
+    seen = recorder.wait_until(
+        lambda sample: len(samples) > began and bool(sample.workers), patience.settle_s
+    )
     found.release()
-    seen = recorder.recording.samples[began:]
-    return all(sample.fleet is None or not sample.fleet.booting for sample in seen)
+    fleets = [sample.fleet for sample in samples[began:]]
+    return seen and all(fleet is not None and not fleet.booting for fleet in fleets)
 
 
 def main(

@@ -89,8 +89,8 @@ class Observation:
         By pool: what a unit costs for one second at the most, before any has run; where it is not said, what
         its pool says.
     machines
-        Names of the machines that units may be on, without those that are about to go; None: the platform
-        does not tell.
+        Names of the machines that units may be on, without those that are about to go; as a mapping, to what
+        kind each is (those of one kind have room for as many units). None: the platform does not tell.
     """
 
     units: tuple[ObservedUnit, ...] = ()

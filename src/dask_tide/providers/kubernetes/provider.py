@@ -160,9 +160,7 @@ class KubernetesProvider:
             if count := scale.requested():
                 requested[name] = count
             refused = places.refused(pods)
-            units += [
-                self._unit(pod, current, refused) for pod in pods.values() if pod.uid not in self._dismissed
-            ]
+            units += [self._unit(pod, current, refused) for pod in pods.values() if not self._settled(pod)]
             known = (scale.limit(), places.limit(pods, refused, self._message))
             limits += sorted(filter(None, known), key=lambda limit: limit.maximum)[:1]
         return Observation(tuple(units), tuple(limits), requested, frozen, self._dearest, self._machines())
@@ -177,14 +175,8 @@ class KubernetesProvider:
         await self._start()
         if self._pods.error is not None:
             raise self._pods.error  # of pods that are not seen some would go, too
-        # Those that have ended are the garbage collector's; the ReplicaSet has replaced them already.
-        self._dismissed |= {
-            pod.uid
-            for name in units
-            if (pod := self._pods.objects.get(name)) is not None
-            and pod.unit.phase is Phase.FAILED
-            and not pod.active
-        }
+        pods = self._pods.objects
+        self._dismissed |= {pods[name].uid for name in units if name in pods}
         # Each for itself: what one pool waits for is nothing to the others.
         results = await asyncio.gather(
             *(self._fewer(pool, scale, units) for pool, scale in self.scales.items()), return_exceptions=True
@@ -194,7 +186,12 @@ class KubernetesProvider:
             if isinstance(result, BaseException):
                 raise result
             kept += result
+        self._dismissed -= {pods[name].uid for name in kept if name in pods}
         return kept
+
+    def _settled(self, pod: PodView) -> bool:
+        """Whether one that was given back has ended: the garbage collector's, and replaced already."""
+        return pod.uid in self._dismissed and pod.unit.phase is Phase.FAILED and not pod.active
 
     async def _fewer(self, pool: str, scale: PoolScale, units: Sequence[str]) -> Collection[str]:
         nameless = sum(1 for name in units if name.startswith(pool + NAMELESS))
@@ -334,10 +331,12 @@ class KubernetesProvider:
     def _message(self, pod: PodView) -> str:
         return self._unit(pod, "", ()).message
 
-    def _machines(self) -> Collection[str] | None:
+    def _machines(self) -> Mapping[str, str] | None:
+        """Those that stay, by name, and how large each is."""
         if self._nodes is None or self._nodes.error is not None:
             return None
-        return {name for name, node in self._nodes.objects.items() if not node.doom and not node.silent}
+        nodes = self._nodes.objects.items()
+        return {name: _size(node) for name, node in nodes if not node.doom and not node.silent}
 
     def _price(self, pod: PodView) -> float | None:
         """What a pod costs for a second, where its node and the price of such nodes are known."""
@@ -402,6 +401,12 @@ class KubernetesProvider:
                 self._parked.difference_update(kept)
                 self._context.wake()
                 return
+
+
+def _size(node: NodeView) -> str:
+    """What pods may have of a node, to two digits: nodes of one type differ by some MB. Else its type."""
+    sizes = ", ".join(f"{name} {amount:.2g}" for name, amount in node.allocatable.items())
+    return sizes or node.kind.partition("/")[0]
 
 
 def _is_parked(pod: PodView) -> bool:
