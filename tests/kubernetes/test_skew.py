@@ -142,8 +142,10 @@ def test_p44_a_client_too_old_for_its_scheduler_is_told_so_and_disturbs_nobody(
     release.settled(0)
 
 
-def test_p44_workers_too_old_for_their_scheduler_are_no_end_of_the_others(release: Release) -> None:
-    """They end at their first task, in Dask's words; the controller asks for others, ever more rarely."""
+def test_p44_workers_too_old_for_their_scheduler_are_no_end_of_the_others(
+    release: Release, oldest: str
+) -> None:
+    """They end at their first task, and why is told; the controller asks for others, ever more rarely."""
     with release.client() as client:
         future = client.submit(nap, 0.1, resources={"OLD": 1}, pure=False)
         with pytest.raises(KilledWorker):
@@ -151,6 +153,9 @@ def test_p44_workers_too_old_for_their_scheduler_are_no_end_of_the_others(releas
         names = client.gather(client.map(nap, [0.1] * 6, pure=False))
         assert {name.startswith("r-cpu-") for name in names} == {True}
         release.told(client, "Pool old: gave back")
+        cause = f"has distributed {oldest} and the scheduler "
+        release.told(client, cause)
+        assert release.log().count(cause) == 1, "however many there were"
         del future
         release.settled(0)
 

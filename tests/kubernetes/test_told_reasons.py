@@ -10,16 +10,20 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
-from releases import DEADLINE_S, POOL, Release, ask, calls, nap, workers
+from distributed import Client
+from releases import DEADLINE_S, POOL, Release, ask, calls, is_ready, nap, workers
 from waiting import wait_until
 
 from rig.clients import KubectlError
 from rig.nodes import Cluster
 
 pytestmark = [pytest.mark.xdist_group("nodes"), pytest.mark.timeout(300, func_only=True)]
+
+TO_SCALE = 'cannot patch resource "replicasets/scale" in API group "apps"'
 
 
 @pytest.fixture
@@ -36,6 +40,18 @@ def one_worker(release: Release, client: Any) -> str:
     release.settled(0)
     ask(client, "tide_scale", n=1)
     return str(*wait_until(lambda: workers(client), "a worker", DEADLINE_S, release.situation))
+
+
+def lives(release: Release) -> dict[str, tuple[str, str, int]]:
+    """Of each worker's pod, its uid, its phase, and how often it was started again."""
+    return {
+        name: (
+            pod["metadata"]["uid"],
+            pod["status"]["phase"],
+            sum(container["restartCount"] for container in pod["status"].get("containerStatuses", ())),
+        )
+        for name, pod in release.all_pods().items()
+    }
 
 
 def test_an_image_that_cannot_be_pulled(install: Callable[..., Release]) -> None:
@@ -119,59 +135,108 @@ def test_a_pod_that_must_make_room_for_a_more_important_one(
         release.told(client, "Unschedulable: ")
 
 
-def test_rights_that_are_missing_are_named_without_haste_and_missed_no_longer_once_given(
-    install: Callable[..., Release],
-) -> None:
-    release = install()
-    release.settled(0)
-    role = f"role/{release.name}-scheduler"
-    whole = json.loads(release.kubectl("get", role, "--output=json"))["rules"]
+class Rights:
+    """What the scheduler of a release may do in its namespace."""
 
-    def without(*rights: tuple[str, str]) -> None:
-        """Take these rights away, and give all others."""
+    def __init__(self, release: Release) -> None:
+        self._release = release
+        self._role = f"role/{release.name}-scheduler"
+        self._whole = json.loads(release.kubectl("get", self._role, "--output=json"))["rules"]
+
+    def without(self, *rights: tuple[str, str]) -> None:
+        """Take these away, and give all others."""
         rules = [
             rule | {"verbs": [verb for verb in rule["verbs"] if (rule["resources"][0], verb) not in rights]}
-            for rule in whole
+            for rule in self._whole
         ]
-        release.kubectl("patch", role, "--type=merge", "--patch", json.dumps({"rules": rules}))
+        patch = json.dumps({"rules": rules})
+        self._release.kubectl("patch", self._role, "--type=merge", "--patch", patch)
         for resource, verb in rights:
-            wait_until(lambda: not may(verb, *resource.split("/")), f"it may not {verb} {resource}")  # noqa: B023 -- called here
+            gone = partial(self._may_not, verb, *resource.split("/"))
+            wait_until(gone, f"it may not {verb} {resource}")
 
-    def may(verb: str, resource: str, subresource: str = "") -> bool:
+    def _may_not(self, verb: str, resource: str, subresource: str = "") -> bool:
+        release = self._release
         account = f"--as=system:serviceaccount:{release.namespace}:{release.name}-scheduler"
         what = (
             [f"{resource}/{release.name}-cpu", f"--subresource={subresource}"] if subresource else [resource]
         )
         try:
-            return "yes" in release.kubectl(account, "auth", "can-i", verb, *what)
+            return "yes" not in release.kubectl(account, "auth", "can-i", verb, *what)
         except KubectlError:
-            return False
+            return True
 
-    def attempts(began_s: float, pause_s: float) -> float:
-        """How many there may be at the most, if the pause after each is twice as long."""
-        return 2 + math.log2(1 + (time.monotonic() - began_s) / pause_s)
 
-    to_scale = 'cannot patch resource "replicasets/scale" in API group "apps"'
-    to_list = 'cannot list resource "pods" in API group ""'
-    with release.client() as client:
-        before, began_s = calls(client)["scale"], time.monotonic()
-        without(("replicasets/scale", "patch"))
-        future = client.submit(nap, 0.1)
-        release.told(client, "starts in a row came to nothing")
-        assert f'replicasets.apps "{release.name}-cpu" is forbidden: User' in release.explain()
-        assert to_scale in release.explain()
-        tried = wait_until(
-            lambda: (count := calls(client)["scale"] - before) >= 4 and count, "it is tried again", DEADLINE_S
-        )
-        assert tried <= attempts(began_s, 0.5)
-        assert release.log().count(to_scale) <= calls(client)["scale"] - before
-        assert not release.pods()
-        without()
-        assert future.result(timeout=DEADLINE_S)
-        del future
+def attempts(began_s: float, pause_s: float) -> float:
+    """How many there may be at the most, if the pause after each is twice as long."""
+    return 2 + math.log2(1 + (time.monotonic() - began_s) / pause_s)
+
+
+def grows_later(release: Release, client: Client, rights: Rights) -> None:
+    """Without the right to set the number of pods, and with it again."""
+    before, began_s = calls(client)["scale"], time.monotonic()
+    rights.without(("replicasets/scale", "patch"))
+    future = client.submit(nap, 0.1)
+    release.told(client, "starts in a row came to nothing")
+    assert f'replicasets.apps "{release.name}-cpu" is forbidden: User' in release.explain()
+    assert TO_SCALE in release.explain()
+    tried = wait_until(
+        lambda: (count := calls(client)["scale"] - before) >= 4 and count, "it is tried again", DEADLINE_S
+    )
+    assert tried <= attempts(began_s, 0.5)
+    assert release.log().count(TO_SCALE) <= calls(client)["scale"] - before
+    assert not release.pods()
+    rights.without()
+    assert future.result(timeout=DEADLINE_S)
+
+
+def shrinks_later(release: Release, client: Client, rights: Rights) -> None:
+    """The same: who has left the scheduler meanwhile is parked, and waits in its pod with nothing to do."""
+
+    def unready() -> list[str]:
+        return [name for name, pod in release.pods().items() if not is_ready(pod)]
+
+    ask(client, "tide_scale", n=2)
+    both = wait_until(
+        lambda: len(workers(client)) == 2 and not unready() and lives(release),
+        "two workers",
+        DEADLINE_S,
+        release.situation,
+    )
+    rights.without(("replicasets/scale", "patch"))
+    before, began_s = calls(client)["scale"], time.monotonic()
+    ask(client, "tide_scale", n=1)
+    (parked,) = wait_until(unready, "one is parked", DEADLINE_S, release.situation)
+    (other,) = set(both) - {parked}
+    tried = wait_until(
+        lambda: (count := calls(client)["scale"] - before) >= 3 and count, "it is tried again", DEADLINE_S
+    )
+    assert tried <= attempts(began_s, 0.5)
+    release.told(client, f"{parked} could not be stopped: ")
+    assert TO_SCALE in release.explain()
+    names = client.gather(client.map(nap, [0.1] * 10, pure=False))
+    assert set(names) == set(workers(client)) == {other}
+    assert lives(release) == both, "it runs, and never ended"
+    assert unready() == [parked]
+    rights.without()
+    release.settled(1)
+    assert lives(release) == {other: both[other]}, "it goes, and no other"
+    ask(client, "tide_scale", n=0)
     release.settled(0)
 
-    without(("pods", "list"))
+
+def test_rights_that_are_missing_are_named_without_haste_and_missed_no_longer_once_given(
+    install: Callable[..., Release],
+) -> None:
+    release = install()
+    release.settled(0)
+    rights = Rights(release)
+    with release.client() as client:
+        grows_later(release, client, rights)
+        shrinks_later(release, client, rights)
+
+    to_list = 'cannot list resource "pods" in API group ""'
+    rights.without(("pods", "list"))
     began_s = time.monotonic()
     release.kubectl("delete", "pod", release.scheduler_pod(), deadline_s=60)
     release.close()
@@ -190,7 +255,7 @@ def test_rights_that_are_missing_are_named_without_haste_and_missed_no_longer_on
         assert tried <= 2 + attempts(began_s, 2.0)
         assert release.log().count(to_list) == 1
         assert not release.pods()
-        without()
+        rights.without()
         assert future.result(timeout=DEADLINE_S)
         del future
     release.settled(0)

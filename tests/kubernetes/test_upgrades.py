@@ -45,6 +45,13 @@ def made_from(release: Release) -> dict[str, str]:
     return {name: pod["metadata"]["labels"][TEMPLATE] for name, pod in release.pods().items()}
 
 
+def at_work(release: Release, client: Client) -> list[str]:
+    """Workers that take tasks; there is always one."""
+    found = [name for name, worker in workers(client).items() if worker["status"] == "running"]
+    assert found, release.situation()
+    return found
+
+
 def test_an_upgrade_of_the_pods_disturbs_no_task_and_neither_does_a_rollback_nor_force(
     release: Release,
 ) -> None:
@@ -56,6 +63,7 @@ def test_an_upgrade_of_the_pods_disturbs_no_task_and_neither_does_a_rollback_nor
         wait(results, timeout=DEADLINE_S)
         long = hold(client, 1)
         (busy,) = long.placed(release)
+        release.settled(2, "and none that came for the results")
 
         release.apply("upgrade", SECOND)
         second = template(release)
@@ -98,10 +106,24 @@ def test_an_upgrade_of_the_pods_disturbs_no_task_and_neither_does_a_rollback_nor
         assert len(client.gather(results)) == 8
         assert set(finished(client).values()) == {1}, "nothing was computed again"
         assert set(made_from(release).values()) == {second}
-        ask(client, "tide_adapt", minimum=0)
+
+        # Two that are always there, with no task and no result.
         long.forget()
         more.forget()
         del results
+        release.settled(2)
+        wait_until(lambda: len(workers(client)) == 2, "two workers", DEADLINE_S, release.situation)
+        release.apply("upgrade", FIRST)
+        wait_until(
+            lambda: (
+                made_from(release) == dict.fromkeys(at_work(release, client), first)
+                and len(release.all_pods()) == 2
+            ),
+            "one after the other is replaced",
+            DEADLINE_S,
+            release.situation,
+        )
+        ask(client, "tide_adapt", minimum=0)
         release.settled(0)
         assert ask(client, "tide_status")["errors"] == 0
     assert release.scheduler_pod() == scheduler

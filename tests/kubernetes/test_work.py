@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import os
 import random
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -34,6 +36,11 @@ def client(release: Release) -> Iterator[Client]:
         yield client
         ask(client, "tide_adapt", minimum=0)
     release.settled(0)
+
+
+def uids(release: Release) -> dict[str, str]:
+    """Names of workers' pods, of those that are going, too; a pod of the same name would be another one."""
+    return {pod["metadata"]["uid"]: name for name, pod in release.all_pods().items()}
 
 
 def test_p28_from_nothing_to_many_to_the_one_with_the_answer_to_nothing(
@@ -240,18 +247,31 @@ def test_p16_p28_after_a_soak_there_are_as_many_as_are_wanted(install: Callable[
         assert {unit["name"] for unit in status["units"]} == set(release.all_pods())
 
 
-def test_p29_a_scheduler_that_is_killed_in_mid_job_finds_its_pods_again(
-    install: Callable[..., Release],
+def evicted(release: Release, client: Client, scheduler: str) -> None:
+    """It has time to close, and tells its workers to do so, too."""
+    release.evict(scheduler)
+
+
+def killed(release: Release, client: Client, scheduler: str) -> None:
+    """Its process ends first: to one that is deleted by force the kubelet gives two seconds all the same."""
+    with suppress(OSError):
+        client.run_on_scheduler(os._exit, 1)
+    release.destroy(scheduler)
+
+
+@pytest.mark.parametrize("end", [evicted, killed])
+def test_p29_a_scheduler_that_ends_in_mid_job_finds_its_pods_again(
+    install: Callable[..., Release], end: Callable[[Release, Client, str], None]
 ) -> None:
     release = install({"pools": {"cpu": POOL | {"minimum": 4, "maximum": 6}}})
     with release.client() as client:
         wait_until(lambda: len(workers(client)) == 4, "four workers", DEADLINE_S, release.situation)
-        before = {pod["metadata"]["uid"]: name for name, pod in release.all_pods().items()}
+        before = uids(release)
         ask(client, "tide_adapt", maximum=4)
         futures = client.map(nap, [1.0] * 60, pure=False)
         wait_until(futures[0].done, "it is in full swing", DEADLINE_S, release.situation)
-        killed = release.scheduler_pod()
-        release.kubectl("delete", "pod", killed, "--grace-period=0", "--force", deadline_s=60)
+        ended = release.scheduler_pod()
+        end(release, client, ended)
         # Dask's usual answer; for what had been computed, too.
         for future in (futures[-1], futures[0]):
             with pytest.raises(FutureCancelledError, match="scheduler-connection-lost"):
@@ -260,10 +280,10 @@ def test_p29_a_scheduler_that_is_killed_in_mid_job_finds_its_pods_again(
     seen: dict[str, str] = {}
 
     def served() -> bool:
-        pods = release.all_pods()
-        seen.update({pod["metadata"]["uid"]: name for name, pod in pods.items()})
+        pods = uids(release)
+        seen.update(pods)
         assert len(pods) <= 4, release.situation()
-        return killed not in (names := release.schedulers()) and all(names.values()) and len(names) == 1
+        return ended not in (names := release.schedulers()) and all(names.values()) and len(names) == 1
 
     wait_until(served, "there is another scheduler", DEADLINE_S, release.situation)
     with release.client() as client:
@@ -281,15 +301,21 @@ def test_p29_a_scheduler_that_is_killed_in_mid_job_finds_its_pods_again(
 
 
 def test_p42_two_releases_in_one_namespace_do_not_touch_each_other(install: Callable[..., Release]) -> None:
-    one, two = install(name="one"), install(name="two")
+    values = {"pools": {"cpu": POOL}, "tide": {"release": {"keep": "1s", "tail": "1s"}}}
+    one, two = install(values, name="one"), install(values, name="two")
     with one.client() as first, two.client() as second:
+        ask(second, "tide_scale", n=2)
         a = first.map(nap, [0.3] * 20, pure=False)
         b = second.map(nap, [0.3] * 20, pure=False)
         assert {name.startswith("one-cpu-") for name in first.gather(a)} == {True}
         assert {name.startswith("two-cpu-") for name in second.gather(b)} == {True}
+        two.settled(2)
+        before = uids(two)
         del a
         one.settled(0)
-        assert second.gather(b)
+        assert uids(two) == before
+        assert set(finished(second).values()) == {1}, "nothing was computed again"
+        ask(second, "tide_adapt", minimum=0)
         del b
         two.settled(0)
 

@@ -6,9 +6,11 @@ import json
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,7 +19,7 @@ from leftovers import Traces, machine_state, started
 from waiting import wait_until
 
 from rig import binaries, images
-from rig.folders import RigError, runs
+from rig.folders import CHECKOUT, RigError, runs
 from rig.nodes import Cluster
 
 pytestmark = [pytest.mark.xdist_group("nodes"), pytest.mark.timeout(300, func_only=True)]
@@ -223,5 +225,35 @@ def test_nothing_is_left_when_it_is_killed(
         )
         assert (runs() / traces.name).exists()
         Cluster.start().stop()  # the next start
+    traces.wait_gone()
+    assert machine_state() == before
+
+
+def test_by_hand(able: None) -> None:
+    def rig(*words: str) -> str:
+        command = [sys.executable, "-m", "rig", "--name", name, *words]
+        done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, timeout=200, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def nodes() -> set[str]:
+        return set(rig("kubectl", "get", "nodes", "--output=name").split())
+
+    before, name = machine_state(), f"test-by-hand-{os.getpid()}"
+    try:
+        assert f"export KUBECONFIG={runs() / name / 'kubeconfig'}" in rig(
+            "up", "--level", "nodes", "--nodes", "1"
+        )
+        assert nodes() == {"node/n1"}
+        rig("node-up", "n9")
+        assert nodes() == {"node/n1", "node/n9"}
+        assert Cluster.attach(name).ready_nodes() == {"n1", "n9"}
+        network = Path("/proc/self/ns/net")
+        assert rig("in", "readlink", str(network)).strip() not in ("", str(network.readlink()))
+        rig("node-down", "n9", "--forget")
+        assert nodes() == {"node/n1"}
+    finally:
+        traces = Traces(name).take()
+        assert "nothing is left" in rig("down")
     traces.wait_gone()
     assert machine_state() == before

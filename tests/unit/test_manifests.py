@@ -290,6 +290,15 @@ def test_the_longest_names_make_names_of_cron_jobs():
 # Safety
 
 
+def test_what_nobody_asked_for_is_not_made():
+    """A PodDisruptionBudget, above all: with one scheduler it holds up every drain of its node."""
+    assert {kind for kind, _ in objects()} == {
+        *("Deployment", "ReplicaSet", "Service", "ConfigMap", "Secret", "NetworkPolicy"),
+        *("Role", "RoleBinding", "ServiceAccount"),
+        *("ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding"),
+    }
+
+
 def test_no_pod_has_a_liveness_probe():
     """Tasks in C that keep the interpreter's lock failed it, and busy containers were restarted."""
     for spec in pod_specs(objects({"notebook": {"enabled": True}})).values():

@@ -43,6 +43,7 @@ from .journal import Event, Journal, Line
 from .ledger import Ledger
 from .supply import Supply
 from .tally import Tally
+from .versions import Versions
 from .wishes import Wishes
 
 if TYPE_CHECKING:
@@ -129,7 +130,14 @@ class Controller:
         self._wake = asyncio.Event()
         self._loop: asyncio.Task[None] | None = None
         self._shutting_down: asyncio.Future[object] | None = None
-        self.tally = Tally(scheduler, wake=self.wake, on_restart=self._restarted, on_close=self.close)
+        self._versions = Versions(scheduler, tell=self._tell)
+        self.tally = Tally(
+            scheduler,
+            wake=self.wake,
+            on_restart=self._restarted,
+            on_close=self.close,
+            on_worker=self._versions.look,
+        )
         self._durations_file = DurationsFile(durations, self.tally.durations)
         self.snapshot: Snapshot | None = None
         #: The last tick, written to the journal or not.
@@ -158,6 +166,8 @@ class Controller:
         )
         self._durations_file.read()
         self.scheduler.add_plugin(self.tally, name=Tally.name)
+        for ws in self.scheduler.workers.values():
+            self._versions.look(ws)
         self._loop = asyncio.create_task(self._run(), name="dask-tide")
 
     async def close(self) -> None:
@@ -243,25 +253,23 @@ class Controller:
         owners = observe.owners(self.scheduler, pool_of)
         states = [*self.scheduler.workers.values()]
         self._blocked.look(now_s, states)
-        boots_s = {
-            unit: self.ledger.records[pool].boot_s or 0.0
-            for unit, pool in pool_of.items()
-            if pool in self.pools
-        }
-        for unit in self._blocked.units(now_s, states, owners, boots_s):
-            self.ledger.notice(unit, "its threads run tasks that were cancelled, and others wait for them")
+        if self._blocked.threads:
+            boots_s = {
+                unit: self.ledger.records[pool].boot_s or 0.0
+                for unit, pool in pool_of.items()
+                if pool in self.pools
+            }
+            for unit in self._blocked.units(now_s, states, owners, boots_s):
+                self.ledger.notice(
+                    unit, "its threads run tasks that were cancelled, and others wait for them"
+                )
         leaving = self.drains.units | observe.leaving(self.scheduler, owners)
         units = self.ledger.update(now_s, observation, set(owners), leaving, self.pools)
         self._take_taken()
+        self._versions.tell(pool_of)
         refused = {unit: reason for unit, (reason, until_s) in self._refused.items() if until_s > now_s}
         doomed = {unit.name for unit in units if unit.doomed}
-        by_hand = [name for name in self.pools if self.wishes.manual_of(name) is not None]
-        manual = {unit for unit, pool in pool_of.items() if pool in by_hand}
-        asked = {
-            ws.address
-            for ws, unit in zip(states, owners, strict=True)
-            if unit not in manual and self._is_asked(ws, now_s)
-        }
+        asked = self._answering(now_s, states, owners, pool_of)
         workers = observe.workers(
             self.scheduler, owners, refused, self.tally.bindings, doomed, self._blocked.threads, asked
         )
@@ -351,6 +359,8 @@ class Controller:
         empty: dict[str, list[str]] = defaultdict(list)
         for end in self.drains.take_ended():
             self._tell(end.pool, end.unit, end.why)
+            if end.why.code == Code.LEFT.name:
+                continue  # what became of the unit will be seen
             if not end.done:
                 believe_s = _HURRY_S if end.unit in doomed else _BELIEVE_S
                 self._refused[end.unit] = (str(end.why), self.now_s() + believe_s)
@@ -430,10 +440,20 @@ class Controller:
             self._asked.remove(workers)
             self.wake()
 
-    def _is_asked(self, ws: WorkerState, now_s: float) -> bool:
-        return now_s < self._expected_until_s or any(
-            workers is None or ws.address in workers or ws.name in workers for workers in self._asked
-        )
+    def _answering(
+        self, now_s: float, states: list[WorkerState], owners: list[str], pool_of: dict[str, str]
+    ) -> set[str]:
+        """Addresses of workers that have to do with such a request; none where the number is set by hand."""
+        expected = now_s < self._expected_until_s
+        if not (expected or self._asked):
+            return set()
+        by_hand = {name for name in self.pools if self.wishes.manual_of(name) is not None}
+        return {
+            ws.address
+            for ws, unit in zip(states, owners, strict=True)
+            if pool_of.get(unit) not in by_hand
+            and (expected or any(one is None or ws.address in one or ws.name in one for one in self._asked))
+        }
 
     def reshape(self, pool: Pool) -> None:
         """What the workers of a pool are like has turned out; its limits stay."""

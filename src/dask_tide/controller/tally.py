@@ -26,6 +26,8 @@ logger = logging.getLogger("distributed.tide.tally")
 _UNFINISHED = frozenset({"waiting", "queued", "no-worker", "processing"})
 #: Instead of their TaskGroups, for tasks whose keys are names of their own (`file_17`): one kind of work.
 _OWN_NAMES = ""
+#: If no heartbeat has told of more tasks than that which are given out, all kinds of tasks may have begun.
+_UNKNOWN = 1000
 #: More kinds of work than this would make decisions and journals slow and large.
 _KINDS = 256
 
@@ -81,6 +83,8 @@ class Tally(SchedulerPlugin):
         Called when a client restarts the cluster.
     on_close
         Awaited when the scheduler closes.
+    on_worker
+        Called with a worker that has registered.
     """
 
     name = "tide"
@@ -92,12 +96,14 @@ class Tally(SchedulerPlugin):
         wake: Callable[[], None],
         on_restart: Callable[[], None],
         on_close: Callable[[], Any],
+        on_worker: Callable[[WorkerState], None] = lambda _: None,
     ) -> None:
         self._scheduler = scheduler
         self._tasks = scheduler.tasks
         self._wake = wake
         self._on_restart = on_restart
         self._on_close = on_close
+        self._on_worker = on_worker
         self._class_of: dict[Any, _Class] = {}
         #: Levels of tasks that wait for others, or are about to: one more than the deepest of those.
         self._depth: dict[Any, int] = {}
@@ -144,6 +150,7 @@ class Tally(SchedulerPlugin):
                 self._drop(tasks)
 
     def add_worker(self, scheduler: Scheduler, worker: str) -> None:
+        self._on_worker(scheduler.workers[worker])
         self._wake()
 
     def remove_worker(self, scheduler: Scheduler, worker: str, **kwargs: Any) -> None:
@@ -173,14 +180,30 @@ class Tally(SchedulerPlugin):
             Workers that no provider of ours started.
         """
         seceded: dict[_Class, int] = defaultdict(int)
-        begun: set[_Class | None] = set()
+        active = {
+            tasks
+            for classes in (self._plain, self._restricted)
+            for tasks in classes.values()
+            if tasks.counts["processing"]
+        }
+        begun: set[_Class] = set()
+        unknown = 0
         for ws in self._scheduler.workers.values():
             for ts in ws.long_running:
                 if (tasks := self._class_of.get(ts.key)) is not None:
                     seceded[tasks] += 1
+            if len(begun) == len(active):
+                continue
             # What waits behind others on its worker has proven nothing; heartbeats tell what runs.
-            running = [ts for ts in ws.executing if ts.processing_on is ws] or ws.processing
-            begun.update(self._class_of.get(ts.key) for ts in running)
+            running = [ts for ts in ws.executing if ts.processing_on is ws]
+            if not running:
+                unknown += len(ws.processing)
+                if unknown > _UNKNOWN:
+                    begun = active
+                    continue
+            for ts in running or ws.processing:
+                if (tasks := self._class_of.get(ts.key)) is not None:
+                    begun.add(tasks)
         others: dict[_Class, int] = defaultdict(int)
         for ws in elsewhere:
             for ts in restricted(ws):

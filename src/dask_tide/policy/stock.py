@@ -89,6 +89,7 @@ def take_stock(snapshot: Snapshot) -> dict[str, Stock]:
         if worker.status in _TAKING and worker.bound < worker.threads:
             taking.add(worker.unit)
         (initial if worker.status == "init" else others).add(worker.unit)
+    initial -= others
     for unit in snapshot.units:
         if unit.name in pool_of:
             stocks[unit.pool].units.append(unit)
@@ -98,7 +99,7 @@ def take_stock(snapshot: Snapshot) -> dict[str, Stock]:
         stock.live = len(live)
         booting = [unit for unit in live if unit.phase in BOOTING and not unit.unplaced]
         stock.booting = len(booting)
-        stock.registering = sum(unit.name in initial - others for unit in live)
+        stock.registering = sum(unit.name in initial for unit in live)
         stock.coming = sum(not unit.waits and unit.age_s <= late_s[name] for unit in booting)
         stock.unplaced = sum(unit.phase in BOOTING and unit.unplaced for unit in live)
         stock.paused = sum(unit.phase is Phase.RUNNING and unit.name not in taking for unit in live)
