@@ -21,6 +21,7 @@ import json
 import logging
 import signal
 import time
+import weakref
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -32,6 +33,7 @@ from distributed import Nanny
 from distributed.core import Status
 from tornado.httpclient import AsyncHTTPClient, HTTPClientError, HTTPRequest
 
+from dask_tide import sigterm
 from dask_tide.errors import ConfigError
 from dask_tide.sigterm import DEFAULT_TIMEOUT
 
@@ -61,6 +63,8 @@ _CLOSING_S = 5.0
 _NOT_FOUND, _UNAUTHORIZED = 404, 401
 
 _watching: dict[Nanny, asyncio.Task[None]] = {}
+#: Event loops of processes that have been told to depart.
+_departing: weakref.WeakSet[asyncio.AbstractEventLoop] = weakref.WeakSet()
 
 
 def join(nanny: Nanny) -> None:
@@ -80,7 +84,7 @@ def join(nanny: Nanny) -> None:
     if not isinstance(url, str) or not url.startswith(("http://", "https://")):
         raise ConfigError("tide.interruption.url", url, f"a URL such as {DEFAULT_URL!r}")
     interval_s = _seconds("tide.interruption.interval", DEFAULT_INTERVAL)
-    departure_s = _seconds("tide.departure.timeout", DEFAULT_TIMEOUT) + _CLOSING_S
+    departure_s = _seconds("tide.departure.timeout", DEFAULT_TIMEOUT, least=0.0) + _CLOSING_S
     watching = _watch(nanny, _Metadata(url.rstrip("/")), interval_s, departure_s)
     _watching[nanny] = asyncio.create_task(watching, name="tide-interruption")
 
@@ -91,14 +95,14 @@ def leave(nanny: Nanny) -> None:
         task.cancel()
 
 
-def _seconds(key: str, default: str) -> float:
+def _seconds(key: str, default: str, least: float = 1e-3) -> float:
     """A duration of the configuration."""
     said: Any = dask.config.get(key, default)
     try:
         seconds = float(parse_timedelta(said))
     except (KeyError, TypeError, ValueError):
-        seconds = 0.0
-    if not seconds > 0:
+        seconds = -1.0
+    if not seconds >= least:
         raise ConfigError(key, said, f"a duration > 0 such as {default!r}")
     return seconds
 
@@ -171,12 +175,17 @@ async def _watch(nanny: Nanny, metadata: _Metadata, interval_s: float, departure
     """Wait for a notice, and see to it that the worker has left by then."""
     notice = await _noticed(metadata, interval_s)
     logger.warning("Worker %s: %s", nanny.name, notice.words)
+    began_s = time.monotonic()
     with suppress(TimeoutError):
-        async with asyncio.timeout(notice.left_s - departure_s):
+        async with asyncio.timeout(max(_ANSWER_S, notice.left_s - departure_s)):
             await _insist(nanny, notice.words, interval_s)
-    # A second SIGTERM would end at once what has begun to depart, or is about to end anyway.
-    if nanny.status in (Status.init, Status.running):
+    # A second SIGTERM would end at once what has begun to depart, or is about to end anyway. It is the
+    # process's, which may have other nannies.
+    loop = asyncio.get_running_loop()
+    if nanny.status in (Status.init, Status.running) and loop not in _departing:
+        _departing.add(loop)
         logger.warning("Worker %s leaves by itself.", nanny.name)
+        sigterm.hurry(notice.left_s - (time.monotonic() - began_s) - _CLOSING_S)
         signal.raise_signal(signal.SIGTERM)
 
 

@@ -93,6 +93,11 @@ class _Sigterm:
 _sigterm = _Sigterm()
 
 
+def hurry(left_s: float) -> None:
+    """Let a departure that is about to begin take no longer than ``left_s``: then the machine is gone."""
+    _sigterm.timeout_s = max(0.0, min(_sigterm.timeout_s, left_s))
+
+
 def join(server: Leaver) -> bool:
     """Let a nanny with its worker, or a worker without a nanny, depart on SIGTERM.
 

@@ -21,7 +21,7 @@ from tornado.testing import bind_unused_port
 from tornado.web import Application, RequestHandler
 from waiting import DEADLINE_S, until
 
-from dask_tide import interruption
+from dask_tide import interruption, sigterm
 from dask_tide.errors import ConfigError
 
 #: The longest that one is given before.
@@ -170,6 +170,34 @@ async def test_p11_what_departs_already_is_not_told_twice(metadata, scheduler, m
             await until(interruption._watching[nanny].done, "no more time is left")
             interruption.leave(nanny)
     assert signals == ([] if departs else [signal.SIGTERM])
+
+
+async def test_p11_a_process_of_several_nannies_is_told_once_and_leaves_before_the_machine(
+    metadata, scheduler, monkeypatch
+):
+    """A signal is the process's, and 90 s for a departure would be more than there are."""
+    signals: list[float] = []
+
+    async def tide_notice(worker: str, message: str) -> bool:
+        return True
+
+    scheduler.handlers["tide_notice"] = tide_notice
+    monkeypatch.setattr(sigterm._sigterm, "timeout_s", 90.0)
+    monkeypatch.setattr(signal, "raise_signal", lambda _: signals.append(sigterm._sigterm.timeout_s))
+    metadata.notice = notice(10.0)
+    with watching(metadata), dask.config.set({"tide.departure.timeout": "90s"}):
+        async with (
+            Nanny(scheduler.address, name="pod-1", nthreads=1) as one,
+            Nanny(scheduler.address, name="pod-2", nthreads=1) as two,
+        ):
+            for nanny in (one, two):
+                interruption.join(nanny)
+            watchers = [interruption._watching[nanny] for nanny in (one, two)]
+            await until(lambda: all(task.done() for task in watchers), "no more time is left")
+            for nanny in (one, two):
+                interruption.leave(nanny)
+    assert len(signals) == 1
+    assert 0 <= signals[0] <= 5.0
 
 
 async def test_who_does_not_answer_is_complained_of_once(metadata, scheduler, caplog, monkeypatch):

@@ -24,6 +24,7 @@ from dask_tide import parking, readiness
 from dask_tide.controller import drain
 from dask_tide.controller.drain import Drains
 from dask_tide.errors import ConfigError, DrainRefused
+from dask_tide.model import Code
 
 #: Longer than any wait of a test: whoever times out here hangs.
 DRAIN_S = 120.0
@@ -436,7 +437,8 @@ async def test_sigterm_during_a_drain(processes, scheduler, client, drains, task
     tasks.open()
 
     assert await ended(leaver) == 0
-    assert (await ends(drains)).done
+    end = await ends(drains)
+    assert end.done or end.why.code == Code.LEFT.name, "one of the two has struck it off"
     await client.gather([*futures, running])
     assert set(tasks.starts.values()) == {1}
     assert not any(ts.suspicious for ts in scheduler.tasks.values())

@@ -14,6 +14,7 @@ from distributed.core import Status
 from harbour import KEEP
 from waiting import until
 
+from dask_tide.controller.copies import Copies
 from dask_tide.model import Phase
 
 MIB = 2**20
@@ -208,6 +209,28 @@ async def test_who_has_not_fetched_a_result_in_time_is_not_asked_for_it_again(ha
     assert asked[0] == smallest.address
     assert {ws.name for ws in h.scheduler.tasks["only-copy"].who_has} == {other}
     assert await h.client.gather(kept) == {"only-copy": "data"}
+
+
+async def test_who_fetches_one_after_the_other_is_not_late(harbour, monkeypatch):
+    """What waits for its turn is asked of nobody else: there would be two copies."""
+    h = await harbour(**KEEP)
+    victim, receiver, _ = await steady(h, 3)
+    kept = await h.client.scatter({"a": 1, "b": 2}, workers=[h.worker(victim).address])
+    copies = Copies(h.scheduler, 0.7)
+    first, second = (h.scheduler.tasks[key] for key in kept)
+    ws = h.worker(receiver)
+    room = copies.room(object())
+    monkeypatch.setattr("dask_tide.controller.copies.now_s", lambda: 100.0)
+    for ts in (first, second):
+        copies.ask(ts, ws, room)
+    first.who_has.add(ws)  # it has arrived
+    monkeypatch.setattr("dask_tide.controller.copies.now_s", lambda: 119.0)
+    copies.room(object())
+    monkeypatch.setattr("dask_tide.controller.copies.now_s", lambda: 121.0)
+    assert copies.candidates(second, copies.room(object())) == {ws}
+    monkeypatch.setattr("dask_tide.controller.copies.now_s", lambda: 141.0)
+    assert ws not in copies.candidates(second, copies.room(object())), "it has fetched nothing since"
+    first.who_has.discard(ws)
 
 
 async def test_what_ends_meanwhile_is_copied_before_all_has_ended(harbour):

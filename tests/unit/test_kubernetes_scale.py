@@ -225,6 +225,32 @@ async def test_one_that_has_failed_to_start_takes_none_with_it_that_start():
     assert not await going
 
 
+async def test_one_that_has_failed_goes_in_the_end_also_where_others_never_start():
+    """Their volume cannot be mounted, say: they are given up with it, and made anew."""
+    world = World(maximum=10)
+    scale = world.scale_
+    scale._patience = replace(scale._patience, start_s=0.05)
+    await scale.up(2)
+    crashing, hanging = world.pods
+    world.pods[crashing] = replace(world.pods[crashing], rank=Rank.UNREADY, ready=False)
+    world.pods[hanging] = replace(world.pods[hanging], rank=Rank.PENDING, ready=False)
+
+    async def insist() -> None:
+        while True:
+            try:
+                await scale.down([crashing])
+            except Unavailable:
+                await asyncio.sleep(0.01)
+            else:
+                return
+
+    going = asyncio.create_task(insist())
+    await until(lambda: world.asked == [2, 0], "both are given up")
+    world.pods.clear()
+    scale.pods_changed()
+    await going
+
+
 async def test_a_platform_that_is_busy_is_told_again_that_all_may_go(monkeypatch):
     world = World(maximum=4)
     await world.scale_.up(3)

@@ -287,6 +287,44 @@ def test_as_many_safe_units_come_as_the_results_need():
     assert not let_go(actions, "safe"), "and the others still come for the rest"
 
 
+def test_safe_units_that_could_not_take_a_result_do_not_come():
+    """A part of what a unit holds would not let it go; they would stand there for as long as it is wanted."""
+    there = units(2, of="spot")
+    large, small = 50 * GB, GB
+    holders = [
+        worker(unit.name, held_keys=1, held_bytes=size, only_copies=1, limit_bytes=60 * GB)
+        for unit, size in zip(there, (large, small), strict=True)
+    ]
+    safe = pool("safe", maximum=10, memory_bytes=4 * GB)
+    world = snapshot(pool("spot", spot=True), safe, units=there, workers=holders)
+    assert launched(after_a_while(world)) == {"safe": 1}, "for the small one"
+    alone = snapshot(pool("spot", spot=True), safe, units=there[:1], workers=holders[:1])
+    assert not launched(after_a_while(alone))
+
+
+def test_what_has_been_copied_already_needs_no_further_safe_unit():
+    """A (10 GB) is drained to the first and half copied, B (10 GB) finds room on the second."""
+    going, waits = units(1, DRAINING, of="spot"), units(1, of="spot", start=1)
+    safe = units(2, of="safe")
+    workers = [
+        worker(going[0].name, status="closing_gracefully", held_keys=10, held_bytes=10 * GB, only_copies=5),
+        worker(waits[0].name, held_keys=1, held_bytes=10 * GB, only_copies=1),
+        worker(safe[0].name, held_keys=5, held_bytes=5 * GB, limit_bytes=16 * GB),
+        worker(safe[1].name, limit_bytes=16 * GB),
+    ]
+    there = {"units": (*going, *waits, *safe), "workers": tuple(workers)}
+    assert not launched(after_a_while(snapshot(*pools_of_two_markets(), **there)))
+
+
+def test_of_a_unit_of_several_workers_those_are_waited_for_that_have_not_registered():
+    pools = pool("spot", spot=True), pool("safe", workers_per_unit=2, memory_bytes=4 * GB)
+    there, coming = units(1, of="spot"), units(1, of="safe")
+    holder = worker(there[0].name, held_keys=1, held_bytes=5 * GB, only_copies=1, limit_bytes=8 * GB)
+    first = worker(coming[0].name, name="safe-u0-0", limit_bytes=4 * GB)
+    world = snapshot(*pools, units=(*there, *coming), workers=(holder, first))
+    assert not launched(after_a_while(world))
+
+
 # -- results do not go with their machine -----------------------------------------------------------------
 
 
@@ -367,6 +405,33 @@ def test_p11_as_many_come_as_the_results_of_all_that_go_need():
     )
     pools = pool("spot", spot=True), pool("safe", memory_bytes=6 * GB)
     assert launched(decided(snapshot(*pools, units=there, workers=holders))) == {"safe": 3}
+
+
+def test_p11_those_on_the_way_stay_until_all_the_results_have_moved():
+    """The first that came has no room for all of it."""
+    doomed = units(3, of="spot", doomed=True)
+    holders = workers_of(
+        doomed, held_keys=1, held_bytes=4 * GB, only_copies=1, limit_bytes=6 * GB, pinned="no"
+    )
+    first, others = units(1, of="safe"), units(2, STARTING, of="safe", start=1)
+    receiver = worker(first[0].name, limit_bytes=6 * GB)
+    pools = pool("spot", spot=True), pool("safe", memory_bytes=6 * GB)
+    world = snapshot(*pools, units=(*doomed, *first, *others), workers=(*holders, receiver))
+    actions = after_a_while(world)
+    assert not launched(actions)
+    assert not let_go(actions, "safe")
+
+
+@pytest.mark.parametrize("cpu", [{"maximum": 1}, {"spot": True}])
+def test_a_gpu_is_not_bought_to_hold_a_result(cpu):
+    pools = pool(**cpu), pool("gpu", resources={"GPU": 1})
+    assert "gpu" not in launched(decided(snapshot(*pools, **together(alone()))))
+
+
+def test_what_is_drained_since_the_size_was_set_by_hand_brings_nobody():
+    by_hand = pool(state={"manual": 0})
+    drained = alone(doomed=False, phase=DRAINING, status="closing_gracefully")
+    assert not launched(decided(snapshot(by_hand, pool("other"), **together(drained))))
 
 
 def test_what_others_have_too_brings_nobody():

@@ -23,7 +23,7 @@ __all__ = ["Copies"]
 
 #: How often the active memory manager looks again at what has not arrived; that of Dask's ``retire_workers``.
 _AGAIN_S = 2.0
-#: Who has not fetched a result for so long will not: somebody else is asked.
+#: Who was asked for results and has fetched none for so long will not: somebody else is asked.
 _LATE_S = 20.0
 #: Bounds of the time between two looks whether all is copied.
 _LOOK_S, _LOOK_MAX_S = 0.01, 0.5
@@ -59,7 +59,9 @@ class Copies:
         self._fill_ratio = fill_ratio
         self._avoided = avoided
         self._asked: dict[TaskState, _Asked] = {}
-        #: Who was asked for a result and has not fetched it in time.
+        #: When something that was asked for last arrived.
+        self._arrived_s: dict[WorkerState, float] = {}
+        #: Who was asked for a result and has fetched nothing for so long.
         self._late: set[tuple[TaskState, WorkerState]] = set()
         #: Where Dask's active memory manager does not run.
         self._own: ActiveMemoryManagerExtension | None = None
@@ -88,6 +90,7 @@ class Copies:
             self._policies -= 1
             if not self._policies:
                 self._asked.clear()
+                self._arrived_s.clear()
                 self._late.clear()
                 self._counted = None, {}
                 if self._own is not None:
@@ -142,9 +145,14 @@ class Copies:
         oldest_s = now_s() - _LATE_S
         for ts, asked in list(self._asked.items()):
             ws = asked.receiver
-            if ws not in room or ts.state != "memory" or ws in (ts.who_has or ()):
+            if ws in (ts.who_has or ()):
+                self._arrived_s[ws] = now_s()
                 del self._asked[ts]
-            elif asked.since_s < oldest_s:
+            elif ws not in room or ts.state != "memory":
+                del self._asked[ts]
+        for ts, asked in list(self._asked.items()):
+            ws = asked.receiver
+            if max(asked.since_s, self._arrived_s.get(ws, 0.0)) < oldest_s:
                 del self._asked[ts]
                 self._late.add((ts, ws))
             else:

@@ -232,11 +232,12 @@ class Drains:
                 raise DrainRefused(f"worker {ws.name} cannot park: {words(error)}") from error
 
     async def _leave(self, ws: WorkerState) -> bool:
-        """Step 4; whether it has left by that, and not before."""
+        """Step 4; whether it has left by that, or ended before and will not be started again."""
         await self._copy(ws)
         retired = await self._retire(ws)
         if ws in self._parked:
             self._parked.discard(ws)
+            retired = True
             # Not waited for: it has left the scheduler, and would notice so with its next heartbeat.
             task = asyncio.create_task(self._vacate(ws), name=f"tide-vacate-{ws.address}")
             self._vacating.add(task)

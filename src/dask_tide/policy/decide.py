@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Collection
 from operator import attrgetter
 
 import msgspec
@@ -17,6 +18,7 @@ from dask_tide.model import (
     Memory,
     Phase,
     PoolMemory,
+    PoolState,
     Release,
     Snapshot,
     Why,
@@ -62,8 +64,8 @@ def decide(snapshot: Snapshot, memory: Memory) -> tuple[tuple[Action, ...], Memo
     demands, impossible = assign(snapshot, taking, reach)
     room = victims.Room(snapshot)
     haven, kept = _haven(snapshot), list[victims.Candidate]()
-    stranded, left = room.stranded()
-    refuge = _refuge(stocks, reach, haven, left) if stranded.keys else ""
+    stranded = room.stranded()
+    refuge = _refuge(snapshot, stocks, reach, haven, stranded.pools) if stranded.results.keys else ""
     # Spot first: what they hold may need another place.
     for state in sorted(snapshot.pools, key=lambda state: not state.pool.spot):
         name = state.pool.name
@@ -72,8 +74,9 @@ def decide(snapshot: Snapshot, memory: Memory) -> tuple[tuple[Action, ...], Memo
             snapshot.settings,
             stocks[name],
             demands[name],
-            at_risk=_at_risk(kept, room) if name == haven else NONE,
-            stranded=stranded if name == refuge else NONE,
+            at_risk=_at_risk(kept, room, stocks[name], state, reach[name]) if name == haven else NONE,
+            stranded=stranded.results if name == refuge and stranded.alone else NONE,
+            to_move=stranded.results if name == refuge else NONE,
         )
         decision = _PoolDecision(snapshot, need, memory.pools.get(name, PoolMemory()), allowance, room)
         actions += decision.actions()
@@ -92,25 +95,43 @@ def decide(snapshot: Snapshot, memory: Memory) -> tuple[tuple[Action, ...], Memo
 def _haven(snapshot: Snapshot) -> str:
     """Name of the pool for results that shall not stay on spot machines; empty: there is none."""
     safe = [state for state in snapshot.pools if not state.pool.spot and state.pool.maximum]
-    return min(safe, key=attrgetter("unit_price")).pool.name if safe else ""
+    plain_first = [(bool(state.pool.resources), state.unit_price, state.pool.name) for state in safe]
+    return min(plain_first, key=lambda entry: entry[:2])[2] if safe else ""
 
 
-def _refuge(stocks: dict[str, Stock], reach: dict[str, int], haven: str, left: set[str]) -> str:
-    """Name of the pool for results of units that are about to go: whose next worker will come soonest."""
+def _refuge(
+    snapshot: Snapshot, stocks: dict[str, Stock], reach: dict[str, int], haven: str, left: Collection[str]
+) -> str:
+    """Name of the pool for results of units that are about to go: whose next worker will come soonest.
 
-    def order(name: str) -> tuple[bool, bool, bool, bool]:
-        stock = stocks[name]
-        coming = stock.booting or stock.registering
-        return not coming, reach[name] <= stock.taking, name != haven, name not in left
+    A GPU is not bought to hold a number.
+    """
 
-    return min(stocks, key=order)
+    def order(state: PoolState) -> tuple[bool, bool, bool, bool, bool]:
+        name, stock = state.pool.name, stocks[state.pool.name]
+        dear = bool(state.pool.resources) or not state.pool.maximum
+        return not stock.coming_later, dear, reach[name] <= stock.taking, name != haven, name not in left
+
+    return min(snapshot.pools, key=order).pool.name
 
 
-def _at_risk(kept: list[victims.Candidate], room: victims.Room) -> victims.Results:
-    """Of what these units hold, that for which there is no room on machines that stay."""
-    keys = sum(candidate.only_copies for candidate in kept)
-    held_bytes = sum(candidate.bytes_to_move for candidate in kept)
-    return victims.Results(keys, max(0, held_bytes - room.safe_bytes())) if keys else NONE
+def _at_risk(
+    kept: list[victims.Candidate], room: victims.Room, stock: Stock, state: PoolState, reach: int
+) -> victims.Results:
+    """Of what these units hold, that for which there is no room on machines that stay, and may be."""
+    if not kept:
+        return NONE
+    capacity_bytes = stock.capacity_bytes(state.pool, room.fill_ratio)
+    more = stock.coming_later + max(0, reach - stock.taking)
+    free_bytes = room.safe_bytes()
+    most_bytes = free_bytes + more * capacity_bytes if capacity_bytes else math.inf
+    keys = held_bytes = 0
+    for candidate in sorted(kept, key=attrgetter("bytes_to_move")):
+        if held_bytes + candidate.bytes_to_move > most_bytes:
+            break  # a part of what it holds would not let it go
+        keys += candidate.only_copies
+        held_bytes += candidate.bytes_to_move
+    return victims.Results(keys, max(0, held_bytes - free_bytes)) if keys else NONE
 
 
 class _PoolDecision:

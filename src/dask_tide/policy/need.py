@@ -31,6 +31,8 @@ class Need:
         Results that this pool is to take, for which there is no room: only spot machines hold them.
     stranded
         The same of units that are about to go, where nobody else could receive them.
+    to_move
+        The same, where somebody has come for them and others are on their way.
     """
 
     def __init__(
@@ -41,13 +43,14 @@ class Need:
         demand: Demand,
         at_risk: Results = NONE,
         stranded: Results = NONE,
+        to_move: Results = NONE,
     ) -> None:
         self.state = state
         self.pool = state.pool
         self.settings = settings
         self.stock = stock
         self.demand = demand
-        self._at_risk, self._stranded = at_risk, stranded
+        self._at_risk, self._stranded, self._to_move = at_risk, stranded, to_move
         self._boot_s = self.pool.boot_s if state.boot_s is None else state.boot_s
         #: Bytes of results in this pool, and the units they need.
         self._held_bytes, self._for_results = self._results() if demand.unfinished else (0, 0)
@@ -68,12 +71,10 @@ class Need:
         """Units with which there is room for so much more; those that are on their way count."""
         if not results.keys:
             return 0
-        stock, pool = self.stock, self.pool
-        limit_bytes = stock.limit_bytes // stock.workers if stock.workers else pool.memory_bytes
-        capacity_bytes = int(self.settings.fill_ratio * limit_bytes) * pool.workers_per_unit
+        stock = self.stock
+        capacity_bytes = stock.capacity_bytes(self.pool, self.settings.fill_ratio)
         more = -(-results.held_bytes // capacity_bytes) if capacity_bytes > 0 else 1
-        there = stock.live - stock.booting - stock.registering - stock.unplaced
-        return there + max(1, more)
+        return stock.live - stock.coming_later - stock.unplaced + max(1, more)
 
     # -- how many -----------------------------------------------------------------------
 
@@ -126,8 +127,8 @@ class Need:
         """Units that there is a use for now."""
         demand = self.demand
         usable = demand.usable + (self.stock.paused if demand.unfinished else 0)
-        results = max(self._for_results, self._to_take(self._at_risk), self._to_take(self._stranded))
-        return max(usable, results, self.pool.minimum, self.state.floor)
+        results = max(map(self._to_take, (self._at_risk, self._stranded, self._to_move)))
+        return max(usable, self._for_results, results, self.pool.minimum, self.state.floor)
 
     def _soon(self) -> bool:
         """Whether the tasks that wait may run before an idle unit has cost as much as a new one."""

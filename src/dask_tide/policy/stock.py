@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
-from dask_tide.model import BOOTING, EXISTING, LIVE, Phase, Snapshot, Unit
+from dask_tide.model import BOOTING, EXISTING, LIVE, Phase, Pool, Snapshot, Unit
 
 #: A worker that has just registered is "init" for a moment.
 _TAKING = ("init", "running")
@@ -27,7 +28,7 @@ class Stock:
     booting
         Live units without a worker yet, which have a place or may get one.
     registering
-        Live units whose workers have just registered and are not at work yet.
+        Live units some of whose workers have not registered yet, or just now.
     coming
         Those that are booting and have a machine, or will find room, and are not late.
     unplaced
@@ -53,6 +54,16 @@ class Stock:
     held_bytes: int = 0
     limit_bytes: int = 0
 
+    def capacity_bytes(self, pool: Pool, fill_ratio: float) -> int:
+        """What one more unit may be given of results; 0: that is not known."""
+        limit_bytes = self.limit_bytes // self.workers if self.workers else pool.memory_bytes
+        return int(fill_ratio * limit_bytes) * pool.workers_per_unit
+
+    @property
+    def coming_later(self) -> int:
+        """Live units that will receive results and do not yet."""
+        return self.booting + self.registering
+
     @property
     def taking(self) -> int:
         """Units that take tasks, or will."""
@@ -72,8 +83,7 @@ def take_stock(snapshot: Snapshot) -> dict[str, Stock]:
     late_s = {state.pool.name: state.cold_boot_s or 0.0 for state in snapshot.pools}
     pool_of = {unit.name: unit.pool for unit in snapshot.units if unit.pool in stocks}
     taking: set[str] = set()
-    initial: set[str] = set()
-    others: set[str] = set()
+    at_work: Counter[str] = Counter()
     for worker in snapshot.workers:
         pool = pool_of.get(worker.unit)
         if pool is None:
@@ -88,8 +98,9 @@ def take_stock(snapshot: Snapshot) -> dict[str, Stock]:
         stock.limit_bytes += worker.limit_bytes
         if worker.status in _TAKING and worker.bound < worker.threads:
             taking.add(worker.unit)
-        (initial if worker.status == "init" else others).add(worker.unit)
-    initial -= others
+        if worker.status != "init":
+            at_work[worker.unit] += 1
+    whole = {state.pool.name: state.pool.workers_per_unit for state in snapshot.pools}
     for unit in snapshot.units:
         if unit.name in pool_of:
             stocks[unit.pool].units.append(unit)
@@ -99,7 +110,7 @@ def take_stock(snapshot: Snapshot) -> dict[str, Stock]:
         stock.live = len(live)
         booting = [unit for unit in live if unit.phase in BOOTING and not unit.unplaced]
         stock.booting = len(booting)
-        stock.registering = sum(unit.name in initial for unit in live)
+        stock.registering = sum(u.phase is Phase.RUNNING and at_work[u.name] < whole[name] for u in live)
         stock.coming = sum(not unit.waits and unit.age_s <= late_s[name] for unit in booting)
         stock.unplaced = sum(unit.phase in BOOTING and unit.unplaced for unit in live)
         stock.paused = sum(unit.phase is Phase.RUNNING and unit.name not in taking for unit in live)

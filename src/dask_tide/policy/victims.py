@@ -123,6 +123,24 @@ class Results(NamedTuple):
     held_bytes: int = 0
 
 
+class Stranded(NamedTuple):
+    """Results of units that are going, for which there is no room.
+
+    Attributes
+    ----------
+    results
+        All that nobody has who stays; if somebody stays, what they have no room for.
+    pools
+        Names of those units' pools.
+    alone
+        Whether nobody is there who could receive any.
+    """
+
+    results: Results = Results()
+    pools: frozenset[str] = frozenset()
+    alone: bool = False
+
+
 class Room:
     """Whether the workers that stay have room for the results of those that go.
 
@@ -132,15 +150,17 @@ class Room:
     def __init__(self, snapshot: Snapshot) -> None:
         self._snapshot = snapshot
         self._counted = False
+        self.fill_ratio = snapshot.settings.fill_ratio
 
     def _count(self) -> None:
         if self._counted:
             return
         self._counted, snapshot = True, self._snapshot
-        fill_ratio = snapshot.settings.fill_ratio
         # What a doomed machine holds must go, too.
         phases = {u.name: Phase.DRAINING if u.doomed else u.phase for u in snapshot.units}
         pool_of = {unit.name: unit.pool for unit in snapshot.units}
+        by_hand = {state.pool.name for state in snapshot.pools if state.manual is not None}
+        surely = {unit.name for unit in snapshot.units if unit.doomed or unit.phase is Phase.STOPPING}
         spot = {state.pool.name for state in snapshot.pools if state.pool.spot}
         self._room: dict[str, int] = {}
         #: Addresses of those that are not on spot machines.
@@ -152,26 +172,30 @@ class Room:
         for worker in snapshot.workers:
             phase, pool = phases.get(worker.unit, Phase.RUNNING), pool_of.get(worker.unit, "")
             if phase in _GOING:
-                self._moving += _to_move(worker)
-                self._keys += _only_copies(worker)
-                if _only_copies(worker):
+                keys = _only_copies(worker)
+                # Some may have been copied already.
+                self._moving += worker.held_bytes * keys // max(1, worker.held_keys)
+                self._keys += keys
+                # A drain that somebody asked for by hand is refused rather.
+                if keys and (pool not in by_hand or worker.unit in surely):
                     self._left.add(pool)
             elif phase is Phase.RUNNING and worker.status == "running":
-                free = int(fill_ratio * worker.limit_bytes) - worker.held_bytes
+                free = int(self.fill_ratio * worker.limit_bytes) - worker.held_bytes
                 self._room[worker.address] = max(0, free) if worker.limit_bytes else _ENDLESS
                 if pool not in spot:
                     self._safe.add(worker.address)
         self._free = sum(self._room.values())
 
-    def stranded(self) -> tuple[Results, set[str]]:
-        """What is held by units that are going, and by nobody who stays, where nobody could receive it.
-
-        With the names of those units' pools. It is to be asked before anybody is admitted.
-        """
+    def stranded(self) -> Stranded:
+        """What units hold that are going, and nobody who stays. To be asked before anybody is admitted."""
         if not any(unit.doomed or unit.phase in _GOING for unit in self._snapshot.units):
-            return Results(), set()
+            return Stranded()
         self._count()
-        return (Results(), set()) if self._room else (Results(self._keys, self._moving), self._left)
+        pools = frozenset(self._left)
+        if not self._room:
+            return Stranded(Results(self._keys, self._moving), pools, alone=True) if pools else Stranded()
+        left_bytes = self._moving - self._free
+        return Stranded(Results(self._keys, left_bytes), pools) if pools and left_bytes > 0 else Stranded()
 
     def safe_bytes(self) -> int:
         """What workers that are not on spot machines could receive beside what is on its way."""

@@ -38,6 +38,8 @@ logger = logging.getLogger("distributed.tide.kubernetes")
 
 #: How often the ReplicaSet's controller is told again to delete pods.
 ATTEMPTS = 4
+#: So many times the usual start of a pod others are waited for rather than given up with one that has failed.
+_STARTS = 6
 #: How far the watch of pods may be behind that of ReplicaSets.
 _SEEN_S = 0.5
 #: So many names are said at once.
@@ -97,6 +99,8 @@ class PoolScale:
         #: Pods that are to go, and whether they were ready when that was said: their workers had been at
         #: work and have been drained. One that was not, and is later, has started meanwhile.
         self._leaving: dict[str, bool] = {}
+        #: When that was said.
+        self._since_s: dict[str, float] = {}
         #: Pods for which the number was lowered just now.
         self._due: set[str] = set()
         self._cancelling = 0
@@ -206,6 +210,7 @@ class PoolScale:
             name: self._leaving.get(name, pods[name].ready)
             for name in (self._leaving.keys() | victims) & pods.keys()
         }
+        self._since_s = {name: self._since_s.get(name, self._clock()) for name in self._leaving}
         if not victims:
             return ()
         if frozen := self.frozen():
@@ -300,10 +305,15 @@ class PoolScale:
         pending = {name for name in first if self._pods[name].rank < Rank.UNREADY}
         starting = {name for name in pending if self._pods[name].rank is not Rank.NOWHERE}
         ended = not any(self._leaving.get(name) or self._pods[name].rank < Rank.UNREADY for name in going)
-        if starting and ended:
-            # None of these was drained: no machine becomes free of which the others could make use.
+        waited_s = self._clock() - min(map(self._said_s, going), default=0.0)
+        if starting and ended and waited_s < _STARTS * self._patience.start_s:
+            # None of these was drained: no machine becomes free of which the others could make use. But they
+            # may never start.
             raise Unavailable(f"pods {_some(starting)} start, and would go rather than {_some(going)}")
         return pending
+
+    def _said_s(self, name: str) -> float:
+        return self._since_s.get(name, self._clock())
 
     async def _lower(self, victims: set[str], kept: set[str]) -> set[str]:
         """Ask for so many fewer pods as may go, and wait; returns which have not.
