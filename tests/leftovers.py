@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -122,6 +123,20 @@ def machine_state() -> dict[str, str]:
         )
         state[command] = re.sub(r" expires \d+sec", "", done.stdout)
     return state
+
+
+def by_hand(name: str, deadline_s: float) -> Callable[..., str]:
+    """The rig's command line, for the cluster of that name: what it prints."""
+
+    def rig(*words: str) -> str:
+        command = [sys.executable, "-m", "rig", "--name", name, *words]
+        done = subprocess.run(
+            command, cwd=CHECKOUT, capture_output=True, text=True, timeout=deadline_s, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return rig
 
 
 def started(processes: list[subprocess.Popen[str]], script: str) -> str:

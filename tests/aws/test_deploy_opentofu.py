@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from deployed import CHECKOV, SCHEMAS, Copy, told
 from deploy.aws.check.everything import Check, run
 from deploy.aws.check.hcl import code
 from deploy.aws.check.provider import FILE, taken
+from rig.ci import in_ci
 
 CONDITIONS = "opentofu/modules/eks-conditions/main.tf"
 STATE = "opentofu/kops/state.tf"
@@ -236,9 +236,7 @@ def test_yaml_shell_and_reasons(
     assert told(problems, file, key, value, expected), "\n".join(map(str, problems))
 
 
-@pytest.mark.skipif(
-    not CHECKOV.exists() and not os.environ.get("CI"), reason=f"no {CHECKOV}, which `make test` makes"
-)
+@pytest.mark.skipif(not CHECKOV.exists() and not in_ci(), reason=f"no {CHECKOV}, which `make test` makes")
 @pytest.mark.timeout(600)
 def test_a_public_bucket_an_open_policy_and_an_unencrypted_queue(tmp_path: Path) -> None:
     """All at once: checkov takes seconds to start."""

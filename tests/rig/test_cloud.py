@@ -6,12 +6,11 @@ import json
 import os
 import re
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from leftovers import Traces, machine_state, started
+from leftovers import Traces, by_hand, machine_state, started
 from waiting import wait_until
 
 from rig.aws import karpenter
@@ -20,7 +19,7 @@ from rig.aws.cluster_autoscaler import GROUP
 from rig.aws.instances import Instance
 from rig.clients import KubectlError
 from rig.cloud import Cloud, Sky, missing
-from rig.folders import CHECKOUT, RigError
+from rig.folders import RigError
 
 pytestmark = [pytest.mark.xdist_group("nodes"), pytest.mark.timeout(400)]
 
@@ -348,17 +347,12 @@ def test_an_auto_scaling_group_does_what_cluster_autoscaler_asks_of_it(cloud: Cl
 
 
 def test_by_hand(able: None) -> None:
-    def rig(*words: str) -> str:
-        command = [sys.executable, "-m", "rig", "--name", name, *words]
-        done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, timeout=200, check=False)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
     def instances() -> list[tuple[str, str]]:
         rows = [line.split() for line in rig("instances").splitlines()[1:-1]]
         return sorted((pool, market) for _, _, _, market, pool, *_ in rows)
 
     before, name = machine_state(), f"test-cloud-by-hand-{os.getpid()}"
+    rig = by_hand(name, 200)
     system, worker = ("system", "on-demand"), ("workers", "on-demand")
     try:
         told = rig("up", "--level", "cloud", "--machines", "kwok", "--boot-s", "1")

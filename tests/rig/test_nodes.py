@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -15,11 +14,11 @@ from typing import Any
 
 import pytest
 from kernel import killed_for_memory
-from leftovers import Traces, machine_state, started
+from leftovers import Traces, by_hand, machine_state, started
 from waiting import wait_until
 
 from rig import binaries, images
-from rig.folders import CHECKOUT, RigError, runs
+from rig.folders import RigError, runs
 from rig.nodes import Cluster
 
 pytestmark = [pytest.mark.xdist_group("nodes"), pytest.mark.timeout(300, func_only=True)]
@@ -230,16 +229,11 @@ def test_nothing_is_left_when_it_is_killed(
 
 
 def test_by_hand(able: None) -> None:
-    def rig(*words: str) -> str:
-        command = [sys.executable, "-m", "rig", "--name", name, *words]
-        done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, timeout=200, check=False)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
     def nodes() -> set[str]:
         return set(rig("kubectl", "get", "nodes", "--output=name").split())
 
     before, name = machine_state(), f"test-by-hand-{os.getpid()}"
+    rig = by_hand(name, 200)
     try:
         assert f"export KUBECONFIG={runs() / name / 'kubeconfig'}" in rig(
             "up", "--level", "nodes", "--nodes", "1"

@@ -5,17 +5,16 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from leftovers import Traces, started
+from leftovers import Traces, by_hand, started
 from waiting import wait_until
 
 from rig.clients import Api, ApiError, KubectlError
-from rig.folders import CHECKOUT, RigError, runs
+from rig.folders import RigError, runs
 from rig.keeper import clean
 from rig.plane import Options, Plane
 
@@ -155,13 +154,8 @@ def test_the_next_start_removes_what_a_killed_keeper_left(starter: list[subproce
 
 
 def test_by_hand(tmp_path: Path) -> None:
-    def rig(*words: str) -> str:
-        command = [sys.executable, "-m", "rig", "--name", name, *words]
-        done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, timeout=120, check=False)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
     name = f"test-by-hand-{os.getpid()}"
+    rig = by_hand(name, 120)
     try:
         said = rig("up", "--level", "plane", "--nodes", "2")
         assert f"export KUBECONFIG={runs() / name / 'kubeconfig'}" in said

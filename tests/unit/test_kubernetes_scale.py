@@ -205,7 +205,7 @@ async def test_a_parked_one_that_is_at_work_again_stays_however_late_the_number_
 async def test_one_that_has_failed_to_start_takes_none_with_it_that_start():
     world = World(maximum=10)
     scale = world.scale_
-    scale._patience = replace(scale._patience, start_s=0.1)
+    scale._patience = replace(scale._patience, start_s=1.0)
     await scale.up(1)
     (crashing,) = world.pods
     world.pods[crashing] = replace(world.pods[crashing], rank=Rank.UNREADY, ready=False)
