@@ -161,9 +161,9 @@ async def test_p11_what_departs_already_is_not_told_twice(metadata, scheduler, m
 
     scheduler.handlers["tide_notice"] = tide_notice
     monkeypatch.setattr(signal, "raise_signal", signals.append)
-    metadata.notice = notice(10.0)  # a departure may take 20 s
     with watching(metadata):
         async with Nanny(scheduler.address, name="pod-1", nthreads=1) as nanny:
+            metadata.notice = notice(10.0)  # a departure may take 20 s
             if departs:
                 nanny.close_gracefully(reason="SIGTERM")
             interruption.join(nanny)
@@ -184,12 +184,12 @@ async def test_p11_a_process_of_several_nannies_is_told_once_and_leaves_before_t
     scheduler.handlers["tide_notice"] = tide_notice
     monkeypatch.setattr(sigterm._sigterm, "timeout_s", 90.0)
     monkeypatch.setattr(signal, "raise_signal", lambda _: signals.append(sigterm._sigterm.timeout_s))
-    metadata.notice = notice(10.0)
     with watching(metadata), dask.config.set({"tide.departure.timeout": "90s"}):
         async with (
             Nanny(scheduler.address, name="pod-1", nthreads=1) as one,
             Nanny(scheduler.address, name="pod-2", nthreads=1) as two,
         ):
+            metadata.notice = notice(10.0)
             for nanny in (one, two):
                 interruption.join(nanny)
             watchers = [interruption._watching[nanny] for nanny in (one, two)]
