@@ -326,6 +326,14 @@ def test_without_admission_policies_pods_are_not_patched():
     assert tide["options"]["annotate"] is False
 
 
+@pytest.mark.parametrize("kind", ["LoadBalancer", "NodePort"])
+def test_clients_outside_are_let_in_by_their_own_addresses(kind):
+    """With `Cluster`, the default, the network policy saw a node's address in place of the client's."""
+    made = objects({"scheduler": {"service": {"type": kind}}})
+    assert made["Service", "r-scheduler-outside"]["spec"]["externalTrafficPolicy"] == "Local"
+    assert "externalTrafficPolicy" not in made["Service", "r-scheduler"]["spec"]
+
+
 def test_two_clusters_share_no_names():
     def names(name, namespace):
         cluster_scoped = ("ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding", "ClusterRole")

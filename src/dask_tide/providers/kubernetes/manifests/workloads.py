@@ -73,6 +73,9 @@ def make_outside_service(release: Release) -> Manifest:
         name="scheduler-outside",
         annotations=values.get("annotations"),
         type=values["type"],
+        # With "Cluster" nodes put their own address in place of the client's, which networkPolicy.clients
+        # could not let in.
+        externalTrafficPolicy="Local",
     )
 
 
