@@ -256,6 +256,20 @@ async def test_a_thousand_groups_are_few_kinds_of_work(harbour):
         future.release()
 
 
+async def test_among_many_kinds_of_work_a_slow_one_makes_no_other_slow(harbour):
+    h = await harbour(**KEEP)
+    names = [f"a{i}-0" for i in range(300)]
+    with dask.annotate(duration="100ms"):
+        futures = h.client.map(gates.held, names, key=names)
+    with dask.annotate(duration="1 hour"):
+        futures.append(h.client.submit(gates.held, "slow", key="slow-0"))
+    await until(lambda: h.controller.tally.unfinished == 301, "all are counted")
+    kinds = h.controller.tally.work(h.controller.now_s())
+    assert {round(work.duration_s, 3): work.runnable for work in kinds} == {0.1: 300, 3600.0: 1}
+    for future in futures:
+        future.release()
+
+
 async def test_measured_durations_stay_when_the_tasks_are_gone(harbour):
     h = await harbour(**KEEP)
     await h.scaled(1)

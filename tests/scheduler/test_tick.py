@@ -12,6 +12,7 @@ import msgspec
 import pytest
 from distributed import Scheduler, Worker
 from distributed.core import Status
+from distributed.diagnostics.plugin import WorkerPlugin
 from harbour import KEEP
 from waiting import until
 
@@ -480,3 +481,36 @@ async def test_a_thread_that_runs_what_was_cancelled_is_not_free(harbour, monkey
     await later
     await until(lambda: [w.bound for w in h.controller.snapshot.workers] == [0], "nobody waits there")
     gates.let()
+
+
+_prepared = asyncio.Event()
+
+
+class Prepares(WorkerPlugin):
+    """Installs something, say, before its worker can work."""
+
+    async def setup(self, worker):
+        await _prepared.wait()
+
+
+async def test_what_plugins_need_to_be_set_up_is_a_part_of_the_start(harbour):
+    """Dask takes the worker for running from the moment at which it registers."""
+    _prepared.clear()
+    h = await harbour(**KEEP)
+    await h.client.register_plugin(Prepares())
+    asked_s = h.controller.now_s()
+    await h.scaled(1)
+    await h.tick(3)
+    record = h.controller.ledger.records["default"]
+    assert (record.registered, record.boot_s) == (1, None)
+    prepared_s = h.controller.now_s()
+    _prepared.set()
+    await until(lambda: record.boot_s is not None, "the worker is heard of")
+    assert record.boot_s >= prepared_s - asked_s > 0
+
+
+async def test_without_plugins_nobody_prepares(harbour):
+    h = await harbour(**KEEP)
+    await h.scaled(1)
+    record = h.controller.ledger.records["default"]
+    assert record.boot_s is not None

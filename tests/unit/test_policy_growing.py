@@ -455,3 +455,38 @@ def test_each_resource_is_taken_for_itself():
     one = work("one", ready=7, duration_s=100.0, needs={"B": 1})
     world = snapshot(pool(threads=8, resources={"A": 1.0, "B": 8.0}), work=[both, one])
     assert launched(decided(world)) == {"cpu": 1}
+
+
+@pytest.mark.parametrize(
+    ("boot_s", "waits", "long_s", "more"),
+    [
+        (0.1, work("short", ready=1, duration_s=0.003), 7200.0, 1),
+        (60.0, work("short", ready=3, duration_s=0.5), 7200.0, 1),
+        (60.0, work("short", processing=3, duration_s=0.5), 7200.0, 1),
+        (180.0, work("short", ready=10, duration_s=0.5), 7200.0, 1),
+        (60.0, work("short", ready=3, duration_s=0.5), 61.0, 0),
+    ],
+)
+def test_short_tasks_do_not_wait_for_the_end_of_a_long_one(boot_s, waits, long_s, more):
+    """Which may wait for one of them."""
+    kinds = [work("long", processing=1, duration_s=long_s, stalled_s=0.2), waits]
+    decision = decided(snapshot(pool(boot_s=boot_s), **together(busy(1)), work=kinds))
+    assert launched(decision) == ({"cpu": more} if more else {})
+
+
+@pytest.mark.parametrize(
+    ("parts", "threads"),
+    [([busy(2)], 1), ([busy(1, threads=2)], 2), ([busy(1), (units(1, STARTING, start=1), ())], 1)],
+    ids=["another unit", "another thread", "another one comes"],
+)
+def test_where_a_slot_is_free_sooner_short_tasks_wait(parts, threads):
+    kinds = [work("long", processing=1, duration_s=7200.0), work("short", processing=9, duration_s=0.5)]
+    world = snapshot(pool(boot_s=60.0, threads=threads), **together(*parts), work=kinds)
+    assert held(decided(world)) == Code.TOO_LATE.name
+
+
+def test_short_tasks_wait_neither_for_those_that_may_run_nowhere_else():
+    parts = busy(1, tasks=2, threads=2, bound=1)
+    kinds = [work("long", processing=1, duration_s=7200.0), work("short", ready=1, duration_s=0.5)]
+    world = snapshot(pool(boot_s=60.0, threads=2), **together(parts), work=kinds)
+    assert launched(decided(world)) == {"cpu": 1}

@@ -148,7 +148,7 @@ def status(controller: Controller) -> dict[str, Any]:
         ][-100:],
         "unfinished_tasks": controller.tally.unfinished,
         "spent": controller.ledger.spent,
-        "starts": sum(record.started for record in controller.ledger.records.values()),
+        "starts": sum(record.registered for record in controller.ledger.records.values()),
         "errors": controller.errors,
     }
 

@@ -52,6 +52,9 @@ class _Entry:
     starting_s: float | None = None
     #: When its first worker registered.
     running_s: float | None = None
+    #: Its start counts as one that succeeded, and what it took has been learned.
+    counted: bool = False
+    learned: bool = False
     #: It was told to stop.
     released: bool = False
     stale: bool = False
@@ -70,9 +73,9 @@ class PoolRecord:
     Attributes
     ----------
     boot_s, cold_boot_s
-        Median time of the last starts from asking to registration, where a machine had room and where
-        one had to come; None: never measured. As long as all had to wait for a machine, the first one is the
-        time from there on.
+        Median time of the last starts from asking until the first worker can work, where a machine had room
+        and where one had to come; None: never measured. As long as all had to wait for a machine, the first
+        one is the time from there on.
     machines
         The machines that its units are on.
     room
@@ -83,10 +86,14 @@ class PoolRecord:
         What the dearest of them cost that was seen within the last minutes, or the last time.
     drain_s
         Mean time of a drain.
+    registered
+        Units that ever registered a worker.
     started, failed
-        Units that ever registered a worker; that ended before they did, or soon after.
+        Starts that succeeded; units that ended before they had registered a worker, or soon after.
     failure
         The last failure's message.
+    dies_young
+        Whether the last one that failed had registered a worker: then starts succeed only after a while.
     baseline_bytes
         The smallest process that held no results.
     """
@@ -98,9 +105,11 @@ class PoolRecord:
     price: float | None = None
     dearest: float | None = None
     drain_s: float = 0.1
+    registered: int = 0
     started: int = 0
     failed: int = 0
     failure: str = ""
+    dies_young: bool = False
     baseline_bytes: int = 0
     _boots: deque[float] = field(default_factory=lambda: deque(maxlen=_BOOTS))
     _cold_boots: deque[float] = field(default_factory=lambda: deque(maxlen=_BOOTS))
@@ -168,6 +177,8 @@ class Ledger:
     _owed_s: dict[str, float] = field(default_factory=dict)
     #: Units that are there at the first look are an earlier controller's.
     _looked: bool = False
+    #: Units whose workers have registered and cannot work yet.
+    _preparing: Collection[str] = ()
     #: What units' own watchers were told of their machines' ends.
     _notices: dict[str, str] = field(default_factory=dict)
     #: Units that the platform takes away unasked, with its words; whoever reads them empties it.
@@ -225,6 +236,7 @@ class Ledger:
         registered: set[str],
         leaving: set[str],
         prices: dict[str, Pool],
+        preparing: Collection[str] = (),
     ) -> tuple[Unit, ...]:
         """Bring the ledger up to date.
 
@@ -240,13 +252,16 @@ class Ledger:
             Names of units that are being drained, by us or by themselves.
         prices
             The pools.
+        preparing
+            Names of units whose workers have registered and cannot work yet.
         """
         if observation is not None:
             self._prices = observation.prices
+        self._preparing = preparing
         self._pay(now_s, prices)
         # Workers come to the scheduler, whether the platform answers or not.
         for name in registered & self._entries.keys():
-            self._has_started(self._entries[name], now_s)
+            self._has_started(name, self._entries[name], now_s)
         if observation is not None:
             seen = {unit.name: unit for unit in observation.units}
             for name in [name for name in self._entries if name not in seen]:
@@ -333,7 +348,7 @@ class Ledger:
         if unit.phase in (Phase.STARTING, Phase.UNKNOWN) and entry.starting_s is None:
             entry.starting_s = now_s
         if registered:
-            self._has_started(entry, now_s)
+            self._has_started(unit.name, entry, now_s)
         phase = self._phase(unit, entry, now_s, registered, leaving)
         if phase is entry.phase:
             return
@@ -343,6 +358,7 @@ class Ledger:
         if failed and (entry.running_s is None or now_s - entry.running_s < _YOUNG_S):
             record = self.records[entry.pool]
             record.failed += 1
+            record.dies_young = entry.running_s is not None
             record.failure = unit.message or f"unit {unit.name} did not start in {self.start_timeout_s:g} s"
             if entry.running_s is not None:
                 record.failure = f"after {now_s - entry.running_s:.1f} s at work: {record.failure}"
@@ -351,18 +367,24 @@ class Ledger:
             self.taken.append((entry.pool, unit.name, unit.message or "it did not say why"))
         entry.phase = phase
 
-    def _has_started(self, entry: _Entry, now_s: float) -> None:
+    def _has_started(self, name: str, entry: _Entry, now_s: float) -> None:
         """A worker of the unit is registered."""
         if entry.released:
             return
+        record = self.records[entry.pool]
         if entry.running_s is None:
-            record = self.records[entry.pool]
+            record.registered += 1
+            entry.running_s = now_s
+        if not entry.counted and (not record.dies_young or now_s - entry.running_s >= _YOUNG_S):
+            entry.counted = True
             record.started += 1
+            record.dies_young = False
+        if not entry.learned and name not in self._preparing:
+            entry.learned = True
             if not entry.found:
                 record.learn_boot(now_s - entry.asked_s, cold=entry.cold)
             if entry.cold and entry.placed_s is not None:
                 record.learn_placed(now_s - entry.placed_s)
-            entry.running_s = now_s
         entry.starting_s = now_s
 
     def _phase(

@@ -41,6 +41,7 @@ from .durations import DurationsFile
 from .explain import describe
 from .journal import Event, Journal, Line
 from .ledger import Ledger
+from .preparing import Preparing
 from .supply import Supply
 from .tally import Tally
 from .versions import Versions
@@ -113,6 +114,7 @@ class Controller:
         self.wishes = Wishes(self.pools, wake=self.wake, maximum=config.settings.maximum)
         self.errors = 0
         self._blocked = Blocked()
+        self._preparing = Preparing(scheduler)
         #: Requests under way for which workers do something without a task: which ones; None: all.
         self._asked: list[Collection[str] | None] = []
         #: Until when a client may be about to connect to some.
@@ -264,7 +266,8 @@ class Controller:
                     unit, "its threads run tasks that were cancelled, and others wait for them"
                 )
         leaving = self.drains.units | observe.leaving(self.scheduler, owners)
-        units = self.ledger.update(now_s, observation, set(owners), leaving, self.pools)
+        preparing = self._preparing.units(owners)
+        units = self.ledger.update(now_s, observation, set(owners), leaving, self.pools, preparing)
         self._take_taken()
         self._versions.tell(pool_of)
         refused = {unit: reason for unit, (reason, until_s) in self._refused.items() if until_s > now_s}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
@@ -370,10 +371,11 @@ def _finite(duration: Any) -> float:
 
 
 def _merged(work: list[Work]) -> list[Work]:
-    """One for all that need the same and whose durations are known, or are not."""
+    """One for all that need the same and take about as long, or of whose durations nothing is known."""
     alike: dict[Any, list[Work]] = defaultdict(list)
     for one in work:
-        alike[one.needs, one.bound, one.duration_s is None].append(one)
+        about = math.frexp(max(one.duration_s or 0.0, one.stalled_s))[1]
+        alike[one.needs, one.bound, one.duration_s is None, about].append(one)
     return [_sum(several) for several in alike.values()]
 
 

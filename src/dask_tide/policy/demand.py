@@ -85,6 +85,8 @@ class Demand:
     unfinished: int = 0
     later: int = 0
     _longest_s: float = 0.0
+    #: Of those that run: how long they still take, and how many units they keep busy.
+    _running: list[_Kind] = field(default_factory=list)
     _kinds: list[_Kind] = field(default_factory=list)
     _levels: list[_Levels] = field(default_factory=list)
     _used: dict[str, float] = field(default_factory=lambda: defaultdict(float))
@@ -105,6 +107,15 @@ class Demand:
         if not self.runnable:
             return None
         return max(self._longest_s, self.work_s / max(slots, 1))
+
+    def free_in_s(self, units: int) -> float:
+        """When the first slot of so many units is free, as far as tasks that run keep all of them busy."""
+        busy = 0.0
+        for left_s, more in sorted(self._running, reverse=True):
+            busy += more
+            if busy > units - 1 / max(self.slots, 1) + 1e-9:
+                return left_s
+        return 0.0
 
     def steps(self, patience_s: float) -> list[tuple[int, float]]:
         """How much work units can share: ``(units, unit-seconds)``, for each number at which it changes.
@@ -155,7 +166,10 @@ class Demand:
     def occupy(self, threads: int) -> None:
         """So many threads of what there is are taken."""
         if threads:
-            self._used[_THREADS] += threads / self.pool.threads_per_unit
+            share = threads / self.pool.threads_per_unit
+            self._used[_THREADS] += share
+            # Nobody knows for how long.
+            self._running.append(_Kind(math.inf, share))
 
     def take(self, work: Work, tasks: int, *, stranded: bool = False) -> None:
         """Put ``tasks`` runnable tasks of ``work`` here."""
@@ -176,6 +190,7 @@ class Demand:
             usual_s = self.prior_s if work.duration_s is None else work.duration_s
             left_s = usual_s - work.stalled_s if work.stalled_s < usual_s else work.stalled_s
             self._longest_s = max(self._longest_s, left_s)
+            self._running.append(_Kind(left_s, tasks * max(self._shares(work).values())))
 
     def take_waiting(self, work: Work, tasks: int) -> None:
         """Put so many of the waiting tasks of ``work`` here."""

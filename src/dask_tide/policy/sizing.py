@@ -83,7 +83,8 @@ def _paying(
     Tasks never measured count with the time for which they have been seen running; beside that,
     units double once tasks have been seen running for a part of the boot time with none of them
     ending. This ramps from one unit to as many as the tasks can use within about two boot times
-    when tasks turn out to be long.
+    when tasks turn out to be long. One more unit comes where all that are there stay busy for so much longer
+    than a start takes that it pays by time alone, however little the work is that waits.
 
     ``sooner`` are unit-seconds that others will have worked until then which are not ready yet.
     """
@@ -95,7 +96,9 @@ def _paying(
     elif demand.unmeasured and not stock.booting and demand.seen_s >= _PROVEN * boot_s * demand.runnable:
         smallest = 2 * stock.ready
     else:
-        smallest = have
+        # What is short must not wait for what is long, which may be waiting for it.
+        beyond_s = demand.free_in_s(have) - boot_s
+        smallest = have + (beyond_s > 0 and beyond_s * max(1.0, worth) >= boot_s)
     paying = demand.usable
     if boot_s > 0:
         paying = 0
