@@ -20,10 +20,11 @@ from rig.folders import CHECKOUT, RigError
 from rig.nodes import Cluster
 
 NAMESPACE, RELEASE = "dask", "tide"
+_REPOSITORY, _, _TAG = image_build.TAG.rpartition(":")
 HELM_S = 120.0
 #: So small that the smallest machine has room for all, on nodes that each claim to be the whole of it.
 VALUES: dict[str, Any] = {
-    "image": {"tag": image_build.TAG.rpartition(":")[2], "pullPolicy": "Never"},
+    "image": {"repository": _REPOSITORY, "tag": _TAG, "pullPolicy": "Never"},
     "scheduler": {"resources": {"requests": {"cpu": "100m", "memory": "200Mi"}}},
     "poolDefaults": {
         "memory": "512Mi",

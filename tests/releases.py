@@ -37,7 +37,7 @@ POOL: dict[str, Any] = {
     "resources": {"requests": {"cpu": "50m", "memory": "150Mi"}},
 }
 VALUES: dict[str, Any] = {
-    "image": {"tag": "dev", "pullPolicy": "Never"},
+    "image": {"repository": "docker.io/dask-tide/dask-tide", "tag": "dev", "pullPolicy": "Never"},
     "scheduler": {"resources": {"requests": {"cpu": "50m", "memory": "150Mi"}, "limits": {"memory": "1Gi"}}},
 }
 #: What tests look at again and again, and its API; kubectl takes a tenth of a second of a CPU each time.

@@ -62,7 +62,8 @@ class Pool:
         self.namespace = namespace
         self._api: Api = plane.api()
         self._base = f"/apis/apps/v1/namespaces/{namespace}/replicasets"
-        made = manifests(RELEASE, namespace, {"pools": {POOL: _VALUES | values}}, replicas=0)
+        both = {"image": {"repository": "example.org/none"}, "pools": {POOL: _VALUES | values}}
+        made = manifests(RELEASE, namespace, both, replicas=0)
         (replicaset,) = (one for one in made if one["kind"] == "ReplicaSet")
         account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": f"{RELEASE}-worker"}}
         plane.kubectl("--namespace", namespace, "create", "-f", "-", stdin=json.dumps(account))

@@ -99,7 +99,7 @@ class TideCluster(Cluster):
     --------
     >>> with TideCluster(maximum=8) as cluster, cluster.get_client() as client:  # doctest: +SKIP
     ...     client.submit(sum, [1, 2]).result()
-    >>> TideCluster("kubernetes", namespace="science", memory_limit="4 GiB", maximum=40)  # doctest: +SKIP
+    >>> TideCluster("kubernetes", image="registry.example/dask-tide:1", maximum=40)  # doctest: +SKIP
     """
 
     _clusters: ClassVar[weakref.WeakSet[TideCluster]] = weakref.WeakSet()

@@ -31,7 +31,7 @@ POOL: dict[str, Any] = {
     "resources": {"requests": {"cpu": "20m", "memory": "100Mi"}},
 }
 VALUES: dict[str, Any] = {
-    "image": {"tag": "dev", "pullPolicy": "Never"},
+    "image": {"repository": "docker.io/dask-tide/dask-tide", "tag": "dev", "pullPolicy": "Never"},
     "security": {"tls": {"enabled": False}},
     "pools": {"one": POOL, "two": POOL | {"threads": 2, "daskResources": {"GPU": 1}}},
 }

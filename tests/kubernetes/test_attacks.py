@@ -16,6 +16,7 @@ import pytest
 from distributed import Client
 from known import known
 from releases import DEADLINE_S, POOL, Release, workers
+from releases import VALUES as USUAL
 from waiting import wait_until
 
 from dask_tide.providers.kubernetes.manifests import make_certificates, manifests
@@ -119,7 +120,7 @@ def client(release: Release) -> Iterator[Client]:
 def neighbour(nodes: Cluster, release: Release) -> str:
     """A pod of another release in the same namespace; it finds no node."""
     pool = POOL | {"nodeSelector": {"no": "such-label"}}
-    values = {"image": {"tag": "dev", "pullPolicy": "Never"}, "pools": {"cpu": pool}}
+    values = {"image": USUAL["image"], "pools": {"cpu": pool}}
     made = manifests("other", release.namespace, values, replicas=1)
     nodes.kubectl.apply(*(one for one in made if one["kind"] in ("ServiceAccount", "ReplicaSet")))
     found = ("--namespace", release.namespace, "get", "pods", "-l", "app.kubernetes.io/instance=other")

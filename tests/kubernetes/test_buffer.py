@@ -52,7 +52,8 @@ class Place:
 
     def install(self, values: Mapping[str, Any]) -> None:
         pools = {"cpu": {"threads": 2, "memory": "1Gi", **self.here}}
-        both = {"admission": {"enabled": False}, "poolDefaults": self.here, "pools": pools, **values}
+        image = {"image": {"repository": "example.org/dask-tide"}}
+        both = image | {"admission": {"enabled": False}, "poolDefaults": self.here, "pools": pools, **values}
         self.objects = manifests("r", self.namespace, both, replicas=0)
         self.plane.kubectl.apply(*self.objects)
 

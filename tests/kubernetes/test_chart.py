@@ -55,6 +55,11 @@ ROLE = {"pods": READ | {"patch"}, "events": READ, "replicasets.apps": READ}
 SCALE = "replicasets.apps/scale"
 
 
+def with_image(values: dict[str, Any]) -> dict[str, Any]:
+    """Values, and the one that has no default."""
+    return {**values, "image": {"repository": "example.org/dask-tide", **values.get("image", {})}}
+
+
 class Helm:
     """helm, and questions about what it made, in one namespace."""
 
@@ -74,7 +79,7 @@ class Helm:
 
     def values(self, values: dict[str, Any] | None) -> list[str]:
         file = self.folder / "values.yaml"
-        file.write_text(yaml.safe_dump(values or {}))
+        file.write_text(yaml.safe_dump(with_image(values or {})))
         return ["--values", str(file)]
 
     def kubectl(self, *arguments: str, stdin: str | None = None) -> str:
@@ -239,7 +244,7 @@ def test_the_api_server_takes_every_object(helm: Helm, foreign_kinds: None) -> N
         "resourceQuota": {"hard": {"pods": "50"}},
         "limitRange": {"limits": [{"type": "Container", "max": {"memory": "64Gi"}}]},
     }
-    objects = manifests("r", helm.namespace, values, replicas=0)
+    objects = manifests("r", helm.namespace, with_image(values), replicas=0)
     arguments = ["apply", "--dry-run=server", "--validate=strict", "-f", "-"]
     said = helm.kubectl(*arguments, stdin="\n---\n".join(map(json.dumps, objects)))
     assert len(said.splitlines()) == len(objects)
@@ -270,7 +275,7 @@ def test_replicas_are_the_schedulers_over_upgrade_and_rollback(helm: Helm) -> No
 def test_uninstalling_leaves_nothing(helm: Helm) -> None:
     values = {**TWO_POOLS, "notebook": {"enabled": True}, "nodes": {"read": True}, "buffer": BUFFER}
     helm.install("r", {**values, "priorityClasses": {"spare": {"value": -5}}})
-    kinds = {one["kind"] for one in manifests("r", "ns", values)} | {"PriorityClass", "Pod"}
+    kinds = {one["kind"] for one in manifests("r", "ns", with_image(values))} | {"PriorityClass", "Pod"}
     asked = ",".join(sorted(kinds))
     # Cluster-scoped objects of other tests' releases have the same label.
     selector = "app.kubernetes.io/name=dask-tide,app.kubernetes.io/instance=r"
@@ -306,7 +311,7 @@ def test_a_buffer_by_the_clock_keeps_its_number_over_an_upgrade(helm: Helm) -> N
 def test_the_api_server_takes_the_times_that_the_chart_takes_and_no_others(helm: Helm) -> None:
     job = next(
         one
-        for one in manifests("r", helm.namespace, {**TWO_POOLS, "buffer": BUFFER})
+        for one in manifests("r", helm.namespace, with_image({**TWO_POOLS, "buffer": BUFFER}))
         if one["kind"] == "CronJob"
     )
     api = helm.plane.api()
@@ -365,7 +370,7 @@ def test_all_pods_are_restricted_and_become_ready(helm: Helm, kwok_nodes: None) 
 
 def test_what_the_command_prints_can_be_applied_again(helm: Helm, kwok_nodes: None) -> None:
     arguments = ["--name", "r", "--namespace", helm.namespace, "--set", "admission.enabled=false"]
-    arguments += ["--set", "pools.cpu.maximum=4"]
+    arguments += ["--set", "pools.cpu.maximum=4", "--set", "image.repository=example.org/dask-tide"]
     printed = CliRunner().invoke(manifests_command, arguments).output
     helm.kubectl("apply", "-f", "-", stdin=printed)
     helm.kubectl("wait", "deployment/r-scheduler", "--for=condition=Available", "--timeout=30s")

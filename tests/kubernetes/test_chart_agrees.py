@@ -436,6 +436,8 @@ MISTAKES: list[tuple[str, dict[str, Any], str]] = [
     ("r", nested("tide.options.prices", {"/a": 1}), "/a"),
     ("r", {"tide": {"start": {"backoff": "2m"}}}, "tide.start.backoff-maximum"),
     ("r", {"tide": {"limits": {"maximum": 1}}, "poolDefaults": {"minimum": 2}}, "tide.limits.maximum"),
+    ("r", {"image": {"repository": None}}, "image.repository"),
+    ("r", {"image": {"repository": ""}}, "image.repository"),
     ("0r", {}, "beginning with a letter"),
     ("r" * 37, {}, "36 characters"),
 ]
@@ -444,6 +446,8 @@ MISTAKES: list[tuple[str, dict[str, Any], str]] = [
 def template(
     name: str, values: dict[str, Any], folder: Path, *arguments: str, namespace: str = "ns"
 ) -> subprocess.CompletedProcess[str]:
+    # The one value without a default.
+    values = {**values, "image": {"repository": "example.org/x", **values.get("image", {})}}
     # JSON is YAML, and text in it is text; PyYAML would write 1e5, which Helm reads as a number.
     (folder / "values.yaml").write_text(json.dumps(values))
     # A helm of one's own making takes itself for one of Kubernetes 1.20's time.

@@ -30,6 +30,10 @@ contexts:
 """
 
 
+#: The one argument without a default.
+IMAGE = "example.org/dask-tide:1"
+
+
 @pytest.fixture
 def kubeconfig(tmp_path: Path) -> Path:
     path = tmp_path / "kubeconfig"
@@ -53,6 +57,7 @@ def kubeconfig(tmp_path: Path) -> Path:
         ({"values": "image"}, "values"),
         ({"values": {"pools": ["cpu"]}, "maximum": 2}, "values.pools"),
         ({"values": {"security": {"tls": {"source": "cert-manager"}}}}, "values.security.tls.source"),
+        ({"image": None}, "image.repository"),
         ({"image": "two words"}, "image"),
         ({"image": 1}, "image"),
         ({"name": "Not A Label"}, "tide.name"),
@@ -90,8 +95,9 @@ def test_a_wrong_argument_is_named_before_anything_is_made(
     kubeconfig: Path, arguments: dict[str, Any], key: str
 ) -> None:
     # Nobody listens at that address: what is not refused first fails with another error.
+    usual: dict[str, Any] = {"kubeconfig": kubeconfig, "image": IMAGE}
     with pytest.raises(ConfigError) as error:
-        TideCluster("kubernetes", **({"kubeconfig": kubeconfig} | arguments))
+        TideCluster("kubernetes", **(usual | arguments))
     assert error.value.key == key
 
 
@@ -164,7 +170,7 @@ def test_empty_sections_say_nothing() -> None:
 @asynccontextmanager
 async def host(provider: str | None = "kubernetes", **arguments: Any) -> AsyncIterator[Any]:
     """What would make the cluster; it is not started."""
-    cluster = TideCluster(provider, asynchronous=True, **arguments)
+    cluster = TideCluster(provider, asynchronous=True, image=IMAGE, **arguments)
     site: Any = cluster._site
     try:
         yield site._host
@@ -245,7 +251,7 @@ async def test_keys_may_be_written_with_underscores(kubeconfig: Path) -> None:
 
 
 async def test_it_can_be_looked_at_before_its_start(kubeconfig: Path) -> None:
-    cluster = TideCluster("kubernetes", asynchronous=True, kubeconfig=kubeconfig, name="one")
+    cluster = TideCluster("kubernetes", asynchronous=True, kubeconfig=kubeconfig, name="one", image=IMAGE)
     assert cluster.dashboard_link == ""
     assert "one" in cluster._repr_html_()
     assert "one" in repr(cluster)
@@ -298,7 +304,7 @@ async def test_in_a_pod_who_makes_it_is_let_in_beside_all_others(
 
 
 def test_the_job_runs_the_pod_of_the_charts_deployment() -> None:
-    objects = manifests("dask", "science", replicas=0)
+    objects = manifests("dask", "science", {"image": {"repository": "example.org/dask-tide"}}, replicas=0)
     [deployment] = [one for one in objects if one["kind"] == "Deployment"]
     made = make_ephemeral(objects, idle_timeout_s=600, deadline_s=30)
     pod, theirs = made.job["spec"]["template"]["spec"], deployment["spec"]["template"]["spec"]

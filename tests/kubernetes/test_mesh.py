@@ -20,7 +20,8 @@ MESH = {"serviceMesh": {"enabled": True}}
 
 
 def made(**values: Any) -> list[dict[str, Any]]:
-    return manifests("r", "science", {"notebook": {"enabled": True}} | values, replicas=0)
+    always = {"image": {"repository": "example.org/dask-tide"}, "notebook": {"enabled": True}}
+    return manifests("r", "science", always | values, replicas=0)
 
 
 def templates(objects: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from distributed import Client
-from releases import DEADLINE_S, POOL, Release, ask, calls, is_ready, nap, workers
+from releases import DEADLINE_S, POOL, VALUES, Release, ask, calls, is_ready, nap, workers
 from waiting import wait_until
 
 from rig.clients import KubectlError
@@ -57,7 +57,7 @@ def lives(release: Release) -> dict[str, tuple[str, str, int]]:
 def test_an_image_that_cannot_be_pulled(install: Callable[..., Release]) -> None:
     """The registry cannot be reached from here; where it can, the words are others, the reasons the same."""
     missing = POOL | {"image": "docker.io/dask-tide/no-such-image:1"}
-    image = {"image": {"tag": "dev", "pullPolicy": "IfNotPresent"}}
+    image = {"image": VALUES["image"] | {"pullPolicy": "IfNotPresent"}}
     release = install({"pools": {"cpu": missing}} | image)
     with release.client() as client:
         future = client.submit(nap, 0.1)

@@ -16,7 +16,11 @@ from dask_tide.providers.kubernetes.manifests import Manifest, manifests
 from dask_tide.providers.kubernetes.startup import find_trouble
 
 NAMESPACE = "science"
-VALUES = {"nodes": {"read": True}, "security": {"tls": {"enabled": False}}}
+VALUES = {
+    "image": {"repository": "example.org/dask-tide"},
+    "nodes": {"read": True},
+    "security": {"tls": {"enabled": False}},
+}
 BEYOND = {
     f"{kind}{binding}" for kind in ("ClusterRole", "ValidatingAdmissionPolicy") for binding in ("", "Binding")
 }

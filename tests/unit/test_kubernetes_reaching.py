@@ -26,7 +26,7 @@ contexts: [{{name: here, context: {{cluster: here, user: me, namespace: science}
 """
 WAITS = {"waiting": {"reason": "ContainerCreating"}}
 RUNS: dict[str, Any] = {"running": {}}
-PLAIN = {"security": {"tls": {"enabled": False}}}
+PLAIN = {"image": {"repository": "example.org/dask-tide"}, "security": {"tls": {"enabled": False}}}
 #: More than any test waits for a scheduler, unless it fails.
 LONG_S = 20.0
 
@@ -48,7 +48,7 @@ def test_it_runs_when_the_scheduler_does() -> None:
 def test_its_container_is_called_so_in_the_manifests() -> None:
     [deployment] = [
         one
-        for one in manifests("r", "science")
+        for one in manifests("r", "science", PLAIN)
         if one["kind"] == "Deployment" and one["metadata"]["name"] == "r-scheduler"
     ]
     assert [one["name"] for one in deployment["spec"]["template"]["spec"]["containers"]] == ["scheduler"]

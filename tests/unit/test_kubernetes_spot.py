@@ -7,6 +7,7 @@ import pytest
 from dask_tide.providers.kubernetes.manifests import manifests
 
 DO_NOT_DISRUPT = "karpenter.sh/do-not-disrupt"
+IMAGE = {"image": {"repository": "example.org/dask-tide"}}
 SPOT = {"nodeSelector": {"karpenter.sh/capacity-type": "spot"}}
 EYES = {"nodes": {"read": True}}
 
@@ -23,7 +24,7 @@ MAYBE_SPOT = [SPOT, requires("In", "spot"), requires("In", "on-demand", "spot")]
 
 def born(pool, values=None):
     """The annotations that the pool's pods have from the start."""
-    made = manifests("r", "ns", {"pools": {"cpu": pool}} | (values or {}))
+    made = manifests("r", "ns", IMAGE | {"pools": {"cpu": pool}} | (values or {}))
     (replicaset,) = (each for each in made if each["kind"] == "ReplicaSet")
     return replicaset["spec"]["template"]["metadata"]["annotations"]
 

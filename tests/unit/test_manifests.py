@@ -24,11 +24,14 @@ from dask_tide.providers.kubernetes.manifests import Certificates, make_certific
 from dask_tide.providers.kubernetes.manifests.command import manifests_command
 
 ROOT = Path(__file__).parents[2]
+#: The one value without a default.
+IMAGE = {"image": {"repository": "example.org/dask-tide"}}
 TLS = Certificates(ca="ca", certificate="certificate", key="key")
 POOLS = {"pools": {"cpu": {"threads": 2, "maximum": 40}, "gpu": {"daskResources": {"GPU": 1}}}}
 
 
 def objects(values=None, **arguments):
+    values = {**(values or {}), "image": IMAGE["image"] | (values or {}).get("image", {})}
     made = manifests("r", "ns", values, **({"tls": TLS} | arguments))
     found = {(one["kind"], one["metadata"]["name"]): one for one in made}
     assert len(found) == len(made)
@@ -282,7 +285,8 @@ def test_the_longest_names_make_names_of_cron_jobs():
     pool = "p" * 20
     times = [{"at": f"{minute} * * * *", "units": 1} for minute in range(3)]
     values = {"pools": {pool: {}}, "buffer": {"pools": {pool: {"schedule": times}}}}
-    names = [one["metadata"]["name"] for one in manifests("r" * 36, "ns", values) if one["kind"] == "CronJob"]
+    made = manifests("r" * 36, "ns", values | IMAGE)
+    names = [one["metadata"]["name"] for one in made if one["kind"] == "CronJob"]
     assert len(set(names)) == 3
     assert {len(name) for name in names} == {52}
 
@@ -339,7 +343,7 @@ def test_two_clusters_share_no_names():
         cluster_scoped = ("ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding", "ClusterRole")
         return {
             (one["kind"], one["metadata"]["name"])
-            for one in manifests(name, namespace, {"nodes": {"read": True}}, tls=TLS)
+            for one in manifests(name, namespace, IMAGE | {"nodes": {"read": True}}, tls=TLS)
             if one["kind"].startswith(cluster_scoped) or namespace == "ns"
         }
 
@@ -437,11 +441,11 @@ def test_a_certificate_of_another_cluster_is_refused(tmp_path, made_certificates
 
 
 def test_certificates_are_made_where_they_are_wanted():
-    generated = make_release("r", "ns")
+    generated = make_release("r", "ns", IMAGE)
     assert generated.certificates is not None
     assert generated.certificates.certificate.startswith("-----BEGIN CERTIFICATE-----")
     for tls in ({"enabled": False}, {"source": "cert-manager"}, {"source": "secret", "secretName": "s"}):
-        assert make_release("r", "ns", {"security": {"tls": tls}}, tls=TLS).certificates is None
+        assert make_release("r", "ns", IMAGE | {"security": {"tls": tls}}, tls=TLS).certificates is None
 
 
 def test_the_notebooks_token_is_given_chosen_or_random():
@@ -474,6 +478,7 @@ def test_another_token_restarts_the_notebook_server():
     [
         ({"tide": {"release": {"keep": "30 parsecs"}}}, "tide.release.keep"),
         ({"tide": {"interval": "1 parsec"}}, "tide.interval"),
+        ({"image": {"tag": "1"}}, "image.repository"),
         ({"tide": {"limits": {"maximum": 1}}, "poolDefaults": {"minimum": 2}}, "tide.limits.maximum"),
         ({"tide": {"start": {"backoff-maximum": "1ms"}}}, "tide.start.backoff-maximum"),
         ({"tide": {"journal": {"max-bytes": "much"}}}, "tide.journal.max-bytes"),
@@ -488,6 +493,7 @@ def test_another_token_restarts_the_notebook_server():
     ],
 )
 def test_what_the_scheduler_would_refuse_is_refused_before_anything_is_made(tmp_path, values, key):
+    values = IMAGE | values
     with pytest.raises(ConfigError) as error:
         make_release("r", "ns", values)
     assert error.value.key == key
@@ -499,13 +505,13 @@ def test_what_the_scheduler_would_refuse_is_refused_before_anything_is_made(tmp_
 
 
 def test_certificates_may_last_for_a_century():
-    made = make_release("r", "ns", {"security": {"tls": {"validityDays": 36_500}}})
+    made = make_release("r", "ns", IMAGE | {"security": {"tls": {"validityDays": 36_500}}})
     assert made.certificates is not None
 
 
 def test_the_configuration_of_the_process_that_makes_them_is_nothing_to_them():
     with dask.config.set({"tide.limits.maximum": 0, "tide.start.backoff": "1h"}):
-        make_release("r", "ns", {"poolDefaults": {"minimum": 2}}, tls=TLS)
+        make_release("r", "ns", IMAGE | {"poolDefaults": {"minimum": 2}}, tls=TLS)
 
 
 # The command
@@ -514,7 +520,7 @@ def test_the_configuration_of_the_process_that_makes_them_is_nothing_to_them():
 def test_the_command_prints_what_kubectl_applies(tmp_path):
     first, second = tmp_path / "a.yaml", tmp_path / "b.yaml"
     first.write_text("pools: {cpu: {maximum: 3, threads: 2}}")
-    second.write_text("pools: {cpu: {maximum: 4}}")
+    second.write_text("{image: {repository: example.org/dask-tide}, pools: {cpu: {maximum: 4}}}")
     arguments = ["--name", "r", "--namespace", "ns", "--values", str(first), "--values", str(second)]
     arguments += ["--set", "image.tag=1", "--set", r"poolDefaults.nodeSelector.kubernetes\.io/arch=arm64"]
     result = CliRunner().invoke(manifests_command, arguments)
@@ -560,7 +566,8 @@ def test_a_file_of_values_that_is_none_is_named(tmp_path):
         assert result.exit_code != 0
         assert said in result.output
     (tmp_path / "v.yaml").write_text("")
-    assert CliRunner().invoke(manifests_command, ["--values", str(tmp_path / "v.yaml")]).exit_code == 0
+    arguments = ["--values", str(tmp_path / "v.yaml"), "--set", "image.repository=example.org/dask-tide"]
+    assert CliRunner().invoke(manifests_command, arguments).exit_code == 0
 
 
 # The package

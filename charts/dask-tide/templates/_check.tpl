@@ -3,6 +3,9 @@
 {{- if not (regexMatch "^[a-z]([a-z0-9-]{0,34}[a-z0-9])?$" .Release.Name) }}
   {{- fail (printf "release name %q: expected lower-case letters, digits and '-', beginning with a letter, 36 characters at the most (Kubernetes cuts names of pods: <release>-<pool> may have 57)" .Release.Name) }}
 {{- end }}
+{{- if not .Values.image.repository }}
+  {{- fail "image.repository: expected the image that you have built (docs/image.md), as none is published" }}
+{{- end }}
 {{- range $name, $pool := include "dask-tide.pools" . | fromJson }}
   {{- if not (regexMatch "^[a-z0-9]([a-z0-9-]{0,18}[a-z0-9])?$" $name) }}
     {{- fail (printf "pools.%s: expected as a name lower-case letters, digits and '-', not '-' at an end, 20 characters at the most (Kubernetes cuts names of pods: <release>-<pool> may have 57)" $name) }}

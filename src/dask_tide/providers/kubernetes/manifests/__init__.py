@@ -65,7 +65,8 @@ def manifests(
 
     Examples
     --------
-    >>> made = manifests("dask", "science", {"pools": {"cpu": {"threads": 2, "maximum": 40}}})
+    >>> values = {"image": {"repository": "registry.example/dask-tide"}, "pools": {"cpu": {"maximum": 40}}}
+    >>> made = manifests("dask", "science", values)
     >>> [one["metadata"]["name"] for one in made if one["kind"] == "ReplicaSet"]
     ['dask-cpu']
     """
@@ -92,6 +93,10 @@ def make_release(
     if namespace.startswith("system-") and (checked["priorityClasses"] or values.buffers(checked)):
         expected = "one that does not begin with system-, or no priorityClasses and no buffer"
         raise ConfigError("namespace", namespace, expected)
+    if not checked["image"].get("repository"):
+        # TideCluster has an argument for it.
+        expected = "the image that you have built (docs/image.md), as none is published; TideCluster: image=…"
+        raise ConfigError("image.repository", None, expected)
     wanted = checked["security"]["tls"]
     if not (wanted["enabled"] and wanted["source"] == "generated"):
         tls = None
