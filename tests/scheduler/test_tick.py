@@ -483,6 +483,39 @@ async def test_a_thread_that_runs_what_was_cancelled_is_not_free(harbour, monkey
     gates.let()
 
 
+async def test_an_idle_worker_that_stays_paused_is_replaced_at_the_maximum_too(harbour, monkeypatch):
+    """Its memory is full of what a task has leaked; nobody else may come as long as it is there."""
+    monkeypatch.setattr("dask_tide.controller.leaks._CERTAIN_S", 0.2)
+    h = await harbour(**KEEP, pools={"default": {"memory": "4 GiB", "maximum": 1}})
+    await h.client.submit(gates.quick, "first")
+    [leaky] = await h.running(1)
+    [ws] = h.provider.workers(leaky)
+    ws.memory_manager.memory_pause_fraction = 1e-6
+    await until(lambda: h.worker(leaky).status is Status.paused, "it is paused")
+    assert await h.client.submit(gates.quick, "second", 2) == 2
+    assert leaky not in h.provider.names
+    assert h.told("FULL")
+    assert "1 unit there can take no more: paused" in str(h.told("AT_MAXIMUM_BESIDE")[-1].why)
+
+
+async def test_a_worker_that_its_results_fill_is_not(harbour, monkeypatch):
+    monkeypatch.setattr("dask_tide.controller.leaks._CERTAIN_S", 0.2)
+    h = await harbour(**KEEP, pools={"default": {"memory": "4 GiB", "maximum": 1}})
+    kept = h.client.submit(gates.quick, "result", object())
+    await kept
+    [unit] = await h.running(1)
+    [ws] = h.provider.workers(unit)
+    ws.memory_manager.memory_pause_fraction, ws.memory_manager.memory_spill_fraction = 1e-6, False
+    await until(lambda: h.worker(unit).status is Status.paused, "it is paused")
+    later = h.client.submit(gates.quick, "later", 2)
+    await until(lambda: h.told("AT_MAXIMUM_BESIDE"), "it is told")
+    since_s = h.controller.now_s()
+    await until(lambda: h.controller.now_s() - since_s > 2.0, "some time")
+    assert h.provider.names == [unit]
+    kept.release()
+    assert await later == 2, "when the result is gone it is replaced"
+
+
 _prepared = asyncio.Event()
 
 

@@ -132,6 +132,7 @@ def worlds(draw, states: tuple[PoolState, ...], now_s: float) -> Snapshot:
                 used_bytes=20,
                 limit_bytes=limit,
                 pinned=pinned,
+                full=status == "paused" and not tasks and draw(st.booleans()),
             )
         )
     counts = st.sampled_from([0, 0, 0, 1, 3, 17, 400])
@@ -222,6 +223,12 @@ def is_doomed(world) -> set[str]:
     return {unit.name for unit in world.units if unit.doomed}
 
 
+def is_full(world) -> set[str]:
+    """Units that would never take a task again: they go, and others come for them."""
+    of = {unit.name: [w for w in world.workers if w.unit == unit.name] for unit in world.units}
+    return {name for name, workers in of.items() if workers and all(w.full for w in workers)}
+
+
 def count(world, name, phases) -> int:
     return sum(unit.pool == name and unit.phase in phases for unit in world.units)
 
@@ -270,7 +277,7 @@ def test_p16_nothing_shrinks_below_its_minimum(situation):
     gone = set(let_go(actions))
     for state in world.pools:
         mine = [u for u in world.units if u.pool == state.pool.name and u.phase in LIVE]
-        live = [u.name for u in mine if not u.doomed]
+        live = [u.name for u in mine if not u.doomed and u.name not in is_full(world)]
         least = state.pool.minimum
         if state.manual is not None:
             least = min(state.manual, state.pool.maximum)
@@ -414,7 +421,7 @@ def test_p01_what_has_not_started_goes_before_what_runs(situation):
     registered = {w.unit for w in world.workers}
     for state in world.pools:
         drains = of_pool(actions, state.pool.name, Drain)
-        if any(action.why.code != Code.DOOMED.name for action in drains):
+        if any(action.why.code not in (Code.DOOMED.name, Code.FULL.name) for action in drains):
             starting = {
                 u.name
                 for u in world.units

@@ -163,6 +163,42 @@ def test_p27_paused_workers_receive_nothing():
     assert "cpu-u0" not in let_go(decided(snapshot(by_hand(1), **some)))
 
 
+LEAKED = {"status": "paused", "full": True, "limit_bytes": GB}
+
+
+def test_a_unit_whose_memory_is_full_of_what_is_no_result_goes_at_once():
+    """Or else it holds its slot for ever: at the maximum nothing would run any more."""
+    world = snapshot(pool(maximum=1), **together(idle(1, **LEAKED)), work=[work(ready=1)])
+    actions = decided(world)
+    assert let_go(actions) == {"cpu-u0"}
+    assert the(actions, Drain).why.code == Code.FULL.name
+
+
+@pytest.mark.parametrize(
+    "kept",
+    [
+        {"pinned": "an actor"},
+        {"held_keys": 1, "held_bytes": 8, "only_copies": 1},  # nobody else could have it
+        {"full": False},  # of results
+        {"tasks": 1},
+    ],
+)
+def test_one_that_could_not_go_is_named_where_no_other_one_may_come(kept):
+    some = units(1)
+    workers = workers_of(some, **(LEAKED | kept))
+    world = snapshot(pool(maximum=1), units=some, workers=workers, work=[work(ready=1)])
+    actions = decided(world)
+    assert let_go(actions) == set()
+    assert "the maximum is 1, and 1 unit there can take no more: paused" in str(the(actions, Hold).why)
+
+
+def test_of_several_workers_of_a_unit_one_that_takes_tasks_keeps_it():
+    some = units(1)
+    two = [worker(some[0].name, name="cpu-u0-0", **LEAKED), worker(some[0].name, name="cpu-u0-1")]
+    world = snapshot(pool(maximum=1, workers_per_unit=2), units=some, workers=two, work=[work(ready=1)])
+    assert let_go(decided(world)) == set()
+
+
 FULL = {"held_keys": 60, "held_bytes": 6 * GB, "limit_bytes": 10 * GB}
 
 

@@ -8,6 +8,7 @@ import logging
 import time
 from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Collection, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,7 +41,8 @@ from .drain import Drains
 from .durations import DurationsFile
 from .explain import describe
 from .journal import Event, Journal, Line
-from .ledger import Ledger
+from .leaks import Leaks
+from .ledger import Ledger, PoolRecord
 from .preparing import Preparing
 from .supply import Supply
 from .tally import Tally
@@ -115,6 +117,7 @@ class Controller:
         self.errors = 0
         self._blocked = Blocked()
         self._preparing = Preparing(scheduler)
+        self._leaks = Leaks()
         #: Requests under way for which workers do something without a task: which ones; None: all.
         self._asked: list[Collection[str] | None] = []
         #: Until when a client may be about to connect to some.
@@ -165,6 +168,7 @@ class Controller:
             close_workers=provider.closes_workers,
             wake=self.wake,
             avoided=self._doomed_addresses,
+            left_behind=partial(self.tally.bindings.left_behind, self.scheduler),
         )
         self._durations_file.read()
         self.scheduler.add_plugin(self.tally, name=Tally.name)
@@ -265,6 +269,7 @@ class Controller:
                 self.ledger.notice(
                     unit, "its threads run tasks that were cancelled, and others wait for them"
                 )
+        self._leaks.look(now_s, states, [self._record_of(pool_of.get(unit, "")) for unit in owners])
         leaving = self.drains.units | observe.leaving(self.scheduler, owners)
         preparing = self._preparing.units(owners)
         units = self.ledger.update(now_s, observation, set(owners), leaving, self.pools, preparing)
@@ -272,9 +277,17 @@ class Controller:
         self._versions.tell(pool_of)
         refused = {unit: reason for unit, (reason, until_s) in self._refused.items() if until_s > now_s}
         doomed = {unit.name for unit in units if unit.doomed}
+        refused = {u: reason for u, reason in self.drains.standing().items() if u not in doomed} | refused
         asked = self._answering(now_s, states, owners, pool_of)
         workers = observe.workers(
-            self.scheduler, owners, refused, self.tally.bindings, doomed, self._blocked.threads, asked
+            self.scheduler,
+            owners,
+            refused,
+            self.tally.bindings,
+            doomed,
+            self._blocked.threads,
+            asked,
+            self._leaks.full,
         )
         for worker in workers:
             if worker.unit and not worker.held_keys and worker.used_bytes:
@@ -301,6 +314,9 @@ class Controller:
             work=self.tally.work(now_s, elsewhere),
             spent=self.ledger.spent,
         )
+
+    def _record_of(self, pool: str) -> PoolRecord | None:
+        return self.ledger.records[pool] if pool in self.pools else None
 
     def _settings(self) -> Settings:
         """The policy's, with what is assumed of functions that never ran as far as others tell."""

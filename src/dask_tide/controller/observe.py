@@ -47,6 +47,7 @@ def workers(
     doomed: Container[str],
     blocked: Mapping[str, int],
     asked: Container[str],
+    full: Container[str],
 ) -> tuple[Worker, ...]:
     """The scheduler's workers as plain values.
 
@@ -66,6 +67,8 @@ def workers(
         By address, how many threads run what was cancelled.
     asked
         Addresses of those who answer a request, or are about to, that is no task.
+    full
+        Addresses of those whose memory is full of what is no result.
     """
     states = scheduler.workers.values()
     idle = [ws for ws, unit in zip(states, owned_by, strict=True) if unit and not ws.processing]
@@ -91,6 +94,7 @@ def workers(
             or ("" if unit in doomed else needed.get(ws.address, ""))
             or ("a client's request has to do with it" if ws.address in asked and unit not in doomed else "")
             or refused.get(unit, ""),
+            full=ws.address in full,
         )
         for ws, unit in zip(states, owned_by, strict=True)
     )

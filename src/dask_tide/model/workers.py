@@ -31,6 +31,8 @@ class Worker(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
         Memory of its process including what it has spilled, and the memory limit; 0: unknown.
     pinned
         Why it must not be drained (an actor, a seceded task, a shuffle); empty: nothing.
+    full
+        Whether it has been paused and idle for a while, its memory full of what is no result.
     """
 
     address: str
@@ -46,6 +48,7 @@ class Worker(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     used_bytes: int = 0
     limit_bytes: int = 0
     pinned: str = ""
+    full: bool = False
 
     @property
     def idle(self) -> bool:

@@ -168,7 +168,7 @@ class _PoolDecision:
             return [self._hold(why(Code.BLIND, message=self.state.blind))]
         if self.state.frozen:
             return [self._hold(why(Code.FROZEN, message=self.state.frozen))]
-        gone = self._ended() + self._evacuate()
+        gone = self._ended() + self._evacuate() + self._replace()
         if gone:
             return gone
         over = min(self.allowance.over[self.pool.name], self.live - self.pool.minimum)
@@ -188,6 +188,9 @@ class _PoolDecision:
         ceiling = limits.ceiling(self.state, self.stock.existing, self.allowance, target)
         count = min(target - self.live, ceiling.units - self.stock.existing)
         if count <= 0:
+            if self.stock.paused and ceiling.why.code == Code.AT_MAXIMUM.name:
+                full = self.stock.paused
+                return self._hold(why(Code.AT_MAXIMUM_BESIDE, full=full, **ceiling.why.numbers))
             return self._hold(ceiling.why)
         if self.memory.retry_s > self.snapshot.now_s:
             return self._hold(
@@ -291,6 +294,15 @@ class _PoolDecision:
         if full := [candidate for candidate in doomed if candidate.workers and not candidate.pinned]:
             actions.append(self._drain(full, reason, busy=True))
         return actions
+
+    def _replace(self) -> list[Action]:
+        """Let units go that would never take a task again; others follow where they are wanted."""
+        if not any(worker.full for worker in self.snapshot.workers):
+            return []
+        idle = victims.candidates(self.snapshot, self.stock, busy=False)
+        full = [c for c in idle if c.workers and all(worker.full for worker in c.workers)]
+        able = [c for c in full if not c.pinned and self.room.admit(c)]
+        return [self._drain(able, why(Code.FULL))] if able else []
 
     def _ended(self) -> list[Action]:
         """Give back what did not start in time, and what has ended, so that the platform forgets it."""
