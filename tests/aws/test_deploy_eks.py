@@ -14,7 +14,6 @@ from rig.folders import RigError
 POOLS = "karpenter/templates/nodepools.yaml"
 CLASSES = "karpenter/templates/nodeclasses.yaml"
 NODES = "karpenter/values.yaml"
-CLUSTER = "opentofu/eks-karpenter/main.tf"
 KARPENTER = "values-eks-karpenter.yaml"
 GROUPS = "opentofu/eks-node-groups/groups.tf"
 MANAGED = "values-eks-node-groups.yaml"
@@ -60,11 +59,9 @@ def test_what_we_ship_has_no_problem(tmp_path: Path, part: str) -> None:
         (POOLS, "{key: kubernetes.io/arch,", "{key: kubernetes.io/arc,", POOLS, "spec.template.spec.requirements", "kubernetes.io/arc", "kubernetes.io/arch"),
         (POOLS, "operator: In, values: [on-demand]", "operator: In, values: [spot]", KARPENTER, "scheduler.nodeSelector", "scheduler", "no spot machines"),
         (CLASSES, 'dict "karpenter.sh/discovery"', 'dict "karpenter.sh/discoverry"', CLASSES, "spec.subnetSelectorTerms", "discoverry", "{'karpenter.sh/discovery': 'example'}"),
-        (CLASSES, "securityGroupSelectorTerms: {{ toJson $found }}", "securityGroupSelectorTerms: [{tags: {other: tag}}]", CLASSES, "spec.securityGroupSelectorTerms", "other", "{'dask-tide/discovery/example': 'true'}"),
-        (CLASSES, ".Values.discoveryTags | default ", "", CLASSES, "spec.subnetSelectorTerms", "karpenter.sh/discovery", "{'dask-tide/discovery/example': 'true'}"),
-        (CLUSTER, '"dask-tide/discovery/${var.cluster_name}"', '"karpenter.sh/discovery"', CLUSTER, "aws_ec2_tag.subnet: key", "karpenter.sh/discovery", "the cluster's own: a subnet may be another's"),
-        (CLUSTER, '"dask-tide/discovery/${var.cluster_name}"', '"dask-tide/discovery"', CLUSTER, "aws_ec2_tag.security_group: key", "dask-tide/discovery", "dask-tide/discovery/${var.cluster_name}"),
-        (CLUSTER, 'value       = "true"', 'value       = "yes"', CLUSTER, "aws_ec2_tag.subnet: value", "yes", "true"),
+        (CLASSES, '"ids" $.Values.securityGroupIds', '"ids" $.Values.subnetIds', CLASSES, "spec.securityGroupSelectorTerms", "subnet-0123456789abcdef0", "{'id': 'sg-0123456789abcdef0'}"),
+        (CLASSES, "$terms | default ", "", CLASSES, "spec.subnetSelectorTerms", "karpenter.sh/discovery", "{'id': 'subnet-0123456789abcdef0'}"),
+        (CLASSES, '"ids" $.Values.subnetIds', '"ids" (list)', CLASSES, "spec.subnetSelectorTerms", "karpenter.sh/discovery", "{'id': 'subnet-0123456789abcdef0'}"),
         (CLASSES, "    dask-tide/cluster: {{", "    dask-tide/cluste: {{", CLASSES, "spec.tags.dask-tide/cluster", "None", "the budget sums it up"),
         (CLASSES, "  role: {{ $.Values.nodeRole | quote }}\n", "", CLASSES, "spec.role", "None", "the machines' role"),
         (CLASSES, "httpEndpoint: enabled", "httpEndpoint: disabled", CLASSES, "spec.metadataOptions.httpEndpoint", "disabled", "enabled"),

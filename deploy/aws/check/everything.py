@@ -158,11 +158,9 @@ class Check:
             both = [*documents, *there]
             self._add(Place("karpenter"), False, lambda: karpenter.check_schemas(both, definitions))
         told = len(self.report.problems) > before
-        for variant, tags in ((documents, rendering.OWN_TAGS), (there, rendering.USUAL_TAGS)):
+        for variant, wanted in ((documents, rendering.BY_ID), (there, rendering.BY_TAG)):
             self._add(Place("karpenter"), told, partial(karpenter.check, variant, self.sizes))
-            self._add(Place("karpenter"), told, partial(karpenter.check_discovery, variant, tags))
-        module = self.module("eks-karpenter")
-        self._add(Place(module.name), False, lambda: karpenter.check_tags(module))
+            self._add(Place("karpenter"), told, partial(karpenter.check_found, variant, wanted))
         groups = lambda: karpenter.groups_of(documents, self.sizes)  # noqa: E731 - called where errors are told
         self._agree("values-eks-karpenter.yaml", "karpenter", told, groups)
 

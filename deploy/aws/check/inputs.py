@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from deploy.aws.check.hcl import Module
 from deploy.aws.check.problems import Place, Problem
 from deploy.aws.check.tree import Tree
+from deploy.aws.check.wiring import SECURITY_GROUPS
 
 TEMPLATE = "kops/cluster.tmpl.yaml"
 DEFAULTS = "kops/defaults.yaml"
@@ -18,17 +19,18 @@ _ITEM = {"namespace", "name", "policyArns"}
 _SCALED = "awsRegion autoscalingGroups name minSize maxSize rbac serviceAccount name"
 #: What other outputs print for whom: all the keys in them.
 _PRINTED = {
-    ("eks-karpenter", "karpenter_values"): "clusterName nodeRole discoveryTags",
+    ("eks-karpenter", "karpenter_values"): "clusterName nodeRole subnetIds securityGroupIds",
     ("eks-karpenter", "karpenter_settings"): "settings clusterName interruptionQueue",
     ("eks-node-groups", "autoscaler_values"): _SCALED,
 }
 #: What must stand behind some of these keys, as what is like it is taken, too, and why.
 _MEANT = {
-    "discoveryTags": ('{(local.discovery) = "true"}', "which aws_ec2_tag writes"),
     "interruptionQueue": ("module.interruptions.queue_name", "Karpenter asks for its URL by the name"),
     "maxSize": ("group.scaling_config[0].max_size", "else machines that a group may have never come"),
     "minSize": ("group.scaling_config[0].min_size", "else machines stay that nobody needs"),
     "nodeRole": ("aws_iam_role.machine.name", "an EC2NodeClass wants the name"),
+    "securityGroupIds": (SECURITY_GROUPS, "else machines reach neither control plane nor DNS"),
+    "subnetIds": ("var.subnet_ids", "else machines come where nobody wants them"),
 }
 
 

@@ -11,7 +11,6 @@ from typing import Any
 from deploy.aws.check import schemas
 from deploy.aws.check.arguments import is_amount
 from deploy.aws.check.durations import seconds
-from deploy.aws.check.hcl import Module, plain
 from deploy.aws.check.kops_cluster import TAG, TAG_IS_FOR
 from deploy.aws.check.kops_groups import VOLUMES
 from deploy.aws.check.machines import (
@@ -28,9 +27,8 @@ from deploy.aws.check.machines import (
     Group,
     Taint,
 )
-from deploy.aws.check.policies import expanded
 from deploy.aws.check.problems import Place, Problem
-from deploy.aws.check.rendering import CLUSTER_NAME, MACHINES_ROLE, OWN_TAGS
+from deploy.aws.check.rendering import CLUSTER_NAME, MACHINES_ROLE
 from deploy.aws.check.sizes import BIGGEST_GIB, SMALLEST_GIB, Sizes, mebibytes
 from deploy.aws.check.sizes import FILE as SIZES_FILE
 from deploy.aws.check.tree import CHECKOUT
@@ -100,28 +98,14 @@ def _placed(document: Document) -> Place:
     return Place(_FILES.get(kind, "karpenter"), f"{kind} {(document.get('metadata') or {}).get('name')}")
 
 
-def check_tags(module: Module) -> Iterator[Problem]:
-    """Whether OpenTofu tags what its node classes look for, and takes no tag from another cluster."""
-    [(own, value)] = OWN_TAGS.items()
-    key = own.replace(CLUSTER_NAME, "${var.cluster_name}")
-    for block in module.resources.values():
-        if block.type == "aws_ec2_tag":
-            said = expanded(module, str(plain(block.body.get("key"))))
-            words = f"{key}, the cluster's own: a subnet may be another's, which finds it by its tag"
-            yield from block.place.expect(said == key, "key", said, words)
-            yield from block.place.expect_one_of("value", plain(block.body.get("value")), [value])
-
-
-def check_discovery(documents: Sequence[Document], tags: Mapping[str, str]) -> Iterator[Problem]:
-    """Whether node classes look for these tags."""
-    words = f"tags: {dict(tags)}, which are there"
+def check_found(documents: Sequence[Document], wanted: Mapping[str, Any]) -> Iterator[Problem]:
+    """Whether node classes find subnets and security groups so."""
     for document in documents:
         if document.get("kind") != "EC2NodeClass":
             continue
-        for selector in ("subnetSelectorTerms", "securityGroupSelectorTerms"):
-            terms = document["spec"].get(selector)
-            holds = terms == [{"tags": tags}]
-            yield from _placed(document).expect(holds, f"spec.{selector}", terms, words)
+        for selector, terms in wanted.items():
+            said = document["spec"].get(selector)
+            yield from _placed(document).expect(said == terms, f"spec.{selector}", said, f"{terms}, as told")
 
 
 def _node_class(place: Place, spec: Document) -> Iterator[Problem]:

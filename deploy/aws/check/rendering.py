@@ -25,9 +25,14 @@ RELEASE = ("dask", "dask")
 #: EKS's name of the cluster that Karpenter's pools are rendered for.
 CLUSTER_NAME = "example"
 MACHINES_ROLE = f"{CLUSTER_NAME}-dask-machine"
-#: Tags of subnets and security groups for machines: OpenTofu's own, and those of a Karpenter that is there.
-OWN_TAGS = {f"dask-tide/discovery/{CLUSTER_NAME}": "true"}
-USUAL_TAGS = {"karpenter.sh/discovery": CLUSTER_NAME}
+#: Subnets and security groups of machines, as OpenTofu prints them.
+IDS = {"subnetIds": ["subnet-0123456789abcdef0"], "securityGroupIds": ["sg-0123456789abcdef0"]}
+#: How a node class finds them: by what OpenTofu prints, and by the tags of a Karpenter that is there.
+BY_ID = {
+    "subnetSelectorTerms": [{"id": each} for each in IDS["subnetIds"]],
+    "securityGroupSelectorTerms": [{"id": each} for each in IDS["securityGroupIds"]],
+}
+BY_TAG = {selector: [{"tags": {"karpenter.sh/discovery": CLUSTER_NAME}}] for selector in BY_ID}
 
 
 class RenderError(Exception):
@@ -90,7 +95,7 @@ def karpenter_documents(tree: Tree, zones: Sequence[str] = ()) -> list[dict[str,
     if zones:
         values |= {pool: {"zones": list(zones)} for pool in ("worker", "scheduler")}
     else:
-        values["discoveryTags"] = OWN_TAGS
+        values |= IDS
     return _helm("nodes", str(tree.path("karpenter")), "--values", "-", values=yaml.safe_dump(values))
 
 

@@ -32,8 +32,11 @@ _WORKERS = {
         "else workers, whose ServiceAccount the chart calls so, get no role",
     ),
 }
-_SECURITY_GROUPS = (
-    "concat([data.aws_eks_cluster.this.vpc_config[0].cluster_security_group_id], var.security_group_ids)"
+#: Machines' groups: those said, else the cluster's own. Not both: both may have the tag that AWS Load
+#: Balancer Controller wants to find on one alone.
+SECURITY_GROUPS = (
+    "coalescelist(var.security_group_ids, "
+    "[data.aws_eks_cluster.this.vpc_config[0].cluster_security_group_id])"
 )
 _NEEDED: Mapping[str, Mapping[str, tuple[Mapping[str, Any], str]]] = {
     "opentofu/eks-node-groups/main.tf": {
@@ -107,14 +110,6 @@ _NEEDED: Mapping[str, Mapping[str, tuple[Mapping[str, Any], str]]] = {
             {"namespace": "${var.karpenter_namespace}", "service_account": "karpenter"},
             "else Karpenter, whose chart calls its ServiceAccount so, gets no role",
         ),
-        "resource aws_ec2_tag.subnet": (
-            {"for_each": "${toset(var.subnet_ids)}", "resource_id": "${each.value}"},
-            "else Karpenter finds no subnet for machines",
-        ),
-        "resource aws_ec2_tag.security_group": (
-            {"for_each": f"${{toset({_SECURITY_GROUPS})}}", "resource_id": "${each.value}"},
-            "else Karpenter finds no security group for machines",
-        ),
     },
     "opentofu/eks-karpenter/machines.tf": {
         "resource aws_eks_access_entry.machine": (
@@ -128,7 +123,7 @@ _NEEDED: Mapping[str, Mapping[str, tuple[Mapping[str, Any], str]]] = {
     },
     "opentofu/eks-node-groups/groups.tf": {
         "resource aws_launch_template.machine": (
-            {"vpc_security_group_ids": f"${{{_SECURITY_GROUPS}}}"},
+            {"vpc_security_group_ids": f"${{{SECURITY_GROUPS}}}"},
             "else machines reach neither control plane nor DNS",
         ),
         "resource aws_iam_role_policy_attachment.machine": (

@@ -1,5 +1,6 @@
-# What Karpenter and dask-tide need on an EKS cluster that exists: roles, the queue of interruptions, the tags by which
-# subnets and security group are found, the image's repository, the budget.
+# What Karpenter and dask-tide need on an EKS cluster that exists: roles, the queue of interruptions, the image's repository,
+# the budget. Subnets and security groups are others', so they get no tag, which their owner would take away again: Karpenter
+# is told their ids.
 
 data "aws_partition" "current" {}
 
@@ -14,8 +15,6 @@ locals {
   account   = data.aws_caller_identity.current.account_id
   # The tag of its own on all that Karpenter makes.
   owned = "kubernetes.io/cluster/${var.cluster_name}"
-  # Ours alone: subnets may be another cluster's, too, with its karpenter.sh/discovery.
-  discovery = "dask-tide/discovery/${var.cluster_name}"
 }
 
 module "conditions" {
@@ -67,20 +66,4 @@ module "worker_role" {
   namespace       = var.release.namespace
   service_account = "${var.release.name}-worker"
   policy_arns     = var.worker_policy_arns
-}
-
-resource "aws_ec2_tag" "subnet" {
-  for_each = toset(var.subnet_ids)
-
-  resource_id = each.value
-  key         = local.discovery
-  value       = "true"
-}
-
-resource "aws_ec2_tag" "security_group" {
-  for_each = toset(concat([data.aws_eks_cluster.this.vpc_config[0].cluster_security_group_id], var.security_group_ids))
-
-  resource_id = each.value
-  key         = local.discovery
-  value       = "true"
 }

@@ -1,9 +1,10 @@
 output "karpenter_values" {
   description = "For the chart deploy/aws/karpenter."
   value = yamlencode({
-    clusterName   = var.cluster_name
-    nodeRole      = aws_iam_role.machine.name
-    discoveryTags = { (local.discovery) = "true" }
+    clusterName      = var.cluster_name
+    nodeRole         = aws_iam_role.machine.name
+    subnetIds        = var.subnet_ids
+    securityGroupIds = coalescelist(var.security_group_ids, [data.aws_eks_cluster.this.vpc_config[0].cluster_security_group_id])
   })
 }
 

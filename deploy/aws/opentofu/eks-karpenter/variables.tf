@@ -28,8 +28,10 @@ variable "subnet_ids" {
   }
 }
 
+# At most one of them with the tag kubernetes.io/cluster/<cluster_name>, as the cluster's own has: with two, AWS Load Balancer
+# Controller does not know into which of them to write its rules, and stops.
 variable "security_group_ids" {
-  description = "Of machines, besides the cluster's own: where nodes that run CoreDNS answer a group of theirs alone, that one."
+  description = "Of machines; none: the cluster's own. Where nodes that run CoreDNS answer a group of theirs alone, that one."
   type        = list(string)
   default     = []
 

@@ -41,7 +41,7 @@ resource "aws_iam_role_policy_attachment" "machine" {
 
 resource "aws_launch_template" "machine" {
   name                   = "${var.cluster_name}-dask"
-  vpc_security_group_ids = concat([data.aws_eks_cluster.this.vpc_config[0].cluster_security_group_id], var.security_group_ids)
+  vpc_security_group_ids = coalescelist(var.security_group_ids, [data.aws_eks_cluster.this.vpc_config[0].cluster_security_group_id])
 
   # Clients run code of theirs in workers. With 1 it cannot get the machine's credentials (worker_policy_arns are the workers'
   # own); 2 would let it, and let workers read the spot notice themselves.
