@@ -11,6 +11,7 @@ import pytest
 from distributed import get_worker
 from distributed.active_memory_manager import RetireWorker
 from distributed.core import Status
+from distributed.worker_state_machine import GatherDepFailureEvent
 from harbour import KEEP
 from waiting import until
 
@@ -51,6 +52,13 @@ def at_work(h, unit):
 
 def retiring(h):
     return [p for p in h.scheduler.extensions["amm"].policies if isinstance(p, RetireWorker)]
+
+
+def doom(h, monkeypatch, unit):
+    """Its machine is about to go, as far as a drain is concerned."""
+    address = h.worker(unit).address
+    for part in (h.controller.drains, h.controller.drains._copies):
+        monkeypatch.setattr(part, "_avoided", lambda: {address})
 
 
 async def works(h, unit):
@@ -209,6 +217,131 @@ async def test_who_has_not_fetched_a_result_in_time_is_not_asked_for_it_again(ha
     assert asked[0] == smallest.address
     assert {ws.name for ws in h.scheduler.tasks["only-copy"].who_has} == {other}
     assert await h.client.gather(kept) == {"only-copy": "data"}
+
+
+class Handle:
+    """A connection, a lock, a model: what cannot be sent anywhere."""
+
+    def __reduce__(self):
+        raise TypeError("a handle is bound to its process")
+
+
+async def holding(h, unit, key="handle"):
+    """A handle on ``unit``."""
+    future = h.client.submit(Handle, key=key, workers=[h.worker(unit).address], allow_other_workers=True)
+    await until(lambda: future.status == "finished", "it is there")
+    assert {ws.name for ws in h.scheduler.tasks[key].who_has} == {unit}
+    return future
+
+
+async def test_refused_for_what_cannot_be_pickled_and_not_tried_again_while_it_is_there(harbour, monkeypatch):
+    """It was `draining` for ten minutes, at work for half a minute, and so on for ever."""
+    monkeypatch.setattr("dask_tide.controller.loop._BELIEVE_S", 0.0)
+    h = await harbour(release={"keep": "1s", "tail": "0s"})
+    units = await h.scaled(2)
+    handles = [await holding(h, unit, f"handle-{unit}") for unit in units]
+    h.controller.adapt(minimum=0, maximum=2)
+    await until(lambda: len(h.told("DRAIN_REFUSED")) == 2, "both are refused", detail=h.units)
+    for unit in units:
+        (reason,) = (str(event.why) for event in h.told("DRAIN_REFUSED") if event.unit == unit)
+        assert reason.endswith(
+            f"nobody can fetch result handle-{unit} of worker {unit}:"
+            " cannot be pickled (Could not serialize object of type Handle)"
+        )
+    await h.tick(5)
+    assert len(h.told("DRAIN_REFUSED")) == 2
+    assert set(h.controller.drains.standing()) == set(units)
+    assert all(f"handle-{unit}" in h.controller.drains.standing()[unit] for unit in units)
+    assert h.scheduler.stream_handlers["task-erred"] == h.scheduler.handle_task_erred
+
+    handles.pop().release()
+    handles.pop().release()
+    await until(lambda: h.provider.names == [], "they go once nobody needs them", detail=h.units)
+
+
+async def test_a_task_that_went_elsewhere_for_what_cannot_be_pickled_comes_back(harbour):
+    """Where it waited it could never get it, also when the holder was at work again."""
+    h = await harbour(**KEEP)
+    victim, _ = await steady(h, 2)
+    handle = await holding(h, victim)
+    h.drain(victim)
+    user = h.client.submit(lambda _: get_worker().name, handle)
+    assert await asyncio.wait_for(user, 30) == victim
+    await until(lambda: h.told("DRAIN_REFUSED"), "it is told")
+    await works(h, victim)
+
+
+async def test_what_one_cannot_unpickle_goes_to_another_one(harbour, monkeypatch):
+    """A receiver may lack a module that the next one has."""
+    h = await harbour(**KEEP)
+    victim, lacking, able = await steady(h, 3)
+    kept = await h.client.scatter({"only-copy": "data"}, workers=[h.worker(victim).address])
+    failing = lack(h, monkeypatch, lacking)
+    prefer(h, monkeypatch, lacking)
+    h.drain(victim)
+    await until(lambda: victim not in h.provider.names, "it has gone", detail=h.units)
+    assert failing
+    assert {ws.name for ws in h.scheduler.tasks["only-copy"].who_has} == {able}
+    assert await h.client.gather(kept) == {"only-copy": "data"}
+
+
+async def test_refused_where_all_others_have_failed_to_fetch_a_result(harbour, monkeypatch):
+    h = await harbour(**KEEP)
+    victim, *others = await steady(h, 3)
+    kept = await h.client.scatter({"only-copy": "data"}, workers=[h.worker(victim).address])
+    failing = [lack(h, monkeypatch, other) for other in others]
+    h.drain(victim)
+    await until(lambda: h.told("DRAIN_REFUSED"), "it is refused", detail=h.units)
+    assert all(failing)
+    assert "nobody can fetch result only-copy" in str(h.told("DRAIN_REFUSED")[0].why)
+    assert "no module named cupy" in str(h.told("DRAIN_REFUSED")[0].why)
+    await works(h, victim)
+    assert await h.client.gather(kept) == {"only-copy": "data"}
+
+
+async def test_what_is_about_to_go_is_not_refused_for_what_cannot_be_pickled(harbour, monkeypatch):
+    """Back at work it would be given tasks that die with it."""
+    h = await harbour(**KEEP)
+    victim, _ = await steady(h, 2)
+    handle = await holding(h, victim)
+    doom(h, monkeypatch, victim)
+    h.drain(victim)
+    copies = h.controller.drains._copies
+    await until(lambda: h.scheduler.tasks[handle.key] in copies._errors, "it could not be fetched")
+    await h.tick(5)
+    assert h.told("DRAIN_REFUSED") == []
+    assert h.controller.drains.units == {victim}
+
+
+def lack(h, monkeypatch, unit):
+    """The worker of ``unit`` lacks a module that results need; returns what it failed to fetch."""
+    (worker,) = h.provider.workers(unit)
+    failed: list[str] = []
+
+    async def gather_dep(address, to_gather, total_nbytes, *, stimulus_id):
+        failed.extend(to_gather)
+        return GatherDepFailureEvent.from_exception(
+            ImportError("no module named cupy"),
+            worker=address,
+            total_nbytes=total_nbytes,
+            stimulus_id=stimulus_id,
+        )
+
+    monkeypatch.setattr(worker, "gather_dep", gather_dep)
+    return failed
+
+
+def prefer(h, monkeypatch, unit):
+    """Dask's memory manager chooses this one where it may."""
+    amm = h.scheduler.extensions["amm"]
+    original, smallest = amm._find_recipient, h.worker(unit)
+    monkeypatch.setattr(
+        amm,
+        "_find_recipient",
+        lambda ts, candidates, pending: (
+            smallest if candidates is None or smallest in candidates else original(ts, candidates, pending)
+        ),
+    )
 
 
 async def test_who_fetches_one_after_the_other_is_not_late(harbour, monkeypatch):
@@ -561,6 +694,63 @@ async def test_refused_when_a_task_waits_that_can_run_nowhere_else(harbour, monk
     assert await h.client.gather(futures) == [0, 1]
     assert [gates.starts(f"{unit}-{i}") for i in range(2)] == [1, 1]
     await works(h, unit)
+
+
+@pytest.mark.parametrize("when", ["while a task runs", "at the last moment"])
+async def test_refused_for_a_task_that_is_bound_to_the_worker_meanwhile(harbour, monkeypatch, when):
+    """It may run nowhere else: it would wait for ever for a worker that has gone."""
+    h = await harbour(**KEEP)
+    unit, _ = await steady(h, 2)
+    drains, bound = h.controller.drains, []
+
+    async def bind():
+        bound.append(h.client.submit(where, key="bound", workers=[h.worker(unit).address]))
+        await until(lambda: "bound" in h.scheduler.tasks, "the scheduler has it")
+
+    if when == "while a task runs":
+        await full(h, unit, 1)
+        h.drain(unit)
+        await bind()
+    else:
+        leave = drains._leave
+
+        async def leave_late(ws):
+            await bind()
+            return await leave(ws)
+
+        monkeypatch.setattr(drains, "_leave", leave_late)
+        h.drain(unit)
+    await until(lambda: h.told("DRAIN_REFUSED"), "the drain is refused", detail=h.units)
+    assert f"1 unfinished task may run on worker {unit} only" in str(h.told("DRAIN_REFUSED")[0].why)
+    gates.let()
+    assert await bound[0] == unit
+    await works(h, unit)
+
+
+async def test_what_is_about_to_go_waits_for_no_task_that_is_bound_to_it(harbour, monkeypatch):
+    h = await harbour(**KEEP)
+    unit, _ = await steady(h, 2)
+    await full(h, unit, 1)
+    doom(h, monkeypatch, unit)
+    h.drain(unit)
+    bound = h.client.submit(where, key="bound", workers=[h.worker(unit).address])
+    await until(lambda: "bound" in h.scheduler.tasks, "the scheduler has it")
+    gates.let()
+    await until(lambda: unit not in h.provider.names, "the unit is given back")
+    assert h.told("DRAIN_REFUSED") == []
+    assert bound.status == "pending"
+
+
+async def test_a_task_that_another_worker_may_run_too_keeps_nobody(harbour):
+    h = await harbour(**KEEP)
+    unit, other = await steady(h, 2)
+    await full(h, unit, 1)
+    both = [h.worker(name).address for name in (unit, other)]
+    h.drain(unit)
+    bound = h.client.submit(where, workers=both)
+    assert await bound == other
+    gates.let()
+    await until(lambda: unit not in h.provider.names, "the unit is given back")
 
 
 async def test_a_released_unit_was_not_given_back_in_vain(harbour):

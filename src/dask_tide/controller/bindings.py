@@ -63,11 +63,8 @@ class Bindings:
         Of several that could run them, all of them idle, one is enough.
         """
         needed: dict[str, str] = {}
-        for (addresses, hosts), tasks in self._wanted.items():
-            able = [ws for address in addresses if (ws := scheduler.workers.get(address)) is not None]
-            if hosts:
-                able += [ws for ws in scheduler.workers.values() if ws.host in hosts]
-            able = [ws for ws in able if ws.status in _STAYING]
+        for where, tasks in self._wanted.items():
+            able = _staying(scheduler, where)
             if able and not any(ws.processing for ws in able):
                 kept = min(able, key=lambda ws: ws.address)
                 words = f"{tasks} unfinished task{'' if tasks == 1 else 's'} may run on no other worker"
@@ -76,10 +73,30 @@ class Bindings:
                 needed.setdefault(kept.address, words)
         return needed
 
+    def left_behind(self, scheduler: Scheduler, ws: WorkerState) -> int:
+        """How many such tasks could never run if this worker went, beside those that it has been given."""
+        tasks = 0
+        for where, wanted in self._wanted.items():
+            addresses, hosts = where
+            if ws.address not in addresses and ws.host not in hosts:
+                continue
+            if all(other is ws for other in _staying(scheduler, where)):
+                tasks += wanted - sum(self._where.get(ts.key) == where for ts in ws.processing)
+        return tasks
+
 
 def restricted(ws: WorkerState) -> list[TaskState]:
     """The tasks of this worker that need resources, but for seceded ones."""
     return [ts for ts in ws.processing if ts.resource_restrictions and ts not in ws.long_running]
+
+
+def _staying(scheduler: Scheduler, where: _Where) -> list[WorkerState]:
+    """Those of these workers that may still be given a task."""
+    addresses, hosts = where
+    able = [ws for address in addresses if (ws := scheduler.workers.get(address)) is not None]
+    if hosts:
+        able += [ws for ws in scheduler.workers.values() if ws.host in hosts]
+    return [ws for ws in able if ws.status in _STAYING]
 
 
 def _less(counted: Counter[Any], what: Any) -> None:

@@ -7,11 +7,13 @@ was sent since: a small worker beside large ones would be filled until its nanny
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Container
+from collections.abc import Callable, Collection, Container
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from distributed.active_memory_manager import ActiveMemoryManagerExtension, RetireWorker
+
+from dask_tide.errors import DrainRefused
 
 from .clock import now_s
 
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
     from distributed.active_memory_manager import SuggestionGenerator
     from distributed.scheduler import Scheduler, TaskState, WorkerState
 
-__all__ = ["Copies"]
+__all__ = ["Copies", "NotFetched"]
 
 #: How often the active memory manager looks again at what has not arrived; that of Dask's ``retire_workers``.
 _AGAIN_S = 2.0
@@ -27,8 +29,31 @@ _AGAIN_S = 2.0
 _LATE_S = 20.0
 #: Bounds of the time between two looks whether all is copied.
 _LOOK_S, _LOOK_MAX_S = 0.01, 0.5
+#: How Dask says that a result cannot be pickled (`protocol/serialize.py`): nobody else can fetch it either.
+_NOT_PICKLED = "Could not serialize object"
+#: Characters of an error that are told.
+_LONGEST = 200
 #: Bytes: more than anybody has, for a worker whose memory limit is not known.
 _ENDLESS = 1 << 62
+
+
+class NotFetched(DrainRefused):
+    """Nobody can fetch some results of a worker, as one that cannot be pickled.
+
+    Attributes
+    ----------
+    ws
+        The worker.
+    results
+        Which: also those that were asked for together with one that is at fault.
+    """
+
+    def __init__(self, ws: WorkerState, results: frozenset[TaskState], error: str) -> None:
+        keys = sorted(str(ts.key) for ts in results)
+        which = f"result {keys[0]}" if len(keys) == 1 else f"{len(keys)} results ({keys[0]}, …)"
+        super().__init__(f"nobody can fetch {which} of worker {ws.name}: {error}")
+        self.ws = ws
+        self.results = results
 
 
 @dataclass(frozen=True)
@@ -63,6 +88,10 @@ class Copies:
         self._arrived_s: dict[WorkerState, float] = {}
         #: Who was asked for a result and has fetched nothing for so long.
         self._late: set[tuple[TaskState, WorkerState]] = set()
+        #: What could not be fetched: with which error at last.
+        self._errors: dict[TaskState, str] = {}
+        #: The scheduler's own handler of what :meth:`_listen` hears.
+        self._stock: Any = None
         #: Where Dask's active memory manager does not run.
         self._own: ActiveMemoryManagerExtension | None = None
         self._policies = 0
@@ -75,15 +104,26 @@ class Copies:
         Returns
         -------
         False: there is nobody to receive it, or it has an actor, which cannot be moved.
+
+        Raises
+        ------
+        NotFetched
+            A result cannot be pickled, or whoever could take it has failed to fetch it.
         """
         manager = self._manager()
         policy = _CopyAway(ws.address, self)
         manager.add_policy(policy)
+        if not self._policies:
+            self._listen()
         self._policies += 1
+        for ts in self._errors.keys() & ws.has_what:
+            del self._errors[ts]  # of an earlier try: what was at fault may have gone
         try:
             # Its result is the others' as well: those that begin at once are looked at together.
             await asyncio.shield(self._run_soon(manager))
-            while not policy.done():  # noqa: ASYNC110 -- results that arrive tell the scheduler only
+            while not policy.done():
+                self._check(ws)
+                # Results that arrive tell the scheduler only.
                 await asyncio.sleep(max(_LOOK_S, min(_LOOK_MAX_S, len(ws.has_what) / 400)))
         finally:
             manager.policies.discard(policy)
@@ -92,6 +132,8 @@ class Copies:
                 self._asked.clear()
                 self._arrived_s.clear()
                 self._late.clear()
+                self._errors.clear()
+                self._unlisten()
                 self._counted = None, {}
                 if self._own is not None:
                     self._own.stop()
@@ -122,6 +164,48 @@ class Copies:
         finally:
             round_.set_result(None)
 
+    # -- what nobody can fetch ----------------------------------------------------------------------
+
+    def _listen(self) -> None:
+        """Hear of results that a worker has failed to fetch, and why.
+
+        It reports the result itself as a task that has erred; as that is in memory, the scheduler ignores it.
+        """
+        self._stock = stock = self.scheduler.stream_handlers["task-erred"]
+
+        def erred(key: Any, worker: str, **message: Any) -> None:
+            self._fail(key, worker, str(message.get("exception_text")))
+            stock(key=key, worker=worker, **message)
+
+        self.scheduler.stream_handlers["task-erred"] = erred
+
+    def _unlisten(self) -> None:
+        self.scheduler.stream_handlers["task-erred"] = self._stock
+
+    def _fail(self, key: Any, address: str, error: str) -> None:
+        ts, ws = self.scheduler.tasks.get(key), self.scheduler.workers.get(address)
+        if ts is None or ws is None or ts.state != "memory" or self.stays(ts):
+            return
+        self._errors[ts] = _in_short(error)
+        self._late.add((ts, ws))
+        if (asked := self._asked.get(ts)) is not None and asked.receiver is ws:
+            del self._asked[ts]
+            self._run_soon(self._manager())  # somebody else may be able to
+
+    def _check(self, ws: WorkerState) -> None:
+        """Refuse where nobody can fetch what somebody has failed to; not where it goes whatever it costs."""
+        if not self._errors or ws.address in self._avoided():
+            return
+        receivers = self._receivers()
+        lost = {
+            ts
+            for ts in self._errors.keys() & ws.has_what
+            if not self.stays(ts)
+            and (_NOT_PICKLED in self._errors[ts] or all((ts, other) in self._late for other in receivers))
+        }
+        if lost:
+            raise NotFetched(ws, frozenset(lost), next(self._errors[ts] for ts in lost))
+
     # -- who receives what ------------------------------------------------------------------------
 
     def room(self, pending: object) -> dict[WorkerState, int]:
@@ -134,13 +218,15 @@ class Copies:
             self._counted = pending, self._count()
         return self._counted[1]
 
-    def _count(self) -> dict[WorkerState, int]:
+    def _receivers(self) -> Collection[WorkerState]:
         running = self.scheduler.running
         avoided = self._avoided()
-        receivers = [ws for ws in running if ws.address not in avoided] or running
+        return [ws for ws in running if ws.address not in avoided] or running
+
+    def _count(self) -> dict[WorkerState, int]:
         room = {
             ws: (int(self._fill_ratio * ws.memory_limit) if ws.memory_limit else _ENDLESS) - ws.nbytes
-            for ws in receivers
+            for ws in self._receivers()
         }
         oldest_s = now_s() - _LATE_S
         for ts, asked in list(self._asked.items()):
@@ -176,6 +262,14 @@ class Copies:
     def stays(self, ts: TaskState) -> bool:
         """Whether somebody has it who stays."""
         return not self.scheduler.running.isdisjoint(ts.who_has or ())
+
+
+def _in_short(error: str) -> str:
+    """The first line of an exception's ``repr``, which may end with the traceback of another one."""
+    cause = error.find(_NOT_PICKLED)
+    line = error[max(0, cause) :].partition("\\n")[0]
+    line = line if len(line) <= _LONGEST else f"{line[:_LONGEST]}..."
+    return line if cause < 0 else f"cannot be pickled ({line})"
 
 
 class _CopyAway(RetireWorker):

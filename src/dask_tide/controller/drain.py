@@ -36,7 +36,7 @@ from dask_tide.errors import DrainRefused, words
 from dask_tide.model import Code, Why, why
 
 from .clock import now_s
-from .copies import Copies
+from .copies import Copies, NotFetched
 
 if TYPE_CHECKING:
     from distributed.scheduler import Scheduler, TaskState, WorkerState
@@ -85,7 +85,9 @@ class Drains:
     wake
         Called when a drain has ended.
     avoided
-        See :class:`.copies.Copies`.
+        See :class:`.copies.Copies`. Those go whatever it costs.
+    left_behind
+        How many tasks could never run if a worker went, beside those that it has been given.
     """
 
     def __init__(
@@ -97,14 +99,19 @@ class Drains:
         close_workers: bool,
         wake: Callable[[], None],
         avoided: Callable[[], Container[str]] = tuple,
+        left_behind: Callable[[WorkerState], int] = lambda _: 0,
     ) -> None:
         self._scheduler = scheduler
+        self._avoided = avoided
+        self._left_behind = left_behind
         self._copies = Copies(scheduler, fill_ratio, avoided)
         self.timeout_s = timeout_s
         self._close_workers = close_workers
         self._wake = wake
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._ended: list[DrainEnd] = []
+        #: By unit, the refusals that :meth:`standing` is about.
+        self._standing: dict[str, tuple[NotFetched, str]] = {}
         #: Workers whose nannies may have been told to park.
         self._parked: set[WorkerState] = set()
         self._unparking: dict[WorkerState, asyncio.Task[None]] = {}
@@ -140,6 +147,18 @@ class Drains:
         """The drains that have ended since this was last asked."""
         ended, self._ended = self._ended, []
         return ended
+
+    def standing(self) -> dict[str, str]:
+        """Units whose drain would be refused again, and why: they still have all that nobody can fetch.
+
+        If something of it has gone, that may have been what was at fault.
+        """
+        self._standing = {
+            unit: (error, reason)
+            for unit, (error, reason) in self._standing.items()
+            if self._here(error.ws) and all(ts.who_has == {error.ws} for ts in error.results)
+        }
+        return {unit: reason for unit, (_, reason) in self._standing.items()}
 
     async def close(self) -> None:
         """Stop all drains where they are; the workers go back to work."""
@@ -179,7 +198,11 @@ class Drains:
             self._end(unit, pool, False, started_s, reason)
         except DrainRefused as error:
             self._back_to_work(workers)
-            self._end(unit, pool, False, started_s, why(Code.DRAIN_REFUSED, message=str(error)))
+            reason = why(Code.DRAIN_REFUSED, message=str(error))
+            self._end(unit, pool, False, started_s, reason)
+            if isinstance(error, NotFetched):
+                self._standing[unit] = error, str(reason)
+                self._bring_back(error)
         else:
             # Of one that has ended by itself its nanny may have started the next already.
             reason = why(Code.DRAIN_DONE, took_s=now_s() - started_s) if all(left) else why(Code.LEFT)
@@ -201,6 +224,7 @@ class Drains:
                     # A shuffle that has begun meanwhile: its outputs are bound to this worker, and wait
                     # for it as long as it drains.
                     raise DrainRefused(f"a P2P shuffle relies on worker {ws.name}")
+                self._check_bound(ws)
                 if copied.done():
                     await copied  # refused: its tasks need not end first for it to be back at work
                     if not ws.processing:
@@ -213,6 +237,15 @@ class Drains:
                 await (asyncio.sleep(_LOOK_S) if copied.done() else asyncio.wait({copied}, timeout=_LOOK_S))
         finally:
             copied.cancel()
+
+    def _check_bound(self, ws: WorkerState) -> None:
+        """Refuse where tasks have come meanwhile that may run nowhere else, and would wait for ever."""
+        if not self._here(ws) or ws.address in self._avoided():
+            return
+        if tasks := self._left_behind(ws):
+            raise DrainRefused(
+                f"{tasks} unfinished task{'' if tasks == 1 else 's'} may run on worker {ws.name} only"
+            )
 
     async def _park(self, ws: WorkerState) -> None:
         """Have the worker's nanny wait for the platform to end it, when the worker has left."""
@@ -234,6 +267,7 @@ class Drains:
     async def _leave(self, ws: WorkerState) -> bool:
         """Step 4; whether it has left by that, or ended before and will not be started again."""
         await self._copy(ws)
+        self._check_bound(ws)
         retired = await self._retire(ws)
         if ws in self._parked:
             self._parked.discard(ws)
@@ -363,6 +397,17 @@ class Drains:
                 self._unparking[ws] = task
                 task.add_done_callback(partial(self._unparked, ws))
         self._parked.difference_update(workers)
+
+    def _bring_back(self, error: NotFetched) -> None:
+        """Have tasks that wait elsewhere, and would for ever, for what nobody can fetch run where that is.
+
+        They went there while its worker was leaving; Dask leaves them where they are:
+        https://github.com/dask/distributed/issues/6705
+        """
+        stimulus_id = f"tide-bring-back-{now_s()}"
+        for ts in {ts for result in error.results for ts in result.waiters or ()}:
+            if ts.state == "processing" and ts.processing_on is not error.ws:
+                self._scheduler.transitions({ts.key: "released"}, stimulus_id=stimulus_id)
 
     def _unparked(self, ws: WorkerState, task: asyncio.Task[None]) -> None:
         if self._unparking.get(ws) is task:
