@@ -177,3 +177,31 @@ async def test_data_sent_directly_shorten_nobodys_wait(harbour):
     await h.running(2)
     await h.client.scatter("data", direct=True)
     assert h.controller.wishes.floor_of("default", h.controller.now_s() + 1800.0) == 2
+
+
+_A_GPU_FIRST = {
+    "gpu": {"memory": "1 GiB", "maximum": 1, "resources": {"GPU": 1}},
+    "none": {"memory": "1 GiB", "maximum": 0},
+    "cpu": {"memory": "1 GiB", "maximum": 4},
+}
+
+
+async def test_scatter_from_nothing_brings_no_gpu(harbour):
+    h = await harbour(**KEEP, pools=_A_GPU_FIRST)
+    future = await h.client.scatter("data")
+    assert await future == "data"
+    assert [unit.pool for unit in h.units()] == ["cpu"]
+
+
+async def test_who_waits_for_workers_gets_them_of_any_pool(harbour):
+    h = await harbour(**KEEP, pools=_A_GPU_FIRST)
+    scheduler = h.client.scheduler
+    raise_for(await scheduler.tide_floor(n=3))
+    await h.running(3)
+    raise_for(await scheduler.tide_floor(n=1))
+    await h.tick(3)
+    assert {unit.pool for unit in h.units()} == {"cpu"}
+    raise_for(await scheduler.tide_floor(n=5))
+    await h.running(5)
+    with pytest.raises(ConfigError, match="at most 5"):
+        raise_for(await scheduler.tide_floor(n=6))

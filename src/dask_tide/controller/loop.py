@@ -18,6 +18,7 @@ from dask_tide.config import TideConfig
 from dask_tide.errors import ConfigError
 from dask_tide.model import (
     EXISTING,
+    LIVE,
     Action,
     Code,
     Drain,
@@ -439,8 +440,13 @@ class Controller:
         return self.wishes.manual
 
     def floor(self, n_workers: int, seconds: float, pool: str | None = None) -> None:
-        """See to it that ``n_workers`` workers come, and stay for ``seconds`` from now; 0 ends that."""
-        self.wishes.floor(n_workers, seconds, pool, now_s=self.now_s())
+        """See to it that ``n_workers`` workers come, and stay for ``seconds`` from now; 0 ends that.
+
+        Without ``pool`` they may be of any: those that are there count, and plain ones come first.
+        """
+        units = self.snapshot.units if self.snapshot else ()
+        live = Counter(unit.pool for unit in units if unit.phase in LIVE and not unit.doomed)
+        self.wishes.floor(n_workers, seconds, pool, now_s=self.now_s(), live=live)
 
     def expect(self, seconds: float) -> None:
         """Nobody who is there goes for ``seconds``, and if nobody is, one comes."""
@@ -524,7 +530,7 @@ class Controller:
             not unit and address not in known
             for unit, address in zip(owners, self.scheduler.workers, strict=True)
         )
-        first = next(iter(self.pools))
+        first = self.wishes.plain_first()[0]
         units[first] += -(-new // self.pools[first].workers_per_unit)
         now_s = self.now_s()
         for name, count in units.items():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import msgspec
@@ -25,7 +25,7 @@ class _Wish:
 
 
 class Wishes:
-    """What people have asked for. A pool without a name is the first one.
+    """What people have asked for. A pool without a name is the first one; who waits for workers means any.
 
     Parameters
     ----------
@@ -83,24 +83,59 @@ class Wishes:
             if wish.manual is None:
                 wish.manual = live.count(name)
 
-    def floor(self, n_workers: int, seconds: float, pool: str | None, *, now_s: float) -> None:
-        """So many workers come, and stay for ``seconds`` from ``now_s``; 0 ends that."""
+    def floor(
+        self, n_workers: int, seconds: float, pool: str | None, *, now_s: float, live: Mapping[str, int]
+    ) -> None:
+        """So many workers come, and stay for ``seconds`` from ``now_s``; 0 ends that.
+
+        Without ``pool`` they may be of any: those that are there or on their way (``live``, units by pool);
+        what is missing comes from pools without resources first, in the order of the configuration.
+        """
         _check_count("n_workers", n_workers)
         if not isinstance(seconds, int | float) or not seconds >= 0:
             raise ConfigError("seconds", seconds, "a number, 0 or more")
-        name = self._name(pool)
-        per_unit = self._pools[name].workers_per_unit
-        units = -(-n_workers // per_unit)
-        limits = [(self._pools[name].maximum, "the maximum")]
-        if self._maximum is not None:
-            limits.append((self._maximum, "tide.limits.maximum"))
-        most, limit = min(limits)
-        if units > most:
-            raise ConfigError("n_workers", n_workers, f"at most {most * per_unit}, what {limit} allows")
-        if units and self.floor_of(name, now_s) > units:
-            return  # somebody else waits for more
-        self.hold(name, units, now_s + seconds)
+        names = self.plain_first() if pool is None else [self._name(pool)]
+        self._check_reach(n_workers, names)
+        shares = self._shares(n_workers, names, live)
+        for name in names:
+            units = shares.get(name, 0)
+            # Somebody else may wait for more.
+            if not n_workers or (units and self.floor_of(name, now_s) <= units):
+                self.hold(name, units, now_s + seconds)
         self._wake()
+
+    def _check_reach(self, n_workers: int, names: list[str]) -> None:
+        """Raise if there can never be so many workers of these pools."""
+        units, limit = sum(self._pools[name].maximum for name in names), "the maximum"
+        if self._maximum is not None and self._maximum < units:
+            units, limit = self._maximum, "tide.limits.maximum"
+        most = 0
+        for each in sorted((self._pools[name] for name in names), key=lambda each: -each.workers_per_unit):
+            taken = min(units, each.maximum)
+            units -= taken
+            most += taken * each.workers_per_unit
+        if n_workers > most:
+            raise ConfigError("n_workers", n_workers, f"at most {most}, what {limit} allows")
+
+    def _shares(self, n_workers: int, names: list[str], live: Mapping[str, int]) -> dict[str, int]:
+        """Units by pool that make so many workers: those that are there, then others up to each maximum."""
+        limits = {
+            name: self._pools[name].maximum if wish.manual is None else wish.manual
+            for name, wish in self._wishes.items()
+        }
+        shares: dict[str, int] = {}
+        left = n_workers
+        for most in ({name: min(live.get(name, 0), limits[name]) for name in names}, limits):
+            for name in names:
+                per_unit = self._pools[name].workers_per_unit
+                more = min(-(-left // per_unit), most[name] - shares.get(name, 0))
+                shares[name] = shares.get(name, 0) + more
+                left = max(0, left - more * per_unit)
+        return shares
+
+    def plain_first(self) -> list[str]:
+        """Names of the pools, those without resources first: a GPU is not bought to add two numbers."""
+        return sorted(self._pools, key=lambda name: bool(self._pools[name].resources))
 
     def hold(self, pool: str, units: int, until_s: float) -> None:
         """Set a floor of so many units, whatever it was."""
