@@ -115,7 +115,7 @@ class TideConfig:
     journal
         Where the journal goes.
     idle_shutdown_s
-        Close the scheduler after so long without unfinished work; None: never.
+        Close the scheduler after so long without unfinished work or other use; None: never.
     """
 
     provider: str

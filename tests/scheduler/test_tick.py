@@ -329,6 +329,43 @@ async def test_no_idle_shutdown_while_work_waits(harbour):
     await until(lambda: shut, "it closes once there is no work")
 
 
+class Idler:
+    """An actor whose methods nobody but its worker and its client sees."""
+
+
+@pytest.mark.parametrize("use", ["request", "actor", "floor"])
+async def test_no_idle_shutdown_while_the_cluster_is_used_without_tasks(harbour, use):
+    """It was closed under ``client.run``, an actor's methods, and who had asked for workers."""
+    shut = []
+
+    async def shut_down():
+        shut.append(True)
+
+    h = await harbour(**KEEP)
+    h.controller._shut_down = shut_down
+    await h.client.submit(gates.quick, "first")
+    asking, actor = None, None
+    if use == "request":
+        asking = asyncio.ensure_future(h.client.run(gates.asked, "asked"))
+        await until(lambda: gates.starts("asked"), "it runs")
+    elif use == "actor":
+        actor = await h.client.submit(Idler, actor=True)
+    else:
+        h.controller.floor(1, 3600.0)
+    await until(lambda: not h.controller.tally.unfinished, "no task is left")
+    h.controller.config = replace(h.controller.config, idle_shutdown_s=0.2)
+    began_s = h.controller.now_s()
+    await until(lambda: h.controller.now_s() - began_s > 0.6, "some time")
+    await h.tick(2)
+    assert not shut
+    if asking is not None:
+        gates.let("asked")
+        await asking
+    del actor
+    h.controller.floor(0, 0.0)
+    await until(lambda: shut, "it closes once nobody uses it")
+
+
 async def test_impossible_work_is_named_once(harbour, caplog):
     caplog.set_level(logging.WARNING, logger="distributed.tide.controller")
     h = await harbour(**KEEP)

@@ -408,12 +408,23 @@ class Controller:
 
     def _maybe_shut_down(self, snapshot: Snapshot) -> None:
         limit_s = self.config.idle_shutdown_s
-        if self.tally.unfinished or any(worker.tasks for worker in snapshot.workers):
+        if self._used(snapshot):
             self._active_s = snapshot.now_s
         elif limit_s is not None and snapshot.now_s - self._active_s > limit_s:
             logger.info("No work for %g s: closing", limit_s)
             self._active_s = snapshot.now_s
             self._shutting_down = asyncio.ensure_future(self._shut_down())
+
+    def _used(self, snapshot: Snapshot) -> bool:
+        """Whether somebody uses the cluster. An actor may be at work, though nobody sees its methods run."""
+        return bool(
+            self.tally.unfinished
+            or self._asked
+            or snapshot.now_s < self._expected_until_s
+            or any(state.floor for state in snapshot.pools)
+            or any(worker.tasks for worker in snapshot.workers)
+            or any(ws.actors for ws in self.scheduler.workers.values())
+        )
 
     # -- what may be changed while it runs ------------------------------------------------------
 
