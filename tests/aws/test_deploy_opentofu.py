@@ -10,8 +10,9 @@ import pytest
 from deployed import CHECKOV, SCHEMAS, Copy, told
 
 from deploy.aws.check.everything import Check, run
-from deploy.aws.check.hcl import code
+from deploy.aws.check.hcl import code, plain
 from deploy.aws.check.provider import FILE, taken
+from deploy.aws.check.tree import Tree
 from rig.ci import in_ci
 
 CONDITIONS = "opentofu/modules/eks-conditions/main.tf"
@@ -167,6 +168,47 @@ def test_what_nothing_else_refers_to_is_told_when_it_is_gone(
     subject = block.replace('" "', ".").replace('"', "")
     assert told(problems, file, subject, "None", "it to be there, else"), problems
     assert told(problems, file, subject, "None", expected), problems
+
+
+#: Modules of ours that make roles and budgets.
+GLOBAL = ("karpenter_role", "autoscaler_role", "worker_role", "budget")
+#: As long as they may be.
+LONGEST = {"cluster_name": "c" * 36, "region": "ap-northeast-1"}
+
+
+def names(module: str, **inputs: str) -> list[str]:
+    """What a module's roles and budget are called; these are an account's, in all regions."""
+    found = Check(Tree(), SCHEMAS).module(module)
+    called = [
+        block.body["name"] for name, block in found.resources.items() if name.startswith("aws_iam_role.")
+    ]
+    called += [block.body["name"] for name, block in found.modules.items() if name in GLOBAL]
+    texts = [str(plain(name)) for name in called]
+    for name, value in inputs.items():
+        texts = [text.replace(f"${{var.{name}}}", value) for text in texts]
+    return texts
+
+
+@pytest.mark.parametrize("module", ["eks-karpenter", "eks-node-groups"])
+def test_clusters_of_one_name_in_two_regions_share_no_names(module: str) -> None:
+    here, there = (
+        set(names(module, cluster_name="lab", region=region)) for region in ("eu-west-1", "us-east-1")
+    )
+    assert len(here) >= 3
+    assert not here & there
+    # The shortest limit, a role's.
+    assert max(map(len, names(module, **LONGEST))) <= 64
+
+
+def test_both_modules_for_eks_may_be_applied_to_one_cluster() -> None:
+    """To move from one to the other. Only the role of one ServiceAccount, which EKS gives it once, is in both."""
+    both = set(names("eks-karpenter")) & set(names("eks-node-groups"))
+    assert both == {"${var.cluster_name}-${var.region}-dask-worker"}
+    repositories = {
+        str(Check(Tree(), SCHEMAS).module(module).modules["registry"].body["name"])
+        for module in ("eks-karpenter", "eks-node-groups")
+    }
+    assert len(repositories) == 2
 
 
 def test_somebodys_own_inputs_are_checked_with_the_rest(tmp_path: Path) -> None:

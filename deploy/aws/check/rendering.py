@@ -24,7 +24,7 @@ _DEADLINE_S = 60.0
 RELEASE = ("dask", "dask")
 #: EKS's name of the cluster that Karpenter's pools are rendered for.
 CLUSTER_NAME = "example"
-MACHINES_ROLE = f"{CLUSTER_NAME}-dask-machine"
+MACHINES_ROLE = f"{CLUSTER_NAME}-eu-west-1-dask-machine"
 #: Subnets and security groups of machines, as OpenTofu prints them.
 IDS = {"subnetIds": ["subnet-0123456789abcdef0"], "securityGroupIds": ["sg-0123456789abcdef0"]}
 #: How a node class finds them: by what OpenTofu prints, and by the tags of a Karpenter that is there.

@@ -12,7 +12,7 @@ data "aws_iam_policy_document" "machine_trust" {
 }
 
 resource "aws_iam_role" "machine" {
-  name               = "${var.cluster_name}-dask-machine"
+  name               = "${var.cluster_name}-${var.region}-dask-machine"
   assume_role_policy = data.aws_iam_policy_document.machine_trust.json
 }
 

@@ -29,6 +29,7 @@ module "registry" {
 
 module "budget" {
   source       = "../modules/budget"
+  name         = "${var.cluster_name}-${var.region}-karpenter"
   cluster_name = var.cluster_name
   monthly_usd  = var.budget.monthly_usd
   emails       = var.budget.emails
@@ -50,7 +51,7 @@ module "interruptions" {
 
 module "karpenter_role" {
   source          = "../modules/pod-role"
-  name            = "${var.cluster_name}-karpenter"
+  name            = "${var.cluster_name}-${var.region}-karpenter"
   cluster_name    = var.cluster_name
   namespace       = var.karpenter_namespace
   service_account = "karpenter"
@@ -61,7 +62,7 @@ module "worker_role" {
   count  = length(var.worker_policy_arns) == 0 ? 0 : 1
   source = "../modules/pod-role"
 
-  name            = "${var.cluster_name}-dask-worker"
+  name            = "${var.cluster_name}-${var.region}-dask-worker"
   cluster_name    = var.cluster_name
   namespace       = var.release.namespace
   service_account = "${var.release.name}-worker"

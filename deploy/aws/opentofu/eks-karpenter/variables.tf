@@ -14,7 +14,7 @@ variable "cluster_name" {
 
   validation {
     condition     = can(regex("^[0-9A-Za-z][0-9A-Za-z_-]{0,35}$", var.cluster_name))
-    error_message = "At most 36 letters, digits, - and _: names of roles and rules begin with it."
+    error_message = "At most 36 letters, digits, - and _: names of roles (which have 64) begin with it and the region."
   }
 }
 

@@ -22,11 +22,12 @@ module "conditions" {
 
 module "registry" {
   source = "../modules/registry"
-  name   = coalesce(var.image_repository, "dask-tide/${lower(var.cluster_name)}")
+  name   = coalesce(var.image_repository, "dask-tide/${lower(var.cluster_name)}-node-groups")
 }
 
 module "budget" {
   source       = "../modules/budget"
+  name         = "${var.cluster_name}-${var.region}-node-groups"
   cluster_name = var.cluster_name
   monthly_usd  = var.budget.monthly_usd
   emails       = var.budget.emails
@@ -45,7 +46,7 @@ module "autoscaler_role" {
   count  = var.autoscaler == null ? 0 : 1
   source = "../modules/pod-role"
 
-  name            = "${var.cluster_name}-cluster-autoscaler"
+  name            = "${var.cluster_name}-${var.region}-autoscaler"
   cluster_name    = var.cluster_name
   namespace       = var.autoscaler.namespace
   service_account = var.autoscaler.service_account
@@ -56,7 +57,7 @@ module "worker_role" {
   count  = length(var.worker_policy_arns) == 0 ? 0 : 1
   source = "../modules/pod-role"
 
-  name            = "${var.cluster_name}-dask-worker"
+  name            = "${var.cluster_name}-${var.region}-dask-worker"
   cluster_name    = var.cluster_name
   namespace       = var.release.namespace
   service_account = "${var.release.name}-worker"

@@ -13,6 +13,7 @@ module "registry" {
 
 module "budget" {
   source       = "../modules/budget"
+  name         = "${var.cluster_name}-${var.region}"
   cluster_name = var.cluster_name
   monthly_usd  = var.budget.monthly_usd
   emails       = var.budget.emails

@@ -2,7 +2,7 @@
 # that hold are the groups' maxima and the pools'.
 
 resource "aws_budgets_budget" "this" {
-  name         = "${replace(var.cluster_name, ".", "-")}-month"
+  name         = "${replace(var.name, ".", "-")}-month"
   budget_type  = "COST"
   limit_amount = tostring(var.monthly_usd)
   limit_unit   = "USD"

@@ -1,3 +1,13 @@
+variable "name" {
+  description = "Of the budget, before -month; an account's names of budgets are the same in all regions."
+  type        = string
+
+  validation {
+    condition     = can(regex("^[A-Za-z0-9._-]{1,94}$", var.name))
+    error_message = "At most 94 letters, digits, ., - and _: a budget's name has 100."
+  }
+}
+
 variable "cluster_name" {
   description = "The value of the tag dask-tide/cluster whose cost is summed up."
   type        = string
