@@ -101,6 +101,7 @@ def test_what_we_ship_has_no_problem(tmp_path: Path, part: str) -> None:
         (KARPENTER, '"${var.release.name}-worker"', '"${var.release.name}-workers"', "module worker_role: service_account", "-workers", "${var.release.name}-worker, else workers"),
         ("opentofu/eks-node-groups/main.tf", "= var.release.namespace", "= var.release.name", "module worker_role: namespace", "var.release.name", "${var.release.namespace}, else workers"),
         ("opentofu/eks-node-groups/main.tf", "= var.autoscaler.service_account", '= "autoscaler"', "module autoscaler_role: service_account", "autoscaler", "else cluster-autoscaler"),
+        ("opentofu/modules/registry/main.tf", 'tagStatus = "untagged"', 'tagStatus = "any"', "aws_ecr_lifecycle_policy.this: policy", "any", "else the image that a cluster runs is deleted"),
         ("opentofu/modules/budget/main.tf", "user:dask-tide/cluster$", "user:dask-tide/clusters$", "aws_budgets_budget.this: cost_filter.values", "dask-tide/clusters", "else it sums up nothing"),
         ("opentofu/kops/versions.tf", '"dask-tide/cluster"', '"dask-tide/clusters"', "provider aws: default_tags.tags.dask-tide/cluster", "dask-tide/clusters", "leftovers.sh looks for it"),
         (QUEUE, "detail-type = [each", "detail_type = [each", "event_pattern", "detail_type", "detail-type"),

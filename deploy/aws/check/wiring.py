@@ -61,6 +61,16 @@ _NEEDED: Mapping[str, Mapping[str, tuple[Mapping[str, Any], str]]] = {
             "else it sums up nothing",
         ),
     },
+    "opentofu/modules/registry/main.tf": {
+        "resource aws_ecr_lifecycle_policy.this": (
+            {
+                "policy": '${jsonencode({rules = [{rulePriority = 1, description = "What has no tag any more", '
+                'selection = {tagStatus = "untagged", countType = "sinceImagePushed", countUnit = "days", '
+                'countNumber = 7}, action = {type = "expire"}}]})}'
+            },
+            "else the image that a cluster runs is deleted",
+        ),
+    },
     "opentofu/modules/interruptions/main.tf": {
         "resource aws_sqs_queue.this": (
             {"sqs_managed_sse_enabled": True, "kms_master_key_id": None},

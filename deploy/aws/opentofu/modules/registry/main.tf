@@ -42,13 +42,14 @@ resource "aws_ecr_repository" "this" {
   }
 }
 
+# Nothing with a tag: it may be what a cluster runs, which pulls it for each machine anew.
 resource "aws_ecr_lifecycle_policy" "this" {
   repository = aws_ecr_repository.this.name
   policy = jsonencode({
     rules = [{
       rulePriority = 1
-      description  = "The newest ${var.images_kept}"
-      selection    = { tagStatus = "any", countType = "imageCountMoreThan", countNumber = var.images_kept }
+      description  = "What has no tag any more"
+      selection    = { tagStatus = "untagged", countType = "sinceImagePushed", countUnit = "days", countNumber = 7 }
       action       = { type = "expire" }
     }]
   })

@@ -8,17 +8,6 @@ variable "name" {
   }
 }
 
-variable "images_kept" {
-  description = "How many images are kept; the oldest go first."
-  type        = number
-  default     = 10
-
-  validation {
-    condition     = var.images_kept >= 1
-    error_message = "At least one image must be kept."
-  }
-}
-
 variable "force_delete" {
   description = "Whether `tofu destroy` deletes a repository that has images in it."
   type        = bool
