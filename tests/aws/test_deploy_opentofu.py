@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -210,6 +211,34 @@ def test_both_modules_for_eks_may_be_applied_to_one_cluster() -> None:
         for module in ("eks-karpenter", "eks-node-groups")
     }
     assert len(repositories) == 2
+
+
+@pytest.mark.parametrize("module", ["kops", "eks-karpenter", "eks-node-groups"])
+def test_regions_whose_arns_are_others_are_refused(module: str) -> None:
+    """In China policies and services have other names, and there are no budgets: `apply` failed half-way."""
+    [rule] = Check(Tree(), SCHEMAS).module(module).variables["region"].body["validation"]
+    said = re.fullmatch(
+        r'\$\{can\(regex\("(.+)", var\.region\)\) && !startswith\(var\.region, "(.+)"\)\}', rule["condition"]
+    )
+    assert said, rule
+
+    def taken(region: str) -> bool:
+        return bool(re.search(said[1], region)) and not region.startswith(said[2])
+
+    assert all(
+        map(taken, ["eu-west-1", "us-east-1", "ap-southeast-7", "ca-west-1", "il-central-1", "mx-central-1"])
+    )
+    others = [
+        "cn-north-1",
+        "us-gov-west-1",
+        "us-iso-east-1",
+        "us-isob-east-1",
+        "eusc-de-east-1",
+        "eu-west-1a",
+        "",
+    ]
+    assert not any(map(taken, others))
+    assert "GovCloud" in rule["error_message"]
 
 
 def test_somebodys_own_inputs_are_checked_with_the_rest(tmp_path: Path) -> None:

@@ -64,7 +64,8 @@ _NEEDED: Mapping[str, Mapping[str, tuple[Mapping[str, Any], str]]] = {
     "opentofu/modules/registry/main.tf": {
         "resource aws_ecr_lifecycle_policy.this": (
             {
-                "policy": '${jsonencode({rules = [{rulePriority = 1, description = "What has no tag any more", '
+                "policy": "${jsonencode({rules = [{rulePriority = 1, "
+                'description = "What has no tag any more", '
                 'selection = {tagStatus = "untagged", countType = "sinceImagePushed", countUnit = "days", '
                 'countNumber = 7}, action = {type = "expire"}}]})}'
             },

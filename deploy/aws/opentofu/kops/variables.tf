@@ -3,8 +3,8 @@ variable "region" {
   type        = string
 
   validation {
-    condition     = can(regex("^[a-z]{2}(-[a-z]+)+-[0-9]$", var.region))
-    error_message = "A region such as eu-west-1."
+    condition     = can(regex("^[a-z]{2}-[a-z]+-[0-9]$", var.region)) && !startswith(var.region, "cn-")
+    error_message = "A region such as eu-west-1. In China, GovCloud and other partitions services and ARNs are called otherwise, for which this is not made."
   }
 }
 
