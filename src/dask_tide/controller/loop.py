@@ -44,6 +44,7 @@ from .explain import describe
 from .journal import Event, Journal, Line
 from .leaks import Leaks
 from .ledger import Ledger, PoolRecord
+from .loose import Loose
 from .preparing import Preparing
 from .supply import Supply
 from .tally import Tally
@@ -119,6 +120,7 @@ class Controller:
         self._blocked = Blocked()
         self._preparing = Preparing(scheduler)
         self._leaks = Leaks()
+        self._loose = Loose(scheduler)
         #: Requests under way for which workers do something without a task: which ones; None: all.
         self._asked: list[Collection[str] | None] = []
         #: Until when a client may be about to connect to some.
@@ -236,6 +238,7 @@ class Controller:
         # From here to the last call of `_begin` nothing awaits: what was decided on still holds.
         began_s = time.perf_counter()
         self._take_drain_ends()
+        self._loose.look()
         snapshot = self.take_snapshot(observation, blind)
         before = self._memory
         actions, self._memory = decide(snapshot, before)
