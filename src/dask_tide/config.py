@@ -8,6 +8,7 @@ checks what is set against the schema (:mod:`dask_tide.schema`) before anything 
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -181,6 +182,8 @@ def _build(config: Mapping[str, Any]) -> TideConfig:
     boot_times: dict[str, float] = {}
     for name, given in (config["pools"] or {"default": {}}).items():
         entry = {**POOL_DEFAULTS, **given}
+        if config["provider"] != "delegate":  # its workers are told by somebody else
+            _check_resources(f"tide.pools.{name}.resources", entry["resources"])
         pools[name] = Template(
             _pool(name, entry, local=config["provider"] == "local"), dict(entry["options"])
         )
@@ -206,6 +209,13 @@ def _build(config: Mapping[str, Any]) -> TideConfig:
         ),
         idle_shutdown_s=_optional(seconds, config["idle-shutdown"]),
     )
+
+
+def _check_resources(key: str, resources: Mapping[str, Any]) -> None:
+    """What `dask worker --resources` could not read would end each worker at its start."""
+    for name in resources:
+        if re.fullmatch(r"[^\s=,]+", name) is None:
+            raise ConfigError(key, name, "names without spaces, '=' and ','")
 
 
 def _pool(name: str, entry: Mapping[str, Any], *, local: bool) -> Pool:

@@ -360,6 +360,10 @@ POOL_MISTAKES = [
     ({"resources": {"GPU": math.inf}}, "resources.GPU", math.inf, "a number > 0"),
     ({"resources": {"GPU": 10**400}}, "resources.GPU", 10**400, "a number > 0"),
     ({"resources": ["GPU"]}, "resources", ["GPU"], "a mapping from names to numbers > 0"),
+    ({"resources": {"my GPU": 1}}, "resources", "my GPU", "names without spaces, '=' and ','"),
+    ({"resources": {"GPU=1": 1}}, "resources", "GPU=1", "names without"),
+    ({"resources": {"GPU,TPU": 1}}, "resources", "GPU,TPU", "names without"),
+    ({"resources": {"": 1}}, "resources", "", "names without"),
     ({"workers-per-unit": 0}, "workers-per-unit", 0, "a whole number >= 1"),
     ({"workers_per_unit": 0}, "workers-per-unit", 0, "a whole number >= 1"),
     ({"minimum": -1}, "minimum", -1, "a whole number >= 0"),
@@ -388,6 +392,13 @@ def test_a_mistake_is_told_with_key_value_and_what_was_expected(overrides, key, 
     assert expected in error.expected
     shown = repr(value) if len(repr(value)) <= 200 else f"{repr(value)[:200]}..."
     assert str(error) == f"{key}: got {shown}, expected {error.expected}"
+
+
+def test_who_starts_workers_by_other_means_may_name_resources_as_dask_does():
+    pools = {"workers": {"resources": {"my GPU": 1}}}
+    assert read({"provider": "delegate", "pools": pools}).pools["workers"].pool.resources == (
+        ("my GPU", 1.0),
+    )
 
 
 @pytest.mark.parametrize("key", ["tide.memory.want-below", "tide.interval", "tide.limits.budget-total"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import string
 
 import msgspec
@@ -39,6 +40,9 @@ from dask_tide.model import (
         ((("GPU", 3.0),), 0),
         ((("GPU", 0.0),), 8),
         ((("TPU", 1.0),), 0),
+        ((("GPU", 1e-320),), 8),  # any client may ask for that
+        ((("GPU", math.inf),), 0),
+        ((("GPU", math.nan),), 8),
         ((("GPU", 1.0), ("MEMORY", 8.0)), 1),
     ],
 )

@@ -60,5 +60,6 @@ class Pool(msgspec.Struct, frozen=True, omit_defaults=True):
         slots = self.threads
         for name, amount in needs:
             if amount > 0:
-                slots = min(slots, math.floor(have.get(name, 0.0) / amount))
+                # Of an amount that is next to nothing there is no end, and no whole number says so.
+                slots = math.floor(min(slots, have.get(name, 0.0) / amount))
         return slots * self.workers_per_unit
