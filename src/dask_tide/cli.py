@@ -127,7 +127,9 @@ def replay(file: Path) -> None:
 @click.option("--namespace", metavar="NAME", help="Kubernetes: where; by default as kubectl has it.")
 @click.option("--kubeconfig", metavar="FILE", help="Kubernetes: likewise.")
 @click.option("--context", metavar="NAME", help="Kubernetes: likewise.")
-@click.option("--image", metavar="REFERENCE", help="Kubernetes: of scheduler and workers.")
+@click.option(
+    "--image", metavar="REFERENCE", help="Kubernetes: of scheduler and workers; needed without --release."
+)
 @click.option(
     "--release", metavar="NAME", help="Kubernetes: play on this release of the chart, not on a new cluster."
 )

@@ -75,7 +75,7 @@ class TideCluster(Cluster):
         With Kubernetes: where. By default as ``kubectl`` has it; in a pod without ``$KUBECONFIG``, that
         pod's namespace.
     image
-        With Kubernetes: of scheduler and workers.
+        With Kubernetes: of scheduler and workers. There is none by default; ``values`` may say it, too.
     values
         With Kubernetes: values of the Helm chart, for all there is no argument for. ``pools`` may have the
         chart's keys (``nodeSelector``, ``tolerations``, ...), too.
