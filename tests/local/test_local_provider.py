@@ -18,7 +18,7 @@ import dask
 import psutil
 import pytest
 import waiting
-from distributed import Client, Scheduler
+from distributed import Client, Scheduler, WorkerPlugin
 from distributed.security import Security
 
 from dask_tide.errors import ConfigError, LaunchRejected
@@ -495,6 +495,56 @@ async def test_busy_worker_is_killed_after_its_grace(scheduler, make, monkeypatc
         del future
 
 
+class SlowTeardown(WorkerPlugin):
+    """Takes its time to put away what tasks have used."""
+
+    def __init__(self, begun: Path, took_s: float) -> None:
+        self.begun = begun
+        self.took_s = took_s
+
+    async def teardown(self, worker: Any) -> None:
+        self.begun.touch()
+        await asyncio.sleep(self.took_s)
+        self.begun.with_suffix(".ended").touch()
+
+
+async def close_drained(scheduler: Scheduler, provider: LocalProvider, plugin: SlowTeardown) -> None:
+    """As at the end of a drain."""
+    await provider.scale_up("cpu", 1)
+    await until(lambda: scheduler.running)
+    async with Client(scheduler.address, asynchronous=True) as client:
+        await client.register_plugin(plugin)
+    await scheduler.retire_workers(list(scheduler.workers), close_workers=True, remove=True)
+    units = [(await only_unit(provider)).name]
+    provider.let_close(units)
+    await provider.scale_down(units)
+
+
+async def test_a_drained_worker_is_not_killed_while_its_plugins_tear_down(
+    scheduler, make, tmp_path, monkeypatch, caplog
+):
+    """Each ordinary scale-down cut off what took longer than the grace of those that are asked to end."""
+    monkeypatch.setattr("dask_tide.providers.local.provider.STOP_GRACE_S", 0.1)
+    provider = make()
+    await close_drained(scheduler, provider, SlowTeardown(tmp_path / "begun", 1.0))
+    await until(is_empty(provider))
+    assert (tmp_path / "begun.ended").exists()
+    (log,) = (tmp_path / "folder" / "logs").glob("tide-cpu-*.log")
+    assert "SIGTERM" not in log.read_text()
+    assert "had not ended" not in caplog.text
+
+
+async def test_a_drained_worker_that_does_not_end_is_killed_and_it_is_said(
+    scheduler, make, tmp_path, monkeypatch, caplog
+):
+    monkeypatch.setattr("dask_tide.providers.local.provider.CLOSE_GRACE_S", 0.5)
+    provider = make()
+    await close_drained(scheduler, provider, SlowTeardown(tmp_path / "begun", 600.0))
+    await until(is_empty(provider))
+    assert not (tmp_path / "begun.ended").exists()
+    assert "killed because it had not ended after 0.5 s" in caplog.text
+
+
 PARENT = """
     import asyncio, os, sys, time
     from pathlib import Path
@@ -608,6 +658,19 @@ def test_listens_where_the_scheduler_does(tmp_path):
     assert host("tcp://[::1]:1") == "::1"
     assert host("tcp://10.1.2.3:1") is None
     assert host("tcp://scheduler:1") is None
+
+
+@pytest.mark.parametrize(
+    ("configured", "expected"),
+    [(None, "folder/scratch"), ("fast", "fast"), (".", "folder/scratch")],
+    ids=["unset", "elsewhere", "the folder is below it"],
+)
+def test_workers_spill_where_dask_is_told_to(tmp_path, configured, expected):
+    """It was ignored, and on a machine with a small /tmp that was full."""
+    directory = None if configured is None else str(tmp_path / configured)
+    with dask.config.set({"temporary-directory": directory}):
+        arguments = worker_arguments(make_context(tmp_path / "folder"), Pool("cpu"))
+    assert arguments[arguments.index("--local-directory") + 1] == str(tmp_path / expected)
 
 
 def test_configured_preloads_are_kept(tmp_path):

@@ -151,8 +151,11 @@ def test_sigterm_leaves_nothing_behind(served: Served, marked: Marked, tmp_path:
     assert not list(tmp_path.glob("dask-tide-*"))
 
 
-def test_what_a_killed_scheduler_leaves_goes_with_the_next_one(served: Served, tmp_path: Path) -> None:
-    environment = {"TMPDIR": str(tmp_path)}
+@pytest.mark.parametrize("variable", ["TMPDIR", "DASK_TEMPORARY_DIRECTORY"])
+def test_what_a_killed_scheduler_leaves_goes_with_the_next_one(
+    served: Served, tmp_path: Path, variable: str
+) -> None:
+    environment = {variable: str(tmp_path)}
     schedulers = [served.scheduler(name, environment=environment) for name in ("lives", "dies")]
     kept, left = map(_folder, schedulers)
     # Its lock may not be seen here.

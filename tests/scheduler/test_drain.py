@@ -753,6 +753,22 @@ async def test_a_task_that_another_worker_may_run_too_keeps_nobody(harbour):
     await until(lambda: unit not in h.provider.names, "the unit is given back")
 
 
+@pytest.mark.parametrize("doomed", [False, True], ids=["ordinary", "about to go"])
+async def test_a_provider_that_wants_to_know_is_told_whose_workers_close_by_themselves(
+    harbour, monkeypatch, doomed
+):
+    h = await harbour(**KEEP)
+    unit, _ = await steady(h, 2)
+    told: list[str] = []
+    monkeypatch.setattr(h.provider, "let_close", told.extend, raising=False)
+    if doomed:
+        h.controller.notice(unit, "its machine goes")
+    else:
+        h.drain(unit)
+    await until(lambda: unit not in h.provider.names, "the unit is given back")
+    assert told == ([] if doomed else [unit])
+
+
 async def test_a_released_unit_was_not_given_back_in_vain(harbour):
     """The platform does not take it back at first: it is told again."""
     from dask_tide.errors import Unavailable

@@ -19,6 +19,8 @@ from functools import partial
 from pathlib import Path
 from typing import IO
 
+import dask
+
 from dask_tide.errors import ConfigError
 
 if sys.platform != "win32":
@@ -49,10 +51,13 @@ def named_folder(configured: Path, cluster: str) -> Path:
 
 
 def private_folder(cluster: str) -> tuple[Path, Callable[[], None]]:
-    """A new temporary one, and what removes it."""
-    _purge()
+    """A new temporary one, in Dask's ``temporary-directory`` if that is set, and what removes it."""
+    configured = dask.config.get("temporary-directory", None)
+    parent = Path(configured or tempfile.gettempdir()).absolute()
+    parent.mkdir(parents=True, exist_ok=True)
+    _purge(parent)
     while True:
-        folder = Path(tempfile.mkdtemp(prefix=f"dask-{cluster}-"))
+        folder = Path(tempfile.mkdtemp(prefix=f"dask-{cluster}-", dir=parent))
         if sys.platform == "win32":  # nothing there is removed while it is open
             return folder, partial(shutil.rmtree, folder, ignore_errors=True)
         stack = ExitStack()
@@ -77,11 +82,11 @@ def _lock(file: IO[str]) -> bool:
     return True
 
 
-def _purge() -> None:
+def _purge(parent: Path) -> None:
     """Remove the private folders of schedulers that were killed."""
     if sys.platform == "win32":
         return
-    for file in Path(tempfile.gettempdir()).glob(f"dask-*/{_LOCK}"):
+    for file in parent.glob(f"dask-*/{_LOCK}"):
         with suppress(OSError):  # locked, or removed in this moment
             if file.parent.lstat().st_uid != os.geteuid():
                 continue

@@ -379,7 +379,7 @@ class Controller:
 
     def _take_drain_ends(self) -> None:
         doomed = {unit.name for unit in (self.snapshot.units if self.snapshot else ()) if unit.doomed}
-        empty: dict[str, list[str]] = defaultdict(list)
+        empty: dict[tuple[str, bool], list[str]] = defaultdict(list)
         for end in self.drains.take_ended():
             self._tell(end.pool, end.unit, end.why)
             if end.why.code == Code.LEFT.name:
@@ -393,9 +393,10 @@ class Controller:
                 self._tell(end.pool, end.unit, why(Code.NEW_ADDRESS))
             else:
                 self.ledger.records[end.pool].learn_drain(end.took_s)
-                empty[end.pool].append(end.unit)
-        for pool, units in empty.items():
-            self.supply.give_back(pool, units)
+                # What is about to go (a thread that does not end, say) is waited for no longer than it must.
+                empty[end.pool, end.unit not in doomed].append(end.unit)
+        for (pool, closing), units in empty.items():
+            self.supply.give_back(pool, units, closing=closing)
 
     def _warn(self, actions: tuple[Action, ...]) -> None:
         """Say once, aloud, what nobody can ever run."""

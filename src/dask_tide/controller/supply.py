@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 from dask_tide.errors import CapacityExhausted, ProviderError, QuotaExceeded, Unavailable, words
 from dask_tide.model import Code, Unit, Why, Worker, why
-from dask_tide.providers.base import NAMELESS, Limit, Marking, Observation, Provider
+from dask_tide.providers.base import NAMELESS, Closing, Limit, Marking, Observation, Provider
 
 from .ledger import Ledger
 
@@ -144,9 +144,12 @@ class Supply:
 
     # -- fewer ----------------------------------------------------------------------------------
 
-    def give_back(self, pool: str, units: list[str]) -> None:
-        """Tell the provider to stop these units, until it has heard."""
+    def give_back(self, pool: str, units: list[str], *, closing: bool = False) -> None:
+        """Tell the provider to stop these units, until it has heard; if ``closing``, they close already."""
         self._ledger.released(units)
+        provider: object = self.provider
+        if closing and isinstance(provider, Closing):
+            provider.let_close(units)
         # Said again, those without a name would be others: not because of those that have one.
         nameless = [unit for unit in units if NAMELESS in unit]
         for part in (nameless, [unit for unit in units if NAMELESS not in unit]):

@@ -186,6 +186,14 @@ class Marking(Protocol):
         """
 
 
+@runtime_checkable
+class Closing(Protocol):
+    """A provider that gives workers which close by themselves more time than those that it has to end."""
+
+    def let_close(self, units: Collection[str]) -> None:
+        """Called before :meth:`Provider.scale_down` of units whose workers have been told to close."""
+
+
 #: What an entry point of the group ``dask_tide.providers`` is.
 ProviderFactory = Callable[[ProviderContext], Provider]
 

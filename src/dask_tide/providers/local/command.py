@@ -41,7 +41,7 @@ def worker_arguments(context: ProviderContext, pool: Pool) -> list[str]:
     # As in LocalCluster, no worker has a dashboard; its HTTP server, for metrics, is there nonetheless, and
     # would listen on all interfaces.
     arguments += ["--no-dashboard", "--dashboard-address", "127.0.0.1:0"]
-    arguments += ["--local-directory", str(context.folder / "scratch"), "--death-timeout", DEATH_TIMEOUT]
+    arguments += ["--local-directory", str(_scratch(context.folder)), "--death-timeout", DEATH_TIMEOUT]
     # The option replaces the configured preloads, so they have to be repeated.
     configured = dask.config.get("distributed.worker.preload")
     for preload in [configured] if isinstance(configured, str) else configured:
@@ -49,6 +49,14 @@ def worker_arguments(context: ProviderContext, pool: Pool) -> list[str]:
     for preload in PRELOADS:
         arguments += ["--preload", preload]
     return arguments
+
+
+def _scratch(folder: Path) -> Path:
+    """Where workers spill to: in Dask's ``temporary-directory`` if that is set, as a private folder is."""
+    configured = dask.config.get("temporary-directory", None)
+    if configured and not folder.is_relative_to(directory := Path(configured).absolute()):
+        return directory
+    return folder / "scratch"
 
 
 def terminate_bytes(pool: Pool) -> int:

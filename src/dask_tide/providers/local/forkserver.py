@@ -97,6 +97,7 @@ class _Child:
     name: str
     limit_bytes: int
     kill_at_s: float | None = None
+    grace_s: float = 0.0
     killed: bool = False
     reason: str = ""
 
@@ -199,7 +200,7 @@ class _Forkserver:
         for line in lines:
             request = self._decoder.decode(line)
             if isinstance(request, Stop):
-                self._stop(request.unit, request.grace_s)
+                self._stop(request.unit, request.grace_s, ask=request.ask)
                 continue
             for worker in request.workers:
                 if self._fork(request.unit, worker):
@@ -224,15 +225,17 @@ class _Forkserver:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _HANDLED)
         return False
 
-    def _stop(self, unit: str, grace_s: float) -> None:
+    def _stop(self, unit: str, grace_s: float, *, ask: bool = True) -> None:
         kill_at_s = time.monotonic() + grace_s
         for pid, child in self._children.items():
             if child.unit != unit:
                 continue
             if child.kill_at_s is None:
-                # Once only: at a second SIGTERM a worker that gives away its results would exit at once.
-                os.kill(pid, signal.SIGTERM)
+                if ask:
+                    # Once only: at a second SIGTERM a worker that gives away its results would exit at once.
+                    os.kill(pid, signal.SIGTERM)
                 child.kill_at_s = kill_at_s
+                child.grace_s = grace_s
             child.kill_at_s = min(child.kill_at_s, kill_at_s)
 
     def _reap(self) -> None:
@@ -252,7 +255,9 @@ class _Forkserver:
             overdue = child.kill_at_s is not None and child.kill_at_s <= now_s
             if not overdue and child.limit_bytes:
                 child.reason = _excess(pid, child.limit_bytes)
-            if overdue or child.reason:
+            if overdue:
+                child.reason = f"killed because it had not ended after {child.grace_s:g} s"
+            if child.reason:
                 # With the subprocesses of its tasks, which would go on taking memory and cores.
                 os.killpg(pid, signal.SIGKILL)
                 child.killed = True

@@ -40,10 +40,11 @@ class Start(msgspec.Struct, frozen=True, tag=True):
 
 
 class Stop(msgspec.Struct, frozen=True, tag=True):
-    """Ask the processes of ``unit`` to end; kill them after ``grace_s``."""
+    """Ask the processes of ``unit`` to end, unless they do by themselves; kill them after ``grace_s``."""
 
     unit: str
     grace_s: float
+    ask: bool = True
 
 
 Request = Start | Stop

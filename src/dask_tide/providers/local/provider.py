@@ -8,7 +8,7 @@ import os
 import socket
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,8 +25,11 @@ __all__ = ["LocalProvider"]
 
 logger = logging.getLogger(__name__)
 
-#: How long the processes of a released unit, whose workers were drained, may take to end.
+#: How long the processes of a released unit may take to end when they are asked to.
 STOP_GRACE_S = 5.0
+#: How long they may take where the worker was drained and closes by itself, with what its plugins do then:
+#: as Dask's own `Worker.close`.
+CLOSE_GRACE_S = 30.0
 #: How long a failed unit is shown.
 SHOW_FAILED_S = 60.0
 #: Logs of so many workers that have ended are kept: somebody may look for what their tasks have printed.
@@ -51,6 +54,8 @@ class _Unit:
     failed_at_s: float = 0.0
     #: A part of it has ended, after it had been at work.
     maimed: bool = False
+    #: Its worker was drained, and closes by itself.
+    closes: bool = False
 
 
 class LocalProvider:
@@ -150,8 +155,15 @@ class LocalProvider:
                 self._forget(unit)
             else:
                 unit.phase = Phase.STOPPING
-                unit.launcher.send(Stop(name, STOP_GRACE_S))
+                stop = Stop(name, CLOSE_GRACE_S, ask=False) if unit.closes else Stop(name, STOP_GRACE_S)
+                unit.launcher.send(stop)
             self._context.wake()
+
+    def let_close(self, units: Collection[str]) -> None:
+        for name in units:
+            # Of several workers one may not have started yet, and would go on.
+            if (unit := self._units.get(name)) is not None and len(unit.workers) == 1:
+                unit.closes = True
 
     async def close(self) -> None:
         if self._closing is None:
@@ -218,6 +230,8 @@ class LocalProvider:
             failure = f"worker {event.worker} ended: {event.reason or describe_exit(event.code)}"
             if event.code > 0 and not event.reason:  # of what has killed it its log knows nothing
                 failure = f"{failure}\n{last_lines(self._log(event.worker))}".rstrip()
+            if event.reason and unit.phase is Phase.STOPPING and self._closing is None:
+                logger.warning("%s", failure)
         self._finish(unit, failure)
 
     def _finish(self, unit: _Unit, failure: str) -> None:
