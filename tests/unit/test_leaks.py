@@ -27,7 +27,7 @@ def worker(
     return SimpleNamespace(
         address="a",
         status=status,
-        processing=[None] * tasks,
+        executing=[None] * tasks,
         nbytes=nbytes,
         memory_limit=limit,
         metrics={"memory": 436 * MB, "spilled_bytes": {"memory": spilled, "disk": spilled}},

@@ -172,6 +172,8 @@ def test_a_unit_whose_memory_is_full_of_what_is_no_result_goes_at_once():
     actions = decided(world)
     assert let_go(actions) == {"cpu-u0"}
     assert the(actions, Drain).why.code == Code.FULL.name
+    waits = snapshot(pool(maximum=1), **together(busy(1, **LEAKED)), work=[work(processing=1)])
+    assert let_go(decided(waits)) == {"cpu-u0"}
 
 
 @pytest.mark.parametrize(
@@ -180,7 +182,7 @@ def test_a_unit_whose_memory_is_full_of_what_is_no_result_goes_at_once():
         {"pinned": "an actor"},
         {"held_keys": 1, "held_bytes": 8, "only_copies": 1},  # nobody else could have it
         {"full": False},  # of results
-        {"tasks": 1},
+        {"tasks": 1, "bound": 1},  # no other one could run it
     ],
 )
 def test_one_that_could_not_go_is_named_where_no_other_one_may_come(kept):

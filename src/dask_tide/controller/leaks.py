@@ -6,17 +6,18 @@ forgotten; what a task's library has kept, or has not given back to the system, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import dask.config
 from distributed.core import Status
 from distributed.scheduler import heartbeat_interval
 
+from .clock import now_s
 from .ledger import PoolRecord
 
 if TYPE_CHECKING:
-    from distributed.scheduler import WorkerState
+    from distributed.scheduler import Scheduler, WorkerState
 
 __all__ = ["Leaks"]
 
@@ -24,10 +25,12 @@ __all__ = ["Leaks"]
 _CERTAIN_S = 3.0
 #: Where a worker pauses by default, as a share of its memory limit.
 _PAUSE = 0.8
+#: States of tasks, on a worker, whose code may be running.
+_AT_WORK = ("executing", "long-running", "cancelled", "resumed")
 
 
 class Leaks:
-    """Since when idle workers have been so, as far as heartbeats tell.
+    """Since when workers that run nothing have been so, as far as heartbeats tell.
 
     Attributes
     ----------
@@ -69,12 +72,22 @@ class Leaks:
         }
 
 
+def take_back(scheduler: Scheduler, addresses: Iterable[str]) -> None:
+    """Have the tasks that wait on these full workers run elsewhere, once somebody comes.
+
+    There may be nobody yet who could fetch them from there; and none of them can have begun.
+    """
+    waiting = [ts.key for address in addresses for ts in scheduler.workers[address].processing]
+    scheduler.transitions(dict.fromkeys(waiting, "released"), f"tide-leaks-{now_s()}")
+
+
 def _leaks(ws: WorkerState) -> bool:
-    """Whether it is paused and idle, with no result in memory: before it pauses a worker spills them.
+    """Whether it is paused and runs nothing, with no result in memory: a worker that gets full spills them.
 
     Their sizes alone would not tell: Dask takes an object that it does not know to have some 50 bytes.
     """
-    if ws.status is not Status.paused or ws.processing:
+    counts = ws.metrics.get("task_counts") or {}
+    if ws.status is not Status.paused or ws.executing or any(counts.get(state) for state in _AT_WORK):
         return False
     spilled = ws.metrics.get("spilled_bytes") or {}
     return ws.nbytes <= int(spilled.get("memory", 0))

@@ -42,7 +42,7 @@ from .drain import Drains
 from .durations import DurationsFile
 from .explain import describe
 from .journal import Event, Journal, Line
-from .leaks import Leaks
+from .leaks import Leaks, take_back
 from .ledger import Ledger, PoolRecord
 from .loose import Loose
 from .preparing import Preparing
@@ -338,6 +338,8 @@ class Controller:
                 veto = revalidation.veto(self.scheduler, workers, busy=action.busy)
                 if veto is None:
                     self.drains.start(action.pool, unit, workers)
+                    if action.why.code == Code.FULL.name:
+                        take_back(self.scheduler, [address for _, address in workers])
                 else:
                     self._tell(action.pool, unit, veto)
             return False

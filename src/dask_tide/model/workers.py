@@ -32,7 +32,7 @@ class Worker(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     pinned
         Why it must not be drained (an actor, a seceded task, a shuffle); empty: nothing.
     full
-        Whether it has been paused and idle for a while, its memory full of what is no result.
+        Whether it has been paused for a while and runs nothing, its memory full of what is no result.
     """
 
     address: str

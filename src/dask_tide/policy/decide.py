@@ -299,10 +299,14 @@ class _PoolDecision:
         """Let units go that would never take a task again; others follow where they are wanted."""
         if not any(worker.full for worker in self.snapshot.workers):
             return []
-        idle = victims.candidates(self.snapshot, self.stock, busy=False)
-        full = [c for c in idle if c.workers and all(worker.full for worker in c.workers)]
-        able = [c for c in full if not c.pinned and self.room.admit(c)]
-        return [self._drain(able, why(Code.FULL))] if able else []
+        # Tasks that were given to them wait there, and will be taken back; not those that may run only there.
+        full = [
+            candidate
+            for candidate in victims.candidates(self.snapshot, self.stock, busy=True)
+            if candidate.workers and all(w.full and not w.bound for w in candidate.workers)
+        ]
+        able = [candidate for candidate in full if not candidate.pinned and self.room.admit(candidate)]
+        return [self._drain(able, why(Code.FULL), busy=True)] if able else []
 
     def _ended(self) -> list[Action]:
         """Give back what did not start in time, and what has ended, so that the platform forgets it."""
