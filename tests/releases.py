@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import os
 import signal
 import socket
@@ -289,17 +290,21 @@ def _by_value() -> Callable[..., str]:
 nap = _by_value()
 
 
-def finished(client: Client) -> dict[str, int]:
-    """How often each task has finished: more than once, and a result was computed again."""
+def computed_once(client: Client) -> None:
+    """Fail, with their stories, where a task has finished more than once: its result was computed again."""
 
-    def count(dask_scheduler: Any) -> dict[str, int]:
-        counted: dict[str, int] = {}
-        for entry in dask_scheduler.transition_log:
-            if entry[1] == "processing" and entry[2] == "memory":
-                counted[str(entry[0])] = counted.get(str(entry[0]), 0) + 1
-        return counted
+    def count(dask_scheduler: Any) -> dict[str, list[str]]:
+        stories: dict[str, list[str]] = {}
+        for key, start, finish, _, stimulus, at_s in dask_scheduler.transition_log:
+            stories.setdefault(str(key), []).append(f"{at_s:.1f} {start} -> {finish}: {stimulus}")
+        return stories
 
-    return dict(client.run_on_scheduler(count))
+    stories = dict(client.run_on_scheduler(count))
+    ends = {key: sum("processing -> memory" in each for each in story) for key, story in stories.items()}
+    again = {key: stories[key] for key, times in ends.items() if times > 1}
+    assert any(ends.values()), "nothing was computed"
+    told = ask(client, "tide_explain", lines=40)
+    assert not again, f"computed again:\n{json.dumps(again, indent=1)}\n{told}"
 
 
 def calls(client: Client) -> dict[str, int]:

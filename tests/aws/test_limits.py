@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from distributed import Client, Event, wait
 from fleet import BOOT_S, DEADLINE_S, PER_MACHINE, Fleet, most_at_once, tell, until_told
-from releases import ask, finished, nap
+from releases import ask, computed_once, nap
 from waiting import wait_until
 
 pytestmark = [pytest.mark.xdist_group("nodes"), pytest.mark.timeout(300, func_only=True)]
@@ -63,7 +63,7 @@ def test_the_budget_holds_is_told_and_what_it_held_back_follows(fleet: Fleet) ->
         assert len(fleet.bill()) - before == math.ceil(AFFORDABLE / PER_MACHINE), (
             "and it has taken their place"
         )
-        assert set(finished(client).values()) == {1}
+        computed_once(client)
 
 
 def test_p39_quota_2_ask_4(fleet: Fleet) -> None:
@@ -171,7 +171,7 @@ def test_three_clusters_share_a_node_pool_at_its_limit(fleet: Fleet, install: Ca
         by = [set(client.gather(job)) for client, job in zip(clients, jobs, strict=True)]
         assert not (by[0] & by[1] | by[0] & by[2] | by[1] & by[2]), "workers of its own"
         for each, client in zip(fleets, clients, strict=True):
-            assert set(finished(client).values()) == {1}
+            computed_once(client)
             ended = each.kubectl("get", "events", "--output=json")
             reasons = {event["reason"] for event in json.loads(ended)["items"]}
             assert not reasons & {"Evicted", "Preempted"}, "nobody else has ended its pods"

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from fleet import DEADLINE_S, Fleet, on_nodes, until_told
-from releases import finished, nap, workers
+from releases import computed_once, nap, workers
 from waiting import wait_until
 
 from rig.aws.instances import Instance
@@ -63,7 +63,7 @@ def test_p30_the_scheduler_is_not_drained_and_if_it_is_comes_back_off_spot(
     with fleet.client() as client:
         again = client.map(nap, [0.2] * 20, pure=False)
         assert len(client.gather(again)) == 20
-        assert set(finished(client).values()) == {1}
+        computed_once(client)
         again.clear()
         fleet.settled(0, "after it")
         wait_until(lambda: [each.id for each in machines()] == [other.id], "its old machine goes", DEADLINE_S)

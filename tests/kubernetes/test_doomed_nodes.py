@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from distributed import Client, Future, wait
-from releases import DEADLINE_S, POOL, Held, Release, ask, finished, hold, nap, workers
+from releases import DEADLINE_S, POOL, Held, Release, ask, computed_once, hold, nap, workers
 from waiting import wait_until
 
 from rig.nodes import Cluster
@@ -78,7 +78,7 @@ def leaves_and_is_replaced(
     assert held.begun() == [1, 1], "no task was started again"
     wait_until(lambda: leaver not in release.all_pods(), "it is gone", DEADLINE_S, release.situation)
     assert len(client.gather(done)) == 16
-    assert set(finished(client).values()) == {1}, "nothing was computed again"
+    computed_once(client)
 
 
 def test_p31_a_busy_worker_leaves_a_node_that_is_taken_away(

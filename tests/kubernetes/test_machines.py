@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from distributed import Client, wait
-from releases import DEADLINE_S, POOL, VALUES, Held, Release, ask, finished, hold, nap, workers
+from releases import DEADLINE_S, POOL, VALUES, Held, Release, ask, computed_once, hold, nap, workers
 from waiting import wait_until
 
 from rig.clients import ApiError
@@ -117,7 +117,7 @@ def test_kubectl_drain_waits_for_tasks_and_loses_nothing(
     assert held.begun() == [1] * 4, "nothing was started twice"
     assert len(client.gather(results)) == 16
     assert scattered.result() == b"from outside"
-    assert set(finished(client).values()) == {1}, "nothing was computed again"
+    computed_once(client)
     assert {machine_of(release, name) for name in release.pods()} == {"spared"}
     ask(client, "tide_adapt", minimum=0, maximum=MAXIMUM)
     held.forget()
@@ -188,7 +188,7 @@ def test_what_is_asked_for_while_the_api_server_is_away_comes_when_it_is_back(
         assert client.gather(held.futures) == list(range(6))
         assert held.begun() == [1] * 6, "nothing was started twice"
         assert len(client.gather(client.get_dataset("results"))) == 8
-        assert set(finished(client).values()) == {1}, "nothing was computed again"
+        computed_once(client)
         for name in ("results", told["topic"]):
             client.unpublish_dataset(name)
         held.forget()

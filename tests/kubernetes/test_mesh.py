@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from known import known
-from releases import DEADLINE_S, POOL, Release, addresses, ask, finished, hold, nap, workers
+from releases import DEADLINE_S, POOL, Release, addresses, ask, computed_once, hold, nap, workers
 from waiting import wait_until
 
 from dask_tide.providers.kubernetes.manifests import manifests
@@ -118,7 +118,7 @@ def test_p43_whatever_dask_connects_to_stands_in_a_service(install: Callable[...
         wait_until(lambda: victim not in workers(client), "it has left", DEADLINE_S, release.situation)
         agree(3)
         assert client.gather(futures) == by_worker
-        assert set(finished(client).values()) == {1}
+        computed_once(client)
 
 
 def test_p43_pods_can_be_kept_out_of_the_mesh() -> None:

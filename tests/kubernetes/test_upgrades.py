@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from distributed import Client, Security, wait
 from distributed.client import FutureCancelledError
-from releases import DEADLINE_S, POOL, Release, ask, finished, hold, nap, workers
+from releases import DEADLINE_S, POOL, Release, ask, computed_once, hold, nap, workers
 from waiting import wait_until
 
 from dask_tide.providers.kubernetes.manifests import make_certificates
@@ -104,7 +104,7 @@ def test_an_upgrade_of_the_pods_disturbs_no_task_and_neither_does_a_rollback_nor
         assert client.gather(more.futures) == [0, 1]
         assert long.begun() + more.begun() == [1] * 3, "nothing was started twice"
         assert len(client.gather(results)) == 8
-        assert set(finished(client).values()) == {1}, "nothing was computed again"
+        computed_once(client)
         assert set(made_from(release).values()) == {second}
 
         # Two that are always there, with no task and no result.

@@ -137,7 +137,7 @@ class Drains:
         states = []
         for _, address in workers:
             ws = self._scheduler.workers[address]
-            _set_status(self._scheduler, ws, Status.closing_gracefully, stimulus_id)
+            set_status(self._scheduler, ws, Status.closing_gracefully, stimulus_id)
             states.append(ws)
         task = asyncio.create_task(self._drain(pool, unit, states), name=stimulus_id)
         self._tasks[unit] = task
@@ -391,7 +391,7 @@ class Drains:
                     for policy in amm.policies
                     if isinstance(policy, RetireWorker) and policy.address == ws.address
                 }
-            _set_status(self._scheduler, ws, Status.running, f"tide-undrain-{now_s()}")
+            set_status(self._scheduler, ws, Status.running, f"tide-undrain-{now_s()}")
             if ws in self._parked:
                 task = asyncio.create_task(self._unpark(ws), name=f"tide-unpark-{ws.address}")
                 self._unparking[ws] = task
@@ -453,7 +453,7 @@ def _load(ws: WorkerState, stealing: WorkStealing) -> float:
     return (len(ws.processing) + stealing.in_flight_tasks.get(ws, 0)) / ws.nthreads
 
 
-def _set_status(scheduler: Scheduler, ws: WorkerState, status: Status, stimulus_id: str) -> None:
+def set_status(scheduler: Scheduler, ws: WorkerState, status: Status, stimulus_id: str) -> None:
     """Set a worker's status on the scheduler's side and on its own."""
     scheduler.handle_worker_status_change(status, ws, stimulus_id)
     # To one whose connection has just broken nothing is sent; the scheduler removes it.

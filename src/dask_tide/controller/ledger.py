@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from statistics import fmean, median
 
-from dask_tide.model import BOOTING, EXISTING, TRANSITIONS, Phase, Pool, Unit
+from dask_tide.model import BOOTING, EXISTING, TRANSITIONS, Phase, Pool, Unit, owner_of
 from dask_tide.providers.base import NAMELESS, Observation, ObservedUnit
 
 from .machines import Machines, by_pool
@@ -219,6 +219,11 @@ class Ledger:
         for name in units:
             if (entry := self._entries.get(name)) is not None:
                 entry.released = True
+
+    def is_going(self, worker: str) -> bool:
+        """Whether a worker, by its name, belongs to a unit that is to stop, or stops already."""
+        entry = self._entries.get(owner_of(worker, self._entries))
+        return entry is not None and (entry.released or entry.phase is Phase.STOPPING)
 
     def notice(self, unit: str, words: str) -> None:
         """The machine of ``unit`` is about to go, whatever the platform shows."""

@@ -36,7 +36,7 @@ from dask_tide.model import (
 from dask_tide.policy import decide
 from dask_tide.providers.base import Observation, Provider
 
-from . import clock, observe, revalidation
+from . import clock, idle, observe, revalidation
 from .blocked import Blocked
 from .drain import Drains
 from .durations import DurationsFile
@@ -48,6 +48,7 @@ from .loose import Loose
 from .preparing import Preparing
 from .supply import Supply
 from .tally import Tally
+from .turned_away import TurnedAway
 from .versions import Versions
 from .wishes import Wishes
 
@@ -139,12 +140,13 @@ class Controller:
         self._loop: asyncio.Task[None] | None = None
         self._shutting_down: asyncio.Future[object] | None = None
         self._versions = Versions(scheduler, tell=self._tell)
+        self._turned_away = TurnedAway(scheduler, self.ledger.is_going)
         self.tally = Tally(
             scheduler,
             wake=self.wake,
             on_restart=self._restarted,
             on_close=self.close,
-            on_worker=self._versions.look,
+            on_worker=self._look,
         )
         self._durations_file = DurationsFile(durations, self.tally.durations)
         self.snapshot: Snapshot | None = None
@@ -175,6 +177,7 @@ class Controller:
         )
         self._durations_file.read()
         self.scheduler.add_plugin(self.tally, name=Tally.name)
+        self._turned_away.start()
         for ws in self.scheduler.workers.values():
             self._versions.look(ws)
         self._loop = asyncio.create_task(self._run(), name="dask-tide")
@@ -186,6 +189,7 @@ class Controller:
             loop.cancel()
             await asyncio.gather(loop, return_exceptions=True)
             await self.drains.close()
+            self._turned_away.stop()
             self.scheduler.plugins.pop(Tally.name, None)
             self.scheduler.extensions.pop("tide", None)
         if self.supply.provider is not None:
@@ -239,6 +243,7 @@ class Controller:
         began_s = time.perf_counter()
         self._take_drain_ends()
         self._loose.look()
+        idle.look_again(self.scheduler)
         snapshot = self.take_snapshot(observation, blind)
         before = self._memory
         actions, self._memory = decide(snapshot, before)
@@ -274,6 +279,7 @@ class Controller:
                     unit, "its threads run tasks that were cancelled, and others wait for them"
                 )
         self._leaks.look(now_s, states, [self._record_of(pool_of.get(unit, "")) for unit in owners])
+        self._turned_away.look_again()
         leaving = self.drains.units | observe.leaving(self.scheduler, owners)
         preparing = self._preparing.units(owners)
         units = self.ledger.update(now_s, observation, set(owners), leaving, self.pools, preparing)
@@ -516,6 +522,11 @@ class Controller:
             self.ledger.notice(unit, words)
             self.wake()
         return bool(unit)
+
+    def _look(self, ws: WorkerState) -> None:
+        """A worker has registered."""
+        self._versions.look(ws)
+        self._turned_away.look(ws)
 
     def _restarted(self) -> None:
         """``client.restart`` waits for as many workers as there were; those without a nanny are gone."""
