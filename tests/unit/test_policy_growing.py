@@ -490,3 +490,13 @@ def test_short_tasks_wait_neither_for_those_that_may_run_nowhere_else():
     kinds = [work("long", processing=1, duration_s=7200.0), work("short", ready=1, duration_s=0.5)]
     world = snapshot(pool(boot_s=60.0, threads=2), **together(parts), work=kinds)
     assert launched(decided(world)) == {"cpu": 1}
+
+
+def test_p24_memory_nobody_told_makes_no_other_smaller():
+    """The more of such came the less each of them seemed to hold, until they seemed to hold nothing: they
+    went, and came again."""
+    some = units(9)
+    parts = some, (*workers_of(some[:1], held_bytes=7 * GB, limit_bytes=10 * GB), *workers_of(some[1:]))
+    kinds = [work(processing=9, duration_s=100.0)]
+    decision = decided(snapshot(pool(maximum=12), **together(parts), work=kinds))
+    assert (launched(decision), let_go(decision)) == ({}, set())

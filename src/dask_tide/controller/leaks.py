@@ -61,7 +61,7 @@ class Leaks:
             ws.address: record.boot_s or 0.0
             for ws, record in zip(workers, records, strict=True)
             # A fresh one that is as full as that would be paused, too.
-            if record and record.baseline_bytes < ratio * ws.memory_limit and _leaks(ws)
+            if record and _leaks(ws) and record.baseline_bytes < ratio * ws.memory_limit
         }
         self._since_s = {address: self._since_s.get(address, now_s) for address in seen}
         certain_s = max(_CERTAIN_S, 2 * heartbeat_interval(len(workers)))
@@ -86,8 +86,10 @@ def _leaks(ws: WorkerState) -> bool:
 
     Their sizes alone would not tell: Dask takes an object that it does not know to have some 50 bytes.
     """
+    if ws.status is not Status.paused or ws.executing:
+        return False
     counts = ws.metrics.get("task_counts") or {}
-    if ws.status is not Status.paused or ws.executing or any(counts.get(state) for state in _AT_WORK):
+    if any(counts.get(state) for state in _AT_WORK):
         return False
     spilled = ws.metrics.get("spilled_bytes") or {}
     return ws.nbytes <= int(spilled.get("memory", 0))

@@ -57,9 +57,9 @@ class Need:
 
     def _results(self) -> tuple[int, int]:
         stock = self.stock
-        if not stock.limit_bytes:
+        if not stock.worker_bytes:
             return stock.held_bytes, 0
-        of_worker = stock.limit_bytes // stock.workers - self.state.baseline_bytes
+        of_worker = stock.worker_bytes - self.state.baseline_bytes
         units = sizing.for_results(
             held_bytes=stock.held_bytes,
             capacity_bytes=of_worker * self.pool.workers_per_unit,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 
 from dask_tide.model import BOOTING, EXISTING, LIVE, Phase, Pool, Snapshot, Unit
@@ -38,8 +38,10 @@ class Stock:
         tasks that may not, they are no capacity.
     workers
         Registered workers.
-    held_bytes, limit_bytes
-        What those hold, in results or otherwise, beyond what an empty one does; and may hold.
+    held_bytes
+        What those hold, in results or otherwise, beyond what an empty one does.
+    worker_bytes
+        What one of them may hold, on the average of those that have a limit; 0: none has.
     """
 
     units: list[Unit]
@@ -52,12 +54,12 @@ class Stock:
     paused: int = 0
     workers: int = 0
     held_bytes: int = 0
-    limit_bytes: int = 0
+    worker_bytes: int = 0
 
     def capacity_bytes(self, pool: Pool, fill_ratio: float) -> int:
         """What one more unit may be given of results; 0: that is not known."""
-        limit_bytes = self.limit_bytes // self.workers if self.workers else pool.memory_bytes
-        return int(fill_ratio * limit_bytes) * pool.workers_per_unit
+        worker_bytes = self.worker_bytes if self.workers else pool.memory_bytes
+        return int(fill_ratio * worker_bytes) * pool.workers_per_unit
 
     @property
     def coming_later(self) -> int:
@@ -84,6 +86,7 @@ def take_stock(snapshot: Snapshot) -> dict[str, Stock]:
     pool_of = {unit.name: unit.pool for unit in snapshot.units if unit.pool in stocks}
     taking: set[str] = set()
     at_work: Counter[str] = Counter()
+    limits: dict[str, list[int]] = defaultdict(list)
     for worker in snapshot.workers:
         pool = pool_of.get(worker.unit)
         if pool is None:
@@ -95,7 +98,8 @@ def take_stock(snapshot: Snapshot) -> dict[str, Stock]:
         process = base and worker.tasks and worker.held_keys
         beyond = min(worker.used_bytes - base, _UNDERSTATED * worker.held_bytes) if process else 0
         stock.held_bytes += max(worker.held_bytes, beyond)
-        stock.limit_bytes += worker.limit_bytes
+        if worker.limit_bytes:
+            limits[pool].append(worker.limit_bytes)
         if worker.status in _TAKING and worker.bound < worker.threads:
             taking.add(worker.unit)
         if worker.status != "init":
@@ -105,6 +109,8 @@ def take_stock(snapshot: Snapshot) -> dict[str, Stock]:
         if unit.name in pool_of:
             stocks[unit.pool].units.append(unit)
     for name, stock in stocks.items():
+        if known := limits[name]:
+            stock.worker_bytes = sum(known) // len(known)
         stock.existing = sum(unit.phase in EXISTING for unit in stock.units)
         live = [unit for unit in stock.units if unit.phase in LIVE and not unit.doomed]
         stock.live = len(live)
