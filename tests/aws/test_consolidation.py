@@ -46,7 +46,7 @@ def test_p31_karpenter_moves_the_idle_worker_and_never_the_busy_one(install: Cal
             "another worker has come, beside the busy one",
         )
         assert len(workers(client)) == 2
-        assert len(fleet.bill()) == 2, "no machine was bought for it"
+        assert len(fleet.bill()) == 2, f"no machine was bought for it:\n{fleet.situation()}"
         assert idle not in fleet.all_pods()
         assert fleet.pods()[busy]["metadata"]["uid"] == uid
         held.tell()

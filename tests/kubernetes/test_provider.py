@@ -293,6 +293,22 @@ async def test_one_that_fails_while_it_is_being_given_back_is_dismissed_too(plan
         assert names[0] in pool.pods(), "although it is there until it is collected"
 
 
+async def test_one_that_is_evicted_and_gone_before_anybody_looks_is_told_once(plane, pool):
+    async with provided(plane, pool.namespace) as provider:
+        await provider.observe()
+        await provider.scale_up("cpu", 2)
+        first, second = await shows(provider, 2)
+        path = f"/api/v1/namespaces/{pool.namespace}/pods/{first}/eviction"
+        pool.api("POST", path, {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": first}})
+        await until(lambda: first not in provider._pods.objects, "it is gone")
+        taken = units(await provider.observe(), Phase.STOPPING)
+        assert list(taken) == [first]
+        assert "EvictionByEvictionAPI" in taken[first].message
+        later = {unit.name for unit in (await provider.observe()).units}
+        assert second in later
+        assert first not in later
+
+
 async def test_of_one_that_its_kubelet_evicts_and_that_ends_well_only_an_event_says_why(plane, pool):
     async with provided(plane, pool.namespace) as provider:
         await provider.observe()

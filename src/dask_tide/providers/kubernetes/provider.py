@@ -132,6 +132,8 @@ class KubernetesProvider:
             if self._options.nodes
             else None
         )
+        #: Taken away by somebody, and gone before anybody looked: what was said of them is told once.
+        self._taken: dict[str, PodView] = {}
         #: Parked for an earlier scheduler, which did not live to let them go.
         self._parked: set[str] = set()
         self._closed = False
@@ -160,9 +162,12 @@ class KubernetesProvider:
             if count := scale.requested():
                 requested[name] = count
             refused = places.refused(pods)
-            units += [self._unit(pod, current, refused) for pod in pods.values() if not self._settled(pod)]
+            there = [pod for pod in pods.values() if not self._settled(pod)]
+            there += [pod for pod in self._taken.values() if pod.unit.pool == name]
+            units += [self._unit(pod, current, refused) for pod in there]
             known = (scale.limit(), places.limit(pods, refused, self._message))
             limits += sorted(filter(None, known), key=lambda limit: limit.maximum)[:1]
+        self._taken.clear()
         return Observation(tuple(units), tuple(limits), requested, frozen, self._dearest, self._machines())
 
     async def scale_up(self, pool: str, n: int) -> None:
@@ -278,6 +283,8 @@ class KubernetesProvider:
                 self._places[pool].forget(name)
             self._parked.discard(name)
             if before is not None:
+                if before.unit.phase is Phase.STOPPING and before.uid not in self._dismissed:
+                    self._taken[name] = before
                 self._dismissed.discard(before.uid)
         else:
             pods[name] = now
