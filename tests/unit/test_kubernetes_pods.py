@@ -129,6 +129,8 @@ SHUT_DOWN = {
     "message": "Pod was terminated in response to imminent node shutdown.",
 }
 EXITED = {"phase": "Failed", "containers": [container(terminated("Error", 3))]}
+#: It has drained its worker; only a condition says why.
+OVER = {"phase": "Failed", "containers": [container(terminated("Completed", 0))]}
 PREEMPTED = AT_WORK | {
     "conditions": (
         READY,
@@ -173,6 +175,8 @@ PREEMPTED = AT_WORK | {
         (EXITED, Phase.FAILED, "Error, exit code 3"),
         (PREEMPTED, Phase.STARTING, "PreemptionByScheduler: default-scheduler: preempting"),
         (PREEMPTED | {"deleted": True}, Phase.STOPPING, "PreemptionByScheduler"),
+        (PREEMPTED | OVER, Phase.FAILED, "PreemptionByScheduler: default-scheduler: preempting"),
+        (PREEMPTED | OVER | {"deleted": True}, Phase.STOPPING, "PreemptionByScheduler"),
         (AT_WORK | {"deleted": True}, Phase.STOPPING, ""),
         (EVICTED | {"deleted": True}, Phase.STOPPING, "Evicted"),
     ],

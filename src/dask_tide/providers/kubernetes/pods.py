@@ -185,14 +185,15 @@ def _phase(
     ending: bool,
     ended: bool,
 ) -> tuple[Phase, str]:
-    if ended:
-        words = _words(status.reason, status.message) or _last_exit(containers) or status.phase
-        return (Phase.STOPPING if ending else Phase.FAILED), words
     target = conditions.get("DisruptionTarget")
     disrupted = ""
     if target is not None and target.status == "True":
         # Preempted, evicted, or its node is being emptied or gone.
         disrupted = _words(target.reason, target.message)
+    if ended:
+        words = _words(status.reason, status.message)
+        words = words or "; ".join(filter(None, (disrupted, _last_exit(containers)))) or status.phase
+        return (Phase.STOPPING if ending else Phase.FAILED), words
     if ending:
         return Phase.STOPPING, disrupted
     # Of what others have put beside a worker nothing is as bad as an end of the worker's task.
