@@ -114,6 +114,9 @@ class TideAdaptive:
 
     # -- in the cluster's event loop ----------------------------------------------------------------
 
+    def _stopped(self) -> bool:
+        return self.periodic_callback is None
+
     def _begin(self) -> None:
         if self.periodic_callback is not None:
             self.periodic_callback.start()
@@ -124,12 +127,15 @@ class TideAdaptive:
                 await self.cluster.scheduler_comm.tide_detach(owner=self._id)
 
     async def _tick(self) -> None:
-        if self._busy or self.periodic_callback is None or self.cluster.status != Status.running:
+        if self._busy or self._stopped() or self.cluster.status != Status.running:
             return
         self._busy = True
         try:
             if not self._registered:
                 await self._register()
+                if self._stopped():  # meanwhile, when there was nothing to detach yet
+                    await self._detach()
+                    return
             await self._exchange()
         except OSError as error:
             logger.info("adapt: the scheduler does not answer: %s", error)
@@ -169,7 +175,7 @@ class TideAdaptive:
         if orders is None:  # what a scheduler that has been restarted replies: it knows no controller
             self._registered = False
             return
-        if self.periodic_callback is None:
+        if self._stopped():
             return
         release = [names[name] for name in orders["release"] if name in names]
         if release:

@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import subprocess
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -23,6 +24,7 @@ from served import Served
 from waiting import until, wait_until
 
 from dask_tide import TideAdaptive
+from dask_tide.adaptive import AdaptiveService
 from dask_tide.errors import ConfigError
 
 QUICK = {"interval": "50ms", "release": {"keep": "200ms", "tail": "200ms"}}
@@ -141,6 +143,27 @@ def test_adapt_again_takes_over(marked: Marked) -> None:
         third = cluster.adapt(Adaptive=TideAdaptive, minimum=1, maximum=2, **QUICK)
         wait_until(lambda: len(registered(client)) == 1, "the new minimum", detail=explain(client))
         assert third.periodic_callback is not None
+
+
+def test_stopped_while_it_registers_it_leaves_no_controller(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The scheduler has been told by then, and nobody would tell it again."""
+    start = AdaptiveService.start
+    there, go_on = threading.Event(), threading.Event()
+
+    async def slow(self: AdaptiveService, scheduler: Scheduler) -> None:
+        await start(self, scheduler)
+        there.set()
+        await until(go_on.is_set, "the answer may go")
+
+    monkeypatch.setattr(AdaptiveService, "start", slow)
+    with local(processes=False) as (cluster, _):
+        adaptive = cluster.adapt(Adaptive=TideAdaptive, minimum=0, maximum=1, **QUICK)
+        assert there.wait(60)
+        adaptive.stop()
+        cluster.sync(asyncio.sleep, 0)  # what `stop` has asked for has happened
+        assert "tide" in cluster.scheduler.extensions
+        go_on.set()
+        wait_until(lambda: "tide" not in cluster.scheduler.extensions, "our controller has gone")
 
 
 def test_the_widgets_own_adapt_afterwards_is_the_stock_one(marked: Marked) -> None:

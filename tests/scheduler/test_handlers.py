@@ -190,6 +190,7 @@ async def test_scatter_from_nothing_brings_no_gpu(harbour):
     h = await harbour(**KEEP, pools=_A_GPU_FIRST)
     future = await h.client.scatter("data")
     assert await future == "data"
+    await h.running(1)
     assert [unit.pool for unit in h.units()] == ["cpu"]
 
 

@@ -17,7 +17,6 @@ from harbour import KEEP
 from waiting import until
 
 from dask_tide.controller.attach import attach
-from dask_tide.controller.loop import pause_s
 from dask_tide.errors import CapacityExhausted, LaunchRejected, QuotaExceeded, Unavailable
 from dask_tide.model import TRANSITIONS, Drain, Phase, Release, why
 from dask_tide.model.reasons import Code
@@ -112,7 +111,7 @@ async def test_a_slow_answer_does_not_make_ticks_rare(harbour, monkeypatch):
     monkeypatch.setattr(h.provider, "scale_up", slow)
     h.controller.scale(1)
     await h.running(1)
-    assert h.controller._took_s < 0.5
+    assert h.controller._pace.pause_s < 0.5
 
 
 @pytest.mark.parametrize("error", [CapacityExhausted, QuotaExceeded])
@@ -443,10 +442,6 @@ async def test_a_restart_brings_back_workers_that_no_tick_has_seen_yet(harbour):
     h.controller.snapshot = msgspec.structs.replace(h.controller.snapshot, units=tuple(before))
     h.controller.tally.restart(h.scheduler)
     assert h.controller.wishes.floor_of("default", h.controller.now_s()) == 2
-
-
-def test_after_any_number_of_failed_ticks_another_one_follows():
-    assert [pause_s(failures) for failures in (1, 2, 3, 1024, 10**6)] == [0.2, 0.4, 0.8, 30.0, 30.0]
 
 
 async def test_somebodys_own_worker_that_is_busy_with_a_resource_takes_no_plain_task(harbour):

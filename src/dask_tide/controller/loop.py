@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import time
 from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Collection, Iterator
 from functools import partial
@@ -45,6 +44,7 @@ from .journal import Event, Journal, Line
 from .leaks import Leaks, take_back
 from .ledger import Ledger, PoolRecord
 from .loose import Loose
+from .pace import Pace
 from .preparing import Preparing
 from .supply import Supply
 from .tally import Tally
@@ -57,10 +57,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("distributed.tide.controller")
 
-#: Ticks are at least this far apart, however often something wakes the controller, and take at
-#: most this share of the event loop's time.
-_SPACING_S = 0.02
-_SHARE = 0.05
 #: Without units and without work, ticks are this many times rarer.
 _QUIET = 8
 #: For how long a refused drain is not repeated.
@@ -69,11 +65,6 @@ _BELIEVE_S = 30.0
 _HURRY_S = 2.0
 #: For how long ``client.restart`` is waited for to get as many workers as there were.
 _RESTART_S = 30.0
-
-
-def pause_s(failures: int) -> float:
-    """How long to wait after so many failed ticks in a row."""
-    return min(30.0, 0.1 * 2.0 ** min(failures, 10))
 
 
 class Controller:
@@ -134,8 +125,7 @@ class Controller:
         self._refused: dict[str, tuple[str, float]] = {}
         self._warned: set[str] = set()
         self._active_s = self.now_s()
-        #: For how long the last tick held up the event loop; not for how long it waited.
-        self._took_s = 0.0
+        self._pace = Pace()
         self._wake = asyncio.Event()
         self._loop: asyncio.Task[None] | None = None
         self._shutting_down: asyncio.Future[object] | None = None
@@ -220,10 +210,10 @@ class Controller:
                 self.errors += 1
                 failures += 1
                 logger.exception("A tick failed, the %d. in a row; the next one follows", failures)
-                await asyncio.sleep(pause_s(failures))
+                await asyncio.sleep(Pace.after_failures_s(failures))
             else:
                 failures = 0
-            await asyncio.sleep(max(_SPACING_S, self._took_s / _SHARE))
+            await asyncio.sleep(self._pace.pause_s)
             try:
                 async with asyncio.timeout(self.config.interval_s * (_QUIET if self._quiet() else 1)):
                     await self._wake.wait()
@@ -240,18 +230,17 @@ class Controller:
         """Observe, decide, act and take it down, once."""
         observation, blind = await self.supply.observe()
         # From here to the last call of `_begin` nothing awaits: what was decided on still holds.
-        began_s = time.perf_counter()
-        self._take_drain_ends()
-        self._loose.look()
-        idle.look_again(self.scheduler)
-        snapshot = self.take_snapshot(observation, blind)
-        before = self._memory
-        actions, self._memory = decide(snapshot, before)
-        self.snapshot = snapshot
-        self.supply.mark(snapshot.workers, snapshot.units)
-        pending = [action for action in actions if self._begin(action, snapshot)]
-        self._warn(actions)
-        self._took_s = time.perf_counter() - began_s
+        with self._pace.measured():
+            self._take_drain_ends()
+            self._loose.look()
+            idle.look_again(self.scheduler)
+            snapshot = self.take_snapshot(observation, blind)
+            before = self._memory
+            actions, self._memory = decide(snapshot, before)
+            self.snapshot = snapshot
+            self.supply.mark(snapshot.workers, snapshot.units)
+            pending = [action for action in actions if self._begin(action, snapshot)]
+            self._warn(actions)
         # At once: what one pool waits for would be another one's past.
         await asyncio.gather(*(self._act(action, snapshot) for action in pending))
         events, self._events = tuple(self._events), []
