@@ -21,7 +21,7 @@ from served import alive
 from waiting import until
 
 from dask_tide import parking, readiness
-from dask_tide.controller import drain
+from dask_tide.controller import nannies
 from dask_tide.controller.drain import Drains
 from dask_tide.errors import ConfigError, DrainRefused
 from dask_tide.model import Code
@@ -298,7 +298,7 @@ async def test_nanny_that_does_not_answer_is_not_parked_later(
     processes, scheduler, client, drains, port, monkeypatch
 ):
     """It reads what it was told when all is over: to park, and then not to."""
-    monkeypatch.setattr(drain, "_ANSWER_S", 0.5)
+    monkeypatch.setattr(nannies, "_ANSWER_S", 0.5)
     process = processes.worker(scheduler.address, "slow", port=port)
     await until(lambda: is_open(port), "it is ready")
     os.kill(process.pid, signal.SIGSTOP)
@@ -310,7 +310,7 @@ async def test_nanny_that_does_not_answer_is_not_parked_later(
         await works(client, scheduler, "slow")
     finally:
         os.kill(process.pid, signal.SIGCONT)
-    await until(lambda: not drains._unparking, "it has answered")
+    await until(lambda: not drains._nannies._unparking, "it has answered")
     await until(lambda: is_open(port), "it is ready")
     monkeypatch.undo()
     start(drains, scheduler, "slow")

@@ -812,7 +812,7 @@ async def test_refused_where_it_would_have_to_park_and_has_no_nanny(harbour):
 
 async def test_refused_when_its_nanny_is_dead(monkeypatch, harbour):  # in this order: as impatient at its end
     """Were it to leave, nobody would keep its process from ending."""
-    monkeypatch.setattr("dask_tide.controller.drain._ANSWER_S", 0.5)
+    monkeypatch.setattr("dask_tide.controller.nannies._ANSWER_S", 0.5)
     h = await harbour(**KEEP, setup=restarts)
     unit, _ = await steady(h, 2)
     with socket.create_server(("127.0.0.1", 0)) as closed:
@@ -831,14 +831,15 @@ async def test_worker_dies_while_it_is_to_be_parked(harbour, monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as silent:  # connects, and never answers
         h.worker(unit).nanny = f"tcp://127.0.0.1:{silent.getsockname()[1]}"
         asked = asyncio.Event()
-        tell = h.controller.drains._tell
+        nannies = h.controller.drains._nannies
+        tell = nannies._tell
 
         async def telling(*args, **kwargs):
             asked.set()
             await tell(*args, **kwargs)
 
-        monkeypatch.setattr(h.controller.drains, "_tell", telling)
-        monkeypatch.setattr("dask_tide.controller.drain._ANSWER_S", 1.0)
+        monkeypatch.setattr(nannies, "_tell", telling)
+        monkeypatch.setattr("dask_tide.controller.nannies._ANSWER_S", 1.0)
         h.drain(unit)
         await until(asked.is_set, "its nanny is asked")
         await h.provider.kill(unit)

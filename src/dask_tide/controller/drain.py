@@ -19,24 +19,21 @@ restore the status ``closing_gracefully`` and strand it).
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
-from collections.abc import Awaitable, Callable, Container, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Container, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from distributed.active_memory_manager import RetireWorker
 from distributed.core import Status
-from distributed.protocol import pickle
 from distributed.stealing import WorkStealing
 
-from dask_tide import parking
-from dask_tide.errors import DrainRefused, words
+from dask_tide.errors import DrainRefused
 from dask_tide.model import Code, Why, why
 
 from .clock import now_s
 from .copies import Copies, NotFetched
+from .nannies import Nannies
 
 if TYPE_CHECKING:
     from distributed.scheduler import Scheduler, TaskState, WorkerState
@@ -54,8 +51,6 @@ _COPY_AGAIN_S = 2.0
 #: do so until the drain times out, as a worker that is being drained starts nothing. Longer than the time
 #: between two heartbeats, which is 6 s for 1,000 workers.
 _STUCK_S = 10.0
-#: How long a nanny may take to answer. No task keeps it busy: it is a process of its own.
-_ANSWER_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -112,11 +107,7 @@ class Drains:
         self._ended: list[DrainEnd] = []
         #: By unit, the refusals that :meth:`standing` is about.
         self._standing: dict[str, tuple[NotFetched, str]] = {}
-        #: Workers whose nannies may have been told to park.
-        self._parked: set[WorkerState] = set()
-        self._unparking: dict[WorkerState, asyncio.Task[None]] = {}
-        self._vacating: set[asyncio.Task[None]] = set()
-        self._orders = itertools.count()
+        self._nannies = Nannies(scheduler)
 
     @property
     def units(self) -> set[str]:
@@ -166,10 +157,7 @@ class Drains:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        if told := {*self._unparking.values(), *self._vacating}:
-            _, late = await asyncio.wait(told, timeout=_ANSWER_S)
-            for task in late:
-                task.cancel()
+        await self._nannies.close()
 
     def _forget(self, pool: str, unit: str, workers: Sequence[WorkerState], task: asyncio.Task[None]) -> None:
         del self._tasks[unit]
@@ -189,7 +177,7 @@ class Drains:
                 await _all_or_none(map(self._empty, workers))
                 if not self._close_workers:
                     # All of them, before the first one leaves: it could not come back.
-                    await _all(map(self._park, workers))
+                    await _all(map(self._nannies.park, workers))
                 left = await _all(map(self._leave, workers))
         except TimeoutError:
             tasks, keys = sum(len(ws.processing) for ws in workers), sum(len(ws.has_what) for ws in workers)
@@ -247,80 +235,12 @@ class Drains:
                 f"{tasks} unfinished task{'' if tasks == 1 else 's'} may run on worker {ws.name} only"
             )
 
-    async def _park(self, ws: WorkerState) -> None:
-        """Have the worker's nanny wait for the platform to end it, when the worker has left."""
-        if not self._here(ws):
-            return
-        if (unparking := self._unparking.pop(ws, None)) is not None:
-            unparking.cancel()
-        if not ws.nanny:
-            raise DrainRefused(f"worker {ws.name} has no nanny, and cannot park without")
-        self._parked.add(ws)
-        try:
-            await self._tell(ws, parking.park)
-        except (OSError, RuntimeError) as error:
-            # Dead, stopped, without this project or with an older version of it. Were the worker to leave
-            # now, the platform would start it again.
-            if self._here(ws):
-                raise DrainRefused(f"worker {ws.name} cannot park: {words(error)}") from error
-
     async def _leave(self, ws: WorkerState) -> bool:
         """Step 4; whether it has left by that, or ended before and will not be started again."""
         await self._copy(ws)
         self._check_bound(ws)
         retired = await self._retire(ws)
-        if ws in self._parked:
-            self._parked.discard(ws)
-            retired = True
-            # Not waited for: it has left the scheduler, and would notice so with its next heartbeat.
-            task = asyncio.create_task(self._vacate(ws), name=f"tide-vacate-{ws.address}")
-            self._vacating.add(task)
-            task.add_done_callback(self._vacating.discard)
-        return retired
-
-    async def _vacate(self, ws: WorkerState) -> None:
-        try:
-            await self._tell(ws, parking.vacate, ordered=False)
-        except (OSError, RuntimeError) as error:
-            logger.info("The nanny of worker %s does not answer: %s", ws.name, error)
-
-    async def _unpark(self, ws: WorkerState) -> None:
-        """Undo :meth:`_park`, for as long as it takes: it is at work, and must not look as if it were not."""
-        while self._here(ws):
-            try:
-                await self._tell(ws, parking.unpark)
-            except OSError as error:
-                logger.warning("The nanny of worker %s does not answer: %s", ws.name, error)
-                await asyncio.sleep(_ASK_AGAIN_S)
-            except RuntimeError:
-                return  # it could not be parked either
-            else:
-                return
-
-    async def _tell(
-        self, ws: WorkerState, function: Callable[..., Awaitable[None]], *, ordered: bool = True
-    ) -> None:
-        """Run one of parking's functions in a worker's nanny.
-
-        Raises
-        ------
-        OSError
-            If it does not answer.
-        RuntimeError
-            If it cannot do it.
-        """
-        kwargs = {"order": next(self._orders)} if ordered else {}
-        request = {"function": pickle.dumps(function), "kwargs": pickle.dumps(kwargs)}
-        try:
-            async with asyncio.timeout(_ANSWER_S):
-                answer = await self._scheduler.rpc(ws.nanny).run(**request)
-        except OSError:
-            raise
-        except Exception as error:
-            # Whatever was raised there is raised here: no module of that name, for instance.
-            raise RuntimeError(str(error)) from error
-        if answer["status"] != "OK":
-            raise RuntimeError(answer["exception_text"])
+        return self._nannies.vacate(ws) or retired
 
     async def _copy(self, ws: WorkerState) -> None:
         """Copy away what it holds."""
@@ -392,11 +312,7 @@ class Drains:
                     if isinstance(policy, RetireWorker) and policy.address == ws.address
                 }
             set_status(self._scheduler, ws, Status.running, f"tide-undrain-{now_s()}")
-            if ws in self._parked:
-                task = asyncio.create_task(self._unpark(ws), name=f"tide-unpark-{ws.address}")
-                self._unparking[ws] = task
-                task.add_done_callback(partial(self._unparked, ws))
-        self._parked.difference_update(workers)
+        self._nannies.unpark(workers)
 
     def _bring_back(self, error: NotFetched) -> None:
         """Have tasks that wait elsewhere, and would for ever, for what nobody can fetch run where that is.
@@ -408,10 +324,6 @@ class Drains:
         for ts in {ts for result in error.results for ts in result.waiters or ()}:
             if ts.state == "processing" and ts.processing_on is not error.ws:
                 self._scheduler.transitions({ts.key: "released"}, stimulus_id=stimulus_id)
-
-    def _unparked(self, ws: WorkerState, task: asyncio.Task[None]) -> None:
-        if self._unparking.get(ws) is task:
-            del self._unparking[ws]
 
 
 async def _all(coroutines: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
