@@ -232,8 +232,7 @@ class Release:
     @contextmanager
     def client(self, **options: Any) -> Iterator[Client]:
         """A client outside of the cluster."""
-        port = self.forward(f"service/{self.name}-scheduler", 8786)
-        client = Client(f"tls://127.0.0.1:{port}", security=self.security(), timeout=30, **options)
+        client = wait_until(lambda: self._connected(**options), "a port-forward that lasts")
         try:
             yield client
         finally:
@@ -243,6 +242,19 @@ class Release:
                 # It was connecting again to a scheduler that went away just then (tornadoweb/tornado#2546).
                 if "IOStream is not idle" not in str(error):
                     raise
+
+    def _connected(self, **options: Any) -> Client | None:
+        """A client; None: kubectl has ended, which it does when a single connection to a pod fails."""
+        port = self.forward(f"service/{self.name}-scheduler", 8786)
+        process, log = self._forwards[-1], self.folder / f"forward-{port}.log"
+        try:
+            return Client(f"tls://127.0.0.1:{port}", security=self.security(), timeout=30, **options)
+        except OSError as error:
+            if process.poll() is None:
+                error.add_note(log.read_text())
+                raise
+            print(f"port-forward ended with {process.returncode}: {log.read_text()}")
+            return None
 
     def close(self) -> None:
         """End port-forwards; the namespace goes with its test."""
