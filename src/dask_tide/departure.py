@@ -328,7 +328,14 @@ def turn_away(dask_worker: Worker) -> None:
         # The worker stops it when it closes.
         dask_worker.periodic_callbacks[_CALLBACK] = callback
         callback.start()
+        dask_worker.stream_handlers["worker-status-change"] = partial(_heed, dask_worker)
     _hand_back(dask_worker)
+
+
+def _heed(worker: Worker, status: str, stimulus_id: str) -> None:
+    """The scheduler gives a worker another status; one that departs does not go back to work."""
+    if status != Status.running.name:
+        worker.handle_worker_status_change(status, stimulus_id)
 
 
 def announce(dask_worker: Worker) -> None:

@@ -22,7 +22,7 @@ import pytest
 from commands import Processes, ended, registered
 from distributed import Client, Scheduler, Worker
 from distributed.comm.core import FatalCommClosedError, connect
-from distributed.core import rpc
+from distributed.core import Status, rpc
 from distributed.security import Security
 from known import nanny_runs
 from records import Tasks
@@ -552,3 +552,19 @@ async def test_elsewhere_than_in_the_main_thread_nothing_is_done(caplog):
         await asyncio.to_thread(sigterm.join, cast("Worker", object()))
     assert signal.getsignal(signal.SIGTERM) == before
     assert "not in the main thread" in caplog.text
+
+
+async def test_a_worker_that_departs_is_not_put_back_to_work(scheduler):
+    """Whose drain is refused just then is sent back, by a scheduler that does not know."""
+    async with Worker(scheduler.address, nthreads=1) as worker:
+        departure.turn_away(worker)
+        for message in (
+            {"op": "worker-status-change", "status": "running", "stimulus_id": "back"},
+            {"op": "free-keys", "keys": ["none"], "stimulus_id": "read"},
+        ):
+            scheduler.worker_send(worker.address, message)
+        await until(
+            lambda: any(event.stimulus_id == "read" for event in worker.state.stimulus_log),
+            "it has read both",
+        )
+        assert worker.status is Status.closing_gracefully

@@ -453,6 +453,35 @@ async def test_refused_without_a_receiver(harbour):
     assert not retiring(h)
 
 
+async def test_a_full_worker_whose_drain_is_refused_starts_nothing(harbour):
+    """It would be at work for as long as it takes to look at its memory again, each time."""
+    h = await harbour(**KEEP)
+    (unit,) = await h.scaled(1)
+    kept = await h.client.submit(gates.quick, "kept", 1), h.client.submit(gates.quick, "kept", 1)
+    (worker,) = h.provider.workers(unit)
+    worker.memory_manager.memory_pause_fraction = 1e-6
+    ws = h.worker(unit)
+    await until(lambda: ws.status is Status.paused, "it is paused")
+    h.controller.adapt(minimum=0, maximum=1)
+    waits = [h.client.submit(gates.quick, f"waits-{i}", i) for i in range(3)]
+    seen = set()
+
+    def noted() -> bool:
+        seen.add(worker.status)
+        return bool(h.told("DRAIN_REFUSED")) and ws.status is Status.paused
+
+    worker.periodic_callbacks["memory_monitor"].stop()
+    h.drain(unit)
+    await until(noted, "the drain is refused")
+    await h.tick(3)
+    assert Status.running not in seen
+    assert not any(gates.starts(f"waits-{i}") for i in range(3))
+    worker.memory_manager.memory_pause_fraction = False
+    worker.status = Status.running
+    assert await h.client.gather(waits) == [0, 1, 2]
+    del kept
+
+
 async def test_refused_at_once_though_a_task_runs(harbour):
     """Nothing is gained by keeping a worker from new tasks until its last one has ended."""
     h = await harbour(**KEEP)

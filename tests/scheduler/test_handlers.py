@@ -6,6 +6,7 @@ import asyncio
 
 import gates
 import pytest
+from distributed import Client
 from harbour import KEEP
 from waiting import until
 
@@ -159,6 +160,21 @@ async def test_who_is_not_asked_may_go(harbour):
     gates.let("asked")
     await asking
     await h.running(0)
+
+
+async def test_a_request_ends_when_whoever_asked_has_gone(harbour):
+    """Dask goes on waiting for the answer."""
+    h = await harbour(release={"keep": "0s", "tail": "0s"})
+    async with Client(h.scheduler.address, asynchronous=True) as other:
+        h.controller.floor(1, 3600.0)
+        await h.running(1)
+        asking = asyncio.ensure_future(other.run(gates.asked, "asked"))
+        await until(lambda: gates.starts("asked"), "it runs")
+        asking.cancel()
+        await asyncio.wait([asking])
+    h.controller.floor(0, 0.0)
+    await h.running(0)
+    gates.let()
 
 
 async def test_by_hand_nobody_waits_for_a_request(harbour):

@@ -41,6 +41,19 @@ async def test_also_when_a_worker_was_paused_meanwhile(harbour):
     assert await asyncio.wait_for(future, 30) == 1
 
 
+async def test_what_needs_resources_runs_where_they_are(harbour):
+    """And on no other one."""
+    pools = {"cpu": {"memory": "1 GiB"}, "gpu": {"memory": "1 GiB", "resources": {"GPU": 1}}}
+    h = await harbour(**KEEP, pools=pools)
+    where = {"workers": ["127.0.0.1:1"], "allow_other_workers": True}
+    train = h.client.submit(gates.held, "train", 1, resources={"GPU": 1}, **where)
+    plain = h.client.submit(gates.quick, "plain", 2, **where)
+    await until(lambda: gates.starts("train"), "it runs")
+    assert h.scheduler.tasks[train.key].processing_on.resources == {"GPU": 1}
+    gates.let()
+    assert await asyncio.wait_for(h.client.gather([train, plain]), 30) == [1, 2]
+
+
 async def test_those_that_may_not_or_need_resources_wait(harbour):
     h = await harbour(**KEEP)
     where = {"workers": ["127.0.0.1:1"]}

@@ -132,7 +132,12 @@ def worlds(draw, states: tuple[PoolState, ...], now_s: float) -> Snapshot:
                 used_bytes=20,
                 limit_bytes=limit,
                 pinned=pinned,
-                full=status == "paused" and draw(st.booleans()),
+                blocked=(blocked := draw(st.sampled_from([0, 0, 0, 1, 2]))),
+                stuck=draw(st.sampled_from(["", "FULL"]))
+                if status == "paused"
+                else draw(st.sampled_from(["", "BLOCKED"]))
+                if blocked == 2
+                else "",
             )
         )
     counts = st.sampled_from([0, 0, 0, 1, 3, 17, 400])
@@ -223,10 +228,10 @@ def is_doomed(world) -> set[str]:
     return {unit.name for unit in world.units if unit.doomed}
 
 
-def is_full(world) -> set[str]:
-    """Units that would never take a task again: they go, and others come for them."""
-    of = {unit.name: [w for w in world.workers if w.unit == unit.name] for unit in world.units}
-    return {name for name, workers in of.items() if workers and all(w.full for w in workers)}
+def replaced(actions) -> set[str]:
+    """Units that go since they take no task any more: others come for them."""
+    stuck = {Code.FULL.name, Code.BLOCKED.name}
+    return {unit for a in actions if isinstance(a, Drain) and a.why.code in stuck for unit in a.units}
 
 
 def count(world, name, phases) -> int:
@@ -277,7 +282,7 @@ def test_p16_nothing_shrinks_below_its_minimum(situation):
     gone = set(let_go(actions))
     for state in world.pools:
         mine = [u for u in world.units if u.pool == state.pool.name and u.phase in LIVE]
-        live = [u.name for u in mine if not u.doomed and u.name not in is_full(world)]
+        live = [u.name for u in mine if not u.doomed and u.name not in replaced(actions)]
         least = state.pool.minimum
         if state.manual is not None:
             least = min(state.manual, state.pool.maximum)
@@ -322,8 +327,8 @@ def test_p01_busy_units_go_only_by_hand_or_above_the_maximum_and_after_idle_ones
     for state in world.pools:
         name = state.pool.name
         mine = [u for u in world.units if u.pool == name and u.phase in LIVE and not u.doomed]
-        # What waits on a full unit will be taken back.
-        if not any(w.tasks for u in mine if u.name in gone - is_full(world) for w in owned[u.name]):
+        # What waits on those that are replaced will be taken back.
+        if not any(w.tasks for u in mine if u.name in gone - replaced(actions) for w in owned[u.name]):
             continue
         event("busy victims")
         assert state.manual is not None or len(mine) > state.pool.maximum or over_budget(world)
@@ -422,7 +427,9 @@ def test_p01_what_has_not_started_goes_before_what_runs(situation):
     registered = {w.unit for w in world.workers}
     for state in world.pools:
         drains = of_pool(actions, state.pool.name, Drain)
-        if any(action.why.code not in (Code.DOOMED.name, Code.FULL.name) for action in drains):
+        if any(
+            action.why.code not in (Code.DOOMED.name, Code.FULL.name, Code.BLOCKED.name) for action in drains
+        ):
             starting = {
                 u.name
                 for u in world.units

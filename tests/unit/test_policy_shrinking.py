@@ -163,7 +163,7 @@ def test_p27_paused_workers_receive_nothing():
     assert "cpu-u0" not in let_go(decided(snapshot(by_hand(1), **some)))
 
 
-LEAKED = {"status": "paused", "full": True, "limit_bytes": GB}
+LEAKED = {"status": "paused", "stuck": "FULL", "limit_bytes": GB}
 
 
 def test_a_unit_whose_memory_is_full_of_what_is_no_result_goes_at_once():
@@ -181,7 +181,7 @@ def test_a_unit_whose_memory_is_full_of_what_is_no_result_goes_at_once():
     [
         {"pinned": "an actor"},
         {"held_keys": 1, "held_bytes": 8, "only_copies": 1},  # nobody else could have it
-        {"full": False},  # of results
+        {"stuck": ""},  # it is full of results
         {"tasks": 1, "bound": 1},  # no other one could run it
     ],
 )
@@ -192,6 +192,27 @@ def test_one_that_could_not_go_is_named_where_no_other_one_may_come(kept):
     actions = decided(world)
     assert let_go(actions) == set()
     assert "the maximum is 1, and 1 unit there can take no more: paused" in str(the(actions, Hold).why)
+
+
+def test_a_unit_whose_threads_run_what_was_cancelled_goes_with_the_tasks_that_wait_for_them():
+    blocked = busy(1, stuck="BLOCKED", blocked=1)
+    actions = decided(snapshot(pool(maximum=1), **together(blocked), work=[work(processing=1)]))
+    assert let_go(actions) == {"cpu-u0"}
+    assert the(actions, Drain).why.code == Code.BLOCKED.name
+
+
+@pytest.mark.parametrize("kept", [{"pinned": "a seceded task"}, {"bound": 1}, {"stuck": ""}])
+def test_not_where_it_is_needed_or_has_not_been_so_for_long(kept):
+    some = units(1)
+    workers = workers_of(some, tasks=1, blocked=1, **({"stuck": "BLOCKED"} | kept))
+    world = snapshot(pool(maximum=1), units=some, workers=workers, work=[work(processing=1)])
+    assert let_go(decided(world)) == set()
+
+
+def test_what_fails_at_once_again_and_again_keeps_no_idle_unit():
+    failed = units(1, Phase.FAILED, start=5)
+    world = snapshot(by_hand(0), **together(idle(2), (failed, ())))
+    assert let_go(decided(world)) == {"cpu-u0", "cpu-u1", failed[0].name}
 
 
 def test_of_several_workers_of_a_unit_one_that_takes_tasks_keeps_it():

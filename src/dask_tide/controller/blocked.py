@@ -7,10 +7,12 @@ does not fetch them back, since they seem to be about to start.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from distributed.scheduler import heartbeat_interval
+
+from .ledger import PoolRecord
 
 if TYPE_CHECKING:
     from distributed.scheduler import WorkerState
@@ -19,6 +21,8 @@ __all__ = ["Blocked"]
 
 #: So long at least it must have been so; and two heartbeats must have told it.
 _CERTAIN_S = 3.0
+#: States of tasks, on a worker, that lack nothing but a thread, or a resource that a thread has.
+_WAITING = ("ready", "constrained")
 
 
 class Blocked:
@@ -27,16 +31,33 @@ class Blocked:
     Attributes
     ----------
     threads
-        By a worker's address, how many of its threads run what was cancelled, while others wait there.
+        By a worker's address, how many of its threads that is at the most.
+    stuck
+        Addresses of those that have no others, and that another one would have replaced by now.
     """
 
     def __init__(self) -> None:
         self._since_s: dict[str, float] = {}
         self.threads: dict[str, int] = {}
+        self.stuck: set[str] = set()
 
-    def look(self, now_s: float, workers: Sequence[WorkerState]) -> None:
-        """See how it stands with all of the scheduler's workers."""
+    def look(
+        self, now_s: float, workers: Sequence[WorkerState], records: Sequence[PoolRecord | None]
+    ) -> None:
+        """See how it stands with all of the scheduler's workers.
+
+        Parameters
+        ----------
+        now_s
+            The time.
+        workers
+            All of the scheduler's.
+        records
+            What is known of each one's pool; None: it is nobody's.
+        """
         seen = {ws.address: threads for ws in workers if ws.processing and (threads := _cancelled(ws))}
+        if not (seen or self._since_s):
+            return
         self._since_s = {address: self._since_s.get(address, now_s) for address in seen}
         certain_s = max(_CERTAIN_S, 2 * heartbeat_interval(len(workers)))
         self.threads = {
@@ -44,30 +65,25 @@ class Blocked:
             for address, threads in seen.items()
             if now_s - self._since_s[address] > certain_s
         }
-
-    def units(
-        self, now_s: float, workers: Sequence[WorkerState], owners: Sequence[str], boot_s: Mapping[str, float]
-    ) -> Iterator[str]:
-        """Units with a worker that has no other threads, which another one would have replaced by now.
-
-        Parameters
-        ----------
-        now_s
-            The time.
-        workers
-            All of the scheduler's, as in :meth:`look`.
-        owners
-            The unit of each; empty: nobody's.
-        boot_s
-            By unit, what the start of another one takes.
-        """
-        for ws, unit in zip(workers, owners, strict=True):
-            stuck = unit and self.threads.get(ws.address, 0) >= ws.nthreads
-            if stuck and now_s - self._since_s[ws.address] > boot_s.get(unit, 0.0):
-                yield unit
+        self.stuck = {
+            ws.address
+            for ws, record in zip(workers, records, strict=True)
+            if record
+            and _somebody_waits(ws)
+            and self.threads.get(ws.address, 0) >= ws.nthreads
+            and now_s - self._since_s[ws.address] > (record.boot_s or 0.0)
+        }
 
 
 def _cancelled(ws: WorkerState) -> int:
-    """Threads that run cancelled tasks; the last heartbeat counts transfers and seceded tasks, too."""
+    """Threads that run cancelled tasks, beside others; heartbeats count transfers and seceded ones, too."""
+    if len(ws.processing) <= len(ws.long_running):
+        return 0
     counts = ws.metrics.get("task_counts") or {}
     return max(0, min(int(counts.get("cancelled", 0)), ws.nthreads - int(counts.get("executing", 0))))
+
+
+def _somebody_waits(ws: WorkerState) -> bool:
+    """Whether a task waits there for a thread: where one was free, it would have started."""
+    counts = ws.metrics.get("task_counts") or {}
+    return any(counts.get(state) for state in _WAITING)

@@ -55,13 +55,14 @@ _STUCK_S = 10.0
 
 @dataclass(frozen=True)
 class DrainEnd:
-    """How the drain of a unit ended."""
+    """How the drain of a unit ended; if it was ``blocked``, its process has threads that do not end."""
 
     unit: str
     pool: str
     done: bool
     took_s: float
     why: Why
+    blocked: bool = False
 
 
 class Drains:
@@ -83,6 +84,8 @@ class Drains:
         See :class:`.copies.Copies`. Those go whatever it costs.
     left_behind
         How many tasks could never run if a worker went, beside those that it has been given.
+    blocked
+        Addresses of workers with threads that run what was cancelled.
     """
 
     def __init__(
@@ -95,10 +98,12 @@ class Drains:
         wake: Callable[[], None],
         avoided: Callable[[], Container[str]] = tuple,
         left_behind: Callable[[WorkerState], int] = lambda _: 0,
+        blocked: Callable[[], Container[str]] = tuple,
     ) -> None:
         self._scheduler = scheduler
         self._avoided = avoided
         self._left_behind = left_behind
+        self._has_blocked = blocked
         self._copies = Copies(scheduler, fill_ratio, avoided)
         self.timeout_s = timeout_s
         self._close_workers = close_workers
@@ -108,13 +113,18 @@ class Drains:
         #: By unit, the refusals that :meth:`standing` is about.
         self._standing: dict[str, tuple[NotFetched, str]] = {}
         self._nannies = Nannies(scheduler)
+        #: Workers whose threads do not end, and those that were paused before.
+        self._blocked: set[WorkerState] = set()
+        self._paused: set[WorkerState] = set()
 
     @property
     def units(self) -> set[str]:
         """Names of the units that are being drained."""
         return set(self._tasks)
 
-    def start(self, pool: str, unit: str, workers: Sequence[tuple[str, str]]) -> None:
+    def start(
+        self, pool: str, unit: str, workers: Sequence[tuple[str, str]], *, blocked: bool = False
+    ) -> None:
         """Start to drain ``unit``; its workers get no new tasks from this moment on.
 
         Parameters
@@ -123,13 +133,20 @@ class Drains:
             Names.
         workers
             Its workers' names and addresses.
+        blocked
+            Whether their threads run what was cancelled: tasks that wait there and that nobody else can take
+            are taken back, for whoever comes next.
         """
         stimulus_id = f"tide-drain-{unit}-{now_s()}"
         states = []
         for _, address in workers:
             ws = self._scheduler.workers[address]
+            if ws.status is Status.paused:
+                self._paused.add(ws)
             set_status(self._scheduler, ws, Status.closing_gracefully, stimulus_id)
             states.append(ws)
+        if blocked:
+            self._blocked.update(states)
         task = asyncio.create_task(self._drain(pool, unit, states), name=stimulus_id)
         self._tasks[unit] = task
         task.add_done_callback(lambda task: self._forget(pool, unit, states, task))
@@ -168,6 +185,8 @@ class Drains:
             logger.error("The drain of unit %s failed", unit, exc_info=error)
             self._back_to_work(workers)
             self._end(unit, pool, False, now_s(), why(Code.DRAIN_REFUSED, message=repr(error)))
+        self._blocked.difference_update(workers)
+        self._paused.difference_update(workers)
         self._wake()
 
     async def _drain(self, pool: str, unit: str, workers: Sequence[WorkerState]) -> None:
@@ -175,9 +194,11 @@ class Drains:
         try:
             async with asyncio.timeout(self.timeout_s):
                 await _all_or_none(map(self._empty, workers))
+                # All of them, before the first one leaves: it could not come back.
                 if not self._close_workers:
-                    # All of them, before the first one leaves: it could not come back.
                     await _all(map(self._nannies.park, workers))
+                if len(workers) > 1:
+                    await _all(map(self._make_sure, workers))
                 left = await _all(map(self._leave, workers))
         except TimeoutError:
             tasks, keys = sum(len(ws.processing) for ws in workers), sum(len(ws.has_what) for ws in workers)
@@ -194,10 +215,13 @@ class Drains:
         else:
             # Of one that has ended by itself its nanny may have started the next already.
             reason = why(Code.DRAIN_DONE, took_s=now_s() - started_s) if all(left) else why(Code.LEFT)
-            self._end(unit, pool, all(left), started_s, reason)
+            blocked = not self._blocked.isdisjoint(workers)
+            self._end(unit, pool, all(left), started_s, reason, blocked=blocked)
 
-    def _end(self, unit: str, pool: str, done: bool, started_s: float, reason: Why) -> None:
-        self._ended.append(DrainEnd(unit, pool, done, now_s() - started_s, reason))
+    def _end(
+        self, unit: str, pool: str, done: bool, started_s: float, reason: Why, *, blocked: bool = False
+    ) -> None:
+        self._ended.append(DrainEnd(unit, pool, done, now_s() - started_s, reason, blocked))
         (logger.info if done else logger.warning)("Unit %s: %s", unit, reason)
 
     async def _empty(self, ws: WorkerState) -> None:
@@ -213,6 +237,8 @@ class Drains:
                     # for it as long as it drains.
                     raise DrainRefused(f"a P2P shuffle relies on worker {ws.name}")
                 self._check_bound(ws)
+                if ws in self._blocked and ws.processing and ws.address not in self._has_blocked():
+                    raise DrainRefused(f"worker {ws.name} has free threads again")
                 if copied.done():
                     await copied  # refused: its tasks need not end first for it to be back at work
                     if not ws.processing:
@@ -235,10 +261,14 @@ class Drains:
                 f"{tasks} unfinished task{'' if tasks == 1 else 's'} may run on worker {ws.name} only"
             )
 
-    async def _leave(self, ws: WorkerState) -> bool:
-        """Step 4; whether it has left by that, or ended before and will not be started again."""
+    async def _make_sure(self, ws: WorkerState) -> None:
+        """Nothing keeps it any more."""
         await self._copy(ws)
         self._check_bound(ws)
+
+    async def _leave(self, ws: WorkerState) -> bool:
+        """Step 4; whether it has left by that, or ended before and will not be started again."""
+        await self._make_sure(ws)
         retired = await self._retire(ws)
         return self._nannies.vacate(ws) or retired
 
@@ -297,6 +327,9 @@ class Drains:
                 asked_s[ts] = at_s
                 stealing.move_task_request(ts, victim, thief)
             elif at_s - stuck_s.setdefault(ts, at_s) > _STUCK_S:
+                if victim in self._blocked and not (ts.worker_restrictions or ts.host_restrictions):
+                    scheduler.transitions({ts.key: "released"}, f"tide-take-back-{at_s}")
+                    continue
                 raise DrainRefused(f"task {ts.key} waits on worker {victim.name} and can run nowhere else")
 
     def _back_to_work(self, workers: Sequence[WorkerState]) -> None:
@@ -311,7 +344,9 @@ class Drains:
                     for policy in amm.policies
                     if isinstance(policy, RetireWorker) and policy.address == ws.address
                 }
-            set_status(self._scheduler, ws, Status.running, f"tide-undrain-{now_s()}")
+            # One that was full would start tasks until it looks at its memory again.
+            before = Status.paused if ws in self._paused else Status.running
+            set_status(self._scheduler, ws, before, f"tide-undrain-{now_s()}")
         self._nannies.unpark(workers)
 
     def _bring_back(self, error: NotFetched) -> None:

@@ -6,7 +6,10 @@ Each is called as ``client.scheduler.tide_status()`` and so on.
 from __future__ import annotations
 
 import functools
+import inspect
 from typing import Any
+
+from distributed.comm.core import Comm
 
 from dask_tide.errors import ConfigError
 from dask_tide.model import Phase
@@ -59,15 +62,16 @@ _ASK_WORKERS = (
 def _minded(controller: Controller, handler: Any) -> Any:
     """Dask's handler, while which no idle worker goes."""
     stock = getattr(handler, "stock", handler)  # not the one of a controller before this
+    takes_comm = next(iter(inspect.signature(stock).parameters), "") == "comm"
 
-    @functools.wraps(stock)  # Dask asks its signature
-    async def minded(*args: Any, **arguments: Any) -> Any:
+    # Dask hands the connection to those whose first parameter has this name.
+    async def minded(comm: Comm, **arguments: Any) -> Any:
         # It waits for a worker to give the data to, and no task says that one is wanted.
         if stock.__name__ == "scatter" and not controller.scheduler.running:
             controller.expect(arguments.get("timeout") or 2.0)
         one = arguments.get("worker")  # of `proxy`
-        with controller.asked(arguments.get("workers") if one is None else [one]):
-            return await stock(*args, **arguments)
+        with controller.asked(arguments.get("workers") if one is None else [one], comm):
+            return await stock(*([comm] if takes_comm else []), **arguments)
 
     minded.stock = stock  # type: ignore[attr-defined]
     return minded

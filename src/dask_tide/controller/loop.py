@@ -53,6 +53,7 @@ from .versions import Versions
 from .wishes import Wishes
 
 if TYPE_CHECKING:
+    from distributed.comm.core import Comm
     from distributed.scheduler import Scheduler, WorkerState
 
 logger = logging.getLogger("distributed.tide.controller")
@@ -113,8 +114,9 @@ class Controller:
         self._preparing = Preparing(scheduler)
         self._leaks = Leaks()
         self._loose = Loose(scheduler)
-        #: Requests under way for which workers do something without a task: which ones; None: all.
-        self._asked: list[Collection[str] | None] = []
+        #: Requests under way for which workers do something without a task: which ones (None: all), and
+        #: the connection of who asks.
+        self._requests: list[tuple[Collection[str] | None, Comm | None]] = []
         #: Until when a client may be about to connect to some.
         self._expected_until_s = 0.0
         self._shut_down = shut_down or (lambda: scheduler.close(reason="tide-idle-shutdown"))
@@ -164,6 +166,7 @@ class Controller:
             wake=self.wake,
             avoided=self._doomed_addresses,
             left_behind=partial(self.tally.bindings.left_behind, self.scheduler),
+            blocked=lambda: self._blocked.threads,
         )
         self._durations_file.read()
         self.scheduler.add_plugin(self.tally, name=Tally.name)
@@ -256,18 +259,9 @@ class Controller:
         pool_of = {unit.name: unit.pool for unit in (seen.units if seen else ())}
         owners = observe.owners(self.scheduler, pool_of)
         states = [*self.scheduler.workers.values()]
-        self._blocked.look(now_s, states)
-        if self._blocked.threads:
-            boots_s = {
-                unit: self.ledger.records[pool].boot_s or 0.0
-                for unit, pool in pool_of.items()
-                if pool in self.pools
-            }
-            for unit in self._blocked.units(now_s, states, owners, boots_s):
-                self.ledger.notice(
-                    unit, "its threads run tasks that were cancelled, and others wait for them"
-                )
-        self._leaks.look(now_s, states, [self._record_of(pool_of.get(unit, "")) for unit in owners])
+        records = [self._record_of(pool_of.get(unit, "")) for unit in owners]
+        self._blocked.look(now_s, states, records)
+        self._leaks.look(now_s, states, records)
         self._turned_away.look_again()
         leaving = self.drains.units | observe.leaving(self.scheduler, owners)
         preparing = self._preparing.units(owners)
@@ -286,7 +280,8 @@ class Controller:
             doomed,
             self._blocked.threads,
             asked,
-            self._leaks.full,
+            dict.fromkeys(self._leaks.full, Code.FULL.name)
+            | dict.fromkeys(self._blocked.stuck, Code.BLOCKED.name),
         )
         for worker in workers:
             if worker.unit and not worker.held_keys and worker.used_bytes:
@@ -332,7 +327,8 @@ class Controller:
                 workers = [(name, address) for name, address in action.workers if owner[address] == unit]
                 veto = revalidation.veto(self.scheduler, workers, busy=action.busy)
                 if veto is None:
-                    self.drains.start(action.pool, unit, workers)
+                    blocked = action.why.code == Code.BLOCKED.name
+                    self.drains.start(action.pool, unit, workers, blocked=blocked)
                     if action.why.code == Code.FULL.name:
                         take_back(self.scheduler, [address for _, address in workers])
                 else:
@@ -390,8 +386,8 @@ class Controller:
                 self._tell(end.pool, end.unit, why(Code.NEW_ADDRESS))
             else:
                 self.ledger.records[end.pool].learn_drain(end.took_s)
-                # What is about to go (a thread that does not end, say) is waited for no longer than it must.
-                empty[end.pool, end.unit not in doomed].append(end.unit)
+                # Neither a machine that is about to go nor a thread that does not end is waited for.
+                empty[end.pool, end.unit not in doomed and not end.blocked].append(end.unit)
         for (pool, closing), units in empty.items():
             self.supply.give_back(pool, units, closing=closing)
 
@@ -420,7 +416,7 @@ class Controller:
         """Whether somebody uses the cluster. An actor may be at work, though nobody sees its methods run."""
         return bool(
             self.tally.unfinished
-            or self._asked
+            or self._asked()
             or snapshot.now_s < self._expected_until_s
             or any(state.floor for state in snapshot.pools)
             or any(worker.tasks for worker in snapshot.workers)
@@ -468,28 +464,37 @@ class Controller:
         self._expected_until_s = max(self._expected_until_s, self.now_s() + seconds)
 
     @contextlib.contextmanager
-    def asked(self, workers: Collection[str] | None) -> Iterator[None]:
-        """Ask these (None: all) for something that is no task: while that lasts no idle one of them goes."""
-        self._asked.append(workers)
+    def asked(self, workers: Collection[str] | None, comm: Comm | None = None) -> Iterator[None]:
+        """Ask these (None: all) for something that is no task: while that lasts no idle one of them goes.
+
+        Not when whoever asked, by way of ``comm``, has gone.
+        """
+        request = workers, comm
+        self._requests.append(request)
         try:
             yield
         finally:
-            self._asked.remove(workers)
+            self._requests.remove(request)
             self.wake()
+
+    def _asked(self) -> list[Collection[str] | None]:
+        """Whom those ask who are still there."""
+        return [workers for workers, comm in self._requests if comm is None or not comm.closed()]
 
     def _answering(
         self, now_s: float, states: list[WorkerState], owners: list[str], pool_of: dict[str, str]
     ) -> set[str]:
         """Addresses of workers that have to do with such a request; none where the number is set by hand."""
         expected = now_s < self._expected_until_s
-        if not (expected or self._asked):
+        asked = self._asked()
+        if not (expected or asked):
             return set()
         by_hand = {name for name in self.pools if self.wishes.manual_of(name) is not None}
         return {
             ws.address
             for ws, unit in zip(states, owners, strict=True)
             if pool_of.get(unit) not in by_hand
-            and (expected or any(one is None or ws.address in one or ws.name in one for one in self._asked))
+            and (expected or any(one is None or ws.address in one or ws.name in one for one in asked))
         }
 
     def reshape(self, pool: Pool) -> None:

@@ -42,10 +42,15 @@ class Loose:
             if since_s < self._looked_s:
                 break
             newest_s = max(newest_s, since_s)
-            if ts.loose_restrictions and not ts.resource_restrictions:
+            if ts.loose_restrictions and not (ts.resource_restrictions and scheduler.valid_workers(ts)):
                 loose.append(ts)
         self._looked_s = newest_s
         # Recommendations are processed last in, first out.
         loose.sort(key=attrgetter("priority"), reverse=True)
+        for ts in loose:
+            if ts.resource_restrictions:
+                # With those Dask would forget what it needs as well, and take anybody.
+                ts.worker_restrictions = ts.host_restrictions = None
+                ts.loose_restrictions = False
         if loose:
             scheduler.transitions({ts.key: "processing" for ts in loose}, f"tide-loose-{now_s()}")

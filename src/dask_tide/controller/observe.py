@@ -47,7 +47,7 @@ def workers(
     doomed: Container[str],
     blocked: Mapping[str, int],
     asked: Container[str],
-    full: Container[str],
+    stuck: Mapping[str, str],
 ) -> tuple[Worker, ...]:
     """The scheduler's workers as plain values.
 
@@ -67,8 +67,8 @@ def workers(
         By address, how many threads run what was cancelled.
     asked
         Addresses of those who answer a request, or are about to, that is no task.
-    full
-        Addresses of those whose memory is full of what is no result.
+    stuck
+        By address, the name of the reason why a worker takes no task any more.
     """
     states = scheduler.workers.values()
     idle = [ws for ws, unit in zip(states, owned_by, strict=True) if unit and not ws.processing]
@@ -83,7 +83,8 @@ def workers(
             threads=ws.nthreads,
             status=ws.status.name,
             tasks=len(ws.processing),
-            bound=(bindings.given(ws) if unit else bindings.taken(ws)) + blocked.get(ws.address, 0),
+            bound=bindings.given(ws) if unit else bindings.taken(ws),
+            blocked=blocked.get(ws.address, 0),
             held_keys=len(ws.has_what),
             held_bytes=ws.nbytes,
             only_copies=0 if not ws.has_what else only_copies.get(ws.address),
@@ -94,7 +95,7 @@ def workers(
             or ("" if unit in doomed else needed.get(ws.address, ""))
             or ("a client's request has to do with it" if ws.address in asked and unit not in doomed else "")
             or refused.get(unit, ""),
-            full=ws.address in full,
+            stuck=stuck.get(ws.address, ""),
         )
         for ws, unit in zip(states, owned_by, strict=True)
     )

@@ -29,6 +29,7 @@ class Code(enum.Enum):
     OVER_BUDGET = "{have:units} cost more than the budget allows, which is for {want}"
     STALE = "the unit was made from an older template and is idle: {message}"
     FULL = "the unit's memory is full of what is no result, so it takes no more tasks"
+    BLOCKED = "the unit's threads run tasks that were cancelled, and others wait for them"
     DOOMED = "the unit has to go: {message}"
     EXPIRED = "the unit did not start within {limit_s:.0f} s: {message}"
     FAILED = "the unit ended without having been asked to: {message}"

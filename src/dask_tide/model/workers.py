@@ -31,8 +31,11 @@ class Worker(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
         Memory of its process including what it has spilled, and the memory limit; 0: unknown.
     pinned
         Why it must not be drained (an actor, a seceded task, a shuffle); empty: nothing.
-    full
-        Whether it has been paused for a while and runs nothing, its memory full of what is no result.
+    blocked
+        Threads that run what was cancelled, at the most, where there are other tasks.
+    stuck
+        Name of the reason (a :class:`Code`) for which it takes no task any more, and has not for longer than
+        another one takes to come: `FULL` or `BLOCKED`; empty: there is none.
     """
 
     address: str
@@ -48,8 +51,14 @@ class Worker(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     used_bytes: int = 0
     limit_bytes: int = 0
     pinned: str = ""
-    full: bool = False
+    blocked: int = 0
+    stuck: str = ""
 
     @property
     def idle(self) -> bool:
         return self.tasks == 0
+
+    @property
+    def taken(self) -> int:
+        """Threads that no task can have which may run anywhere."""
+        return self.bound + self.blocked

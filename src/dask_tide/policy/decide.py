@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections import defaultdict
 from collections.abc import Collection
 from operator import attrgetter
 
@@ -134,6 +135,11 @@ def _at_risk(
     return victims.Results(keys, max(0, held_bytes - free_bytes)) if keys else NONE
 
 
+def _together(ended: list[Action], more: list[Action]) -> list[Action]:
+    """What is given back since it has ended, and what is done beside that."""
+    return ended + [action for action in more if not isinstance(action, Hold)] if ended else more
+
+
 class _PoolDecision:
     """The decision about one pool. Lives for the length of one call.
 
@@ -168,18 +174,21 @@ class _PoolDecision:
             return [self._hold(why(Code.BLIND, message=self.state.blind))]
         if self.state.frozen:
             return [self._hold(why(Code.FROZEN, message=self.state.frozen))]
-        gone = self._ended() + self._evacuate() + self._replace()
-        if gone:
-            return gone
+        ended = self._ended()
+        if gone := self._evacuate() + self._replace():
+            return ended + gone
         over = min(self.allowance.over[self.pool.name], self.live - self.pool.minimum)
         if over > 0 and self.state.manual is None:
             self._remember(self.need.units())
             dear = why(Code.OVER_BUDGET, want=self.live - over, have=self.live)
-            return self._let_go(over, dear, busy=True)
+            return _together(ended, self._let_go(over, dear, busy=True))
         target, reason = self.need.target()
         if reason and target > self.live and self.live <= self.pool.maximum:
-            return [self._launch(target, reason)]
-        shrink = self._shrink()
+            if ended:
+                self._remember(self.need.units())
+            return ended or [self._launch(target, reason)]
+        # Where what starts fails at once something has always ended.
+        shrink = _together(ended, self._shrink())
         return shrink or [self._hold(reason or self._idle_reason())]
 
     # -- more ---------------------------------------------------------------------------
@@ -296,17 +305,20 @@ class _PoolDecision:
         return actions
 
     def _replace(self) -> list[Action]:
-        """Let units go that would never take a task again; others follow where they are wanted."""
-        if not any(worker.full for worker in self.snapshot.workers):
+        """Let units go that take no task any more; others follow where they are wanted."""
+        if not any(worker.stuck for worker in self.snapshot.workers):
             return []
         # Tasks that were given to them wait there, and will be taken back; not those that may run only there.
-        full = [
+        stuck = [
             candidate
             for candidate in victims.candidates(self.snapshot, self.stock, busy=True)
-            if candidate.workers and all(w.full and not w.bound for w in candidate.workers)
+            if candidate.workers and all(w.stuck and not w.bound for w in candidate.workers)
         ]
-        able = [candidate for candidate in full if not candidate.pinned and self.room.admit(candidate)]
-        return [self._drain(able, why(Code.FULL), busy=True)] if able else []
+        able: dict[str, list[victims.Candidate]] = defaultdict(list)
+        for candidate in stuck:
+            if not candidate.pinned and self.room.admit(candidate):
+                able[candidate.workers[0].stuck].append(candidate)
+        return [self._drain(going, why(Code[code]), busy=True) for code, going in able.items()]
 
     def _ended(self) -> list[Action]:
         """Give back what did not start in time, and what has ended, so that the platform forgets it."""

@@ -247,15 +247,15 @@ def assign(
     pool_of = {unit.name: unit.pool for unit in snapshot.units if unit.phase in LIVE and not unit.doomed}
     for worker in snapshot.workers:
         demand = demands.get(pool_of.get(worker.unit, ""))
-        if demand is not None and worker.status == "running" and worker.bound < worker.threads:
-            demand.occupy(worker.bound)
+        if demand is not None and worker.status == "running" and worker.taken < worker.threads:
+            demand.occupy(worker.taken)
     # Workers that somebody else started take plain tasks as well as ours do, with the threads they have free.
     foreign = sum(
-        max(0, w.threads - w.bound) for w in snapshot.workers if not w.unit and w.status == "running"
+        max(0, w.threads - w.taken) for w in snapshot.workers if not w.unit and w.status == "running"
     )
     # What runs on workers of ours that take no more tasks needs no other one.
     held = sum(
-        max(0, min(w.tasks - w.bound, w.threads)) for w in snapshot.workers if w.unit and w.status == "paused"
+        max(0, min(w.tasks - w.taken, w.threads)) for w in snapshot.workers if w.unit and w.status == "paused"
     )
     eligible = {needs: _eligible(snapshot, needs) for needs in {work.needs for work in snapshot.work}}
     impossible = []

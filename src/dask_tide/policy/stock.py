@@ -100,7 +100,7 @@ def take_stock(snapshot: Snapshot) -> dict[str, Stock]:
         stock.held_bytes += max(worker.held_bytes, beyond)
         if worker.limit_bytes:
             limits[pool].append(worker.limit_bytes)
-        if worker.status in _TAKING and worker.bound < worker.threads:
+        if worker.status in _TAKING and worker.taken < worker.threads:
             taking.add(worker.unit)
         if worker.status != "init":
             at_work[worker.unit] += 1
