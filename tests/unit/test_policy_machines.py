@@ -170,6 +170,19 @@ def test_p11_a_notice_empties_busy_units_at_once_and_the_next_decision_replaces_
     assert launched(decided(after)) == {"cpu": 6}
 
 
+@pytest.mark.parametrize("least", [{"minimum": 2}, {"state": {"floor": 2}}], ids=str)
+def test_p31_one_that_is_taken_away_empty_is_followed_by_one_and_not_by_two(least):
+    """Whoever evicts it has it made up for; asked for as well, it would be made up for twice."""
+    there, going = busy(1), units(1, DRAINING, start=1, doomed=True)
+    for keys, more in (0, {}), (1, {"cpu": 1}):
+        empty = workers_of(going, tasks=0, held_keys=keys, status="closing_gracefully")
+        world = snapshot(pool(**least), **together(there, (going, empty)), work=[work(processing=1)])
+        assert launched(decided(world)) == more
+    assert launched(decided(snapshot(pool(**least), **together(there), work=[work(processing=1)]))) == {
+        "cpu": 1
+    }
+
+
 def test_what_starts_on_a_doomed_machine_is_given_back():
     world = snapshot(units=units(2, STARTING, doomed=True), work=[work(ready=2, duration_s=60.0)])
     assert the(decided(world), Release).units == ("cpu-u0", "cpu-u1")

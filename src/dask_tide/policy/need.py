@@ -84,8 +84,8 @@ class Need:
         if self.state.manual is not None:
             return self.state.manual, why(Code.MANUAL, want=self.state.manual, have=have)
         wishes: list[tuple[int, Why | None]] = [
-            (self.pool.minimum, why(Code.MINIMUM, want=self.pool.minimum, have=have)),
-            (self.state.floor, why(Code.FLOOR, want=self.state.floor, have=have)),
+            (self._in_time(self.pool.minimum), why(Code.MINIMUM, want=self.pool.minimum, have=have)),
+            (self._in_time(self.state.floor), why(Code.FLOOR, want=self.state.floor, have=have)),
         ]
         size = sizing.worthwhile(
             demand,
@@ -115,6 +115,13 @@ class Need:
             # Not launching needs a reason only where the work could use more.
             return target, size.why if demand.usable + self.stock.paused > have else None
         return target, reason
+
+    def _in_time(self, least: int) -> int:
+        """Of so many units that there are to be, with or without work, those to ask for now.
+
+        One that is taken away empty is followed by another one, and not by two.
+        """
+        return max(min(least, self.stock.live), least - self.stock.vacating)
 
     def units(self) -> int:
         """Units that there is a use for now, or soon enough."""

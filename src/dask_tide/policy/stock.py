@@ -36,6 +36,9 @@ class Stock:
     paused
         Running units none of whose workers takes tasks that may run anywhere: full of results, or busy with
         tasks that may not, they are no capacity.
+    vacating
+        Units on machines that are about to go, which are being drained and have neither tasks nor results: it
+        takes them no time, and the platform may make up for them by itself.
     workers
         Registered workers.
     held_bytes
@@ -52,6 +55,7 @@ class Stock:
     coming: int = 0
     unplaced: int = 0
     paused: int = 0
+    vacating: int = 0
     workers: int = 0
     held_bytes: int = 0
     worker_bytes: int = 0
@@ -86,6 +90,7 @@ def take_stock(snapshot: Snapshot) -> dict[str, Stock]:
     pool_of = {unit.name: unit.pool for unit in snapshot.units if unit.pool in stocks}
     taking: set[str] = set()
     at_work: Counter[str] = Counter()
+    empty = {unit.name for unit in snapshot.units if unit.doomed and unit.phase is Phase.DRAINING}
     limits: dict[str, list[int]] = defaultdict(list)
     for worker in snapshot.workers:
         pool = pool_of.get(worker.unit)
@@ -102,6 +107,8 @@ def take_stock(snapshot: Snapshot) -> dict[str, Stock]:
             limits[pool].append(worker.limit_bytes)
         if worker.status in _TAKING and worker.taken < worker.threads:
             taking.add(worker.unit)
+        if worker.tasks or worker.held_keys:
+            empty.discard(worker.unit)
         if worker.status != "init":
             at_work[worker.unit] += 1
     whole = {state.pool.name: state.pool.workers_per_unit for state in snapshot.pools}
@@ -112,6 +119,7 @@ def take_stock(snapshot: Snapshot) -> dict[str, Stock]:
         if known := limits[name]:
             stock.worker_bytes = sum(known) // len(known)
         stock.existing = sum(unit.phase in EXISTING for unit in stock.units)
+        stock.vacating = sum(unit.name in empty for unit in stock.units)
         live = [unit for unit in stock.units if unit.phase in LIVE and not unit.doomed]
         stock.live = len(live)
         booting = [unit for unit in live if unit.phase in BOOTING and not unit.unplaced]
