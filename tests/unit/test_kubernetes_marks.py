@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+import logging
 from dataclasses import replace
 
 import pytest
@@ -194,16 +196,77 @@ async def test_one_pod_that_is_refused_keeps_no_other_from_being_marked():
     await pods.marks.stop()
 
 
-async def test_where_the_server_is_away_it_is_tried_again_without_haste():
+async def test_one_pod_whose_webhook_fails_keeps_no_other_from_being_marked():
+    """The API server says 500 then, as if it were not well itself."""
     pods = Pods("a", "b", "c")
-    pods.refusal = Unavailable("away")
-    pods.wish(0, a=False, b=False, c=False)
-    pods.wish(9, a=False, b=False, c=False)
+    pods.refused = {"a": Unavailable("failed calling webhook")}
+    pods.marks.doomed = frozenset({"n1"})
+    pods.wish(0, a=True, b=True, c=True)
     pods.marks.start()
-    await until(lambda: len(pods.patched) >= 2, "it is tried again")
-    assert set(pods.patched) == {"a"}
+    await until(lambda: not pods.marks.pending(), "the others are")
+    assert pods.patched == ["a", "b", "c"]
+    for pause_s in (2, 4, 8, 16, 30, 30):
+        count = len(pods.patched)
+        pods.now_s += pause_s - 0.1
+        assert not pods.marks.pending(), "it rests ever longer"
+        pods.now_s += 0.1
+        await until(lambda: len(pods.patched) > count, "it is tried again")  # noqa: B023 -- awaited here
+    assert set(pods.patched[3:]) == {"a"}
+    pods.refused = {}
+    pods.now_s += Patience().marks_refused_s
+    await until(lambda: pods.pods["a"].annotations[SAFE_TO_EVICT] == "true", "it is marked at last")
+    await pods.marks.stop()
+
+
+async def test_that_pods_may_not_be_marked_is_told_whatever_was_away_before(caplog):
+    # Dask's loggers need not pass on what they have written.
+    logger = logging.getLogger("distributed.tide.kubernetes")
+    logger.addHandler(caplog.handler)
+    pods = Pods("a", "b", "c")
+    pods.refused = {"a": Unavailable("away"), "b": LaunchRejected("denied"), "c": LaunchRejected("denied")}
+    for name in pods.pods:
+        await pods.marks.victims([name])
+    logger.removeHandler(caplog.handler)
+    told = {id(record) for record in caplog.records if "cannot be marked" in record.getMessage()}
+    assert len(told) == 1, "once"
+
+
+async def test_however_many_webhooks_fail_the_others_are_marked():
+    names = [f"bad-{number}" for number in range(8)]
+    pods = Pods(*names, "good")
+    pods.refused = dict.fromkeys(names, Unavailable("failed calling webhook"))
+    pods.marks.doomed = frozenset({"n1"})
+    pods.wish(0, **dict.fromkeys(pods.pods, True))
+    pods.marks.start()
+    await until(lambda: pods.pods["good"].annotations[SAFE_TO_EVICT] == "true", "it is, in the end")
+    pods.pods["good"] = replace(pods.pods["good"], annotations={})
+    pods.now_s += Patience().marks_refused_s  # all may be tried again
+    assert next(iter(dict(pods.marks.pending()))) == "good", "those that have failed before come after it"
+    await pods.marks.stop()
+
+
+async def test_where_the_server_is_away_it_is_tried_again_without_haste():
+    pods = Pods(*"abcdefgh")
+    pods.refusal = Unavailable("away")
+    idle = dict.fromkeys(pods.pods, False)
+    pods.wish(0, **idle)
+    pods.wish(9, **idle)
+    tried_s, annotate = [], pods.annotate
+
+    async def timed(name, annotations):
+        tried_s.append(asyncio.get_running_loop().time())
+        return await annotate(name, annotations)
+
+    pods.annotate = timed
+    pods.marks.start()
+    await until(lambda: len(pods.patched) >= 6, "it is tried again")
+    assert pods.patched[:6] == list("abcdef")
+    # It takes three in a row to know; then it is one at a time.
+    assert all(later - earlier > 0.2 for earlier, later in itertools.pairwise(tried_s[2:]))
     pods.refusal = None
+    pods.now_s += Patience().failed_max_s
     await until(lambda: not pods.marks.pending(), "all are marked")
+    assert all(pod.annotations[SAFE_TO_EVICT] == "true" for pod in pods.pods.values())
     await pods.marks.stop()
     await asyncio.sleep(0)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import msgspec
@@ -83,11 +84,69 @@ class Pool:
 def test_without_a_word_it_is_waited_for_as_long_as_the_options_say():
     pool = Pool(unschedulable_after_s=60.0)
     pool.pod("placed")
-    pool.pod("young", waits_s=50)
+    pool.pod("old", waits_s=50)
     assert (pool.refused, pool.limit) == (set(), None)
-    pool.pod("old", waits_s=61)
+    pool.pod("young", waits_s=0)
+    pool.clock.s += 11
     assert pool.refused == {"old"}
     assert (pool.limit.maximum, pool.limit.message) == (2, "old waits")
+
+
+@pytest.mark.parametrize("ahead_s", [-3600, -70, 0, 70, 3600])
+def test_the_schedulers_clock_need_not_agree_with_the_api_servers(ahead_s):
+    """Neither is the right one: what was seen to begin is counted from then."""
+    pool = Pool(unschedulable_after_s=60.0)
+    assert not pool.refused
+    pool.pod("a", waits_s=ahead_s)
+    for waited_s in range(60):
+        assert not pool.refused, waited_s
+        pool.clock.s += 1.0
+    assert pool.refused == {"a"}
+
+
+@pytest.mark.parametrize("ahead_s", [-3600, 0, 3600])
+def test_nor_what_an_autoscaler_says_be_as_old_as_it_says(ahead_s):
+    pool = Pool(machine_within_s=600.0)
+    assert not pool.refused
+    pool.pod("a", waits_s=ahead_s)
+    pool.says("a", COMING_CA, ago_s=ahead_s)
+    pool.clock.s += 1.0
+    assert not pool.refused
+    pool.says("a", COMING_KARPENTER, ago_s=ahead_s)  # listed again, it is no older
+    assert not pool.refused
+    pool.clock.s += 601.0
+    assert pool.refused == {"a"}
+    assert pool.places.words("a").endswith("; none has come in 600 s")
+
+
+@pytest.mark.parametrize("waits_s", [-3600, 2 * 3600, 50 * 365 * 86400])
+def test_what_was_there_before_us_has_not_waited_for_as_long_as_makes_no_sense(waits_s):
+    pool = Pool(unschedulable_after_s=60.0)
+    pool.pod("a", waits_s=waits_s)
+    assert not pool.refused
+    pool.clock.s += 59
+    assert not pool.refused
+    pool.clock.s += 2
+    assert pool.refused == {"a"}
+
+
+def test_one_that_gets_a_place_of_others_and_loses_it_has_waited_all_the_time():
+    pool = Pool(unschedulable_after_s=60.0)
+    pool.pod("a", waits_s=5)
+    since = pool.pods["a"]
+    assert not pool.refused
+    pool.clock.s += 40
+    pool.pods["a"] = replace(since, unschedulable_since=None)
+    assert not pool.refused
+    pool.pods["a"] = since
+    pool.clock.s += 16
+    assert pool.refused == {"a"}
+    pool.pod("a", waits_s=0)
+    assert not pool.refused, "it had a place meanwhile"
+    pool.places.forget("a")
+    pool.clock.s += 59
+    pool.pod("a", waits_s=0)
+    assert not pool.refused, "another one of that name"
 
 
 @pytest.mark.parametrize("coming", [COMING_CA, COMING_KARPENTER, COMING_AUTO])

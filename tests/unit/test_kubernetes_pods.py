@@ -94,6 +94,35 @@ STUCK_BESIDE = {"containers": [container(waiting("ContainerCreating")), BESIDE]}
 RESTARTED = {"phase": "Running", "containers": [container(RUNNING, terminated("Error", 1))]}
 AT_WORK = {"phase": "Running", "conditions": (SCHEDULED, READY), "containers": [container(RUNNING)]}
 STARTING = {"phase": "Running", "containers": [container(RUNNING)]}
+
+
+def initializing(*states, worker=None):
+    """Others have put init containers before the worker: `init-0`, …"""
+    before = [container(*state) | {"name": f"init-{index}"} for index, state in enumerate(states)]
+    own = container(waiting("PodInitializing") if worker is None else worker)
+    return {"phase": "Pending", "initContainerStatuses": before, "containers": [own]}
+
+
+UNTOUCHED = (waiting("PodInitializing"),)
+INITIALIZED = (terminated("Completed", 0),)
+BROKEN_BEFORE = (waiting("CrashLoopBackOff", "back-off 40s"), terminated("Error", 1))
+INIT_NO_IMAGE = initializing((waiting("ImagePullBackOff", 'Back-off pulling image "istio"'),), UNTOUCHED)
+INIT_NO_SECRET = initializing(INITIALIZED, (waiting("CreateContainerConfigError", 'secret "s" not found'),))
+INIT_CRASHING = initializing(INITIALIZED, BROKEN_BEFORE, UNTOUCHED)
+INIT_FAILED_ONCE = initializing((terminated("Error", 1),), UNTOUCHED)
+INIT_TRIES_AGAIN = initializing((RUNNING, terminated("OOMKilled", 137)), UNTOUCHED)
+INIT_PULL_FAILED_ONCE = initializing((waiting("ErrImagePull", "pull access denied"),))
+INIT_AT_WORK = initializing(INITIALIZED, (RUNNING,), UNTOUCHED)
+INIT_TOOK_TWO_TRIES = initializing((terminated("Completed", 0), terminated("Error", 1)), (RUNNING,))
+INITIALIZED_AND_STUCK = initializing(
+    INITIALIZED, (RUNNING,), worker=waiting("ImagePullBackOff", 'Back-off pulling image "x"')
+)
+#: Native sidecars (init containers with restartPolicy Always) run beside the worker, and end on their own.
+SIDECAR_CRASHING = initializing(INITIALIZED, BROKEN_BEFORE, worker=RUNNING)
+SIDECAR_CRASHING_READY = AT_WORK | {
+    "initContainerStatuses": [container(*BROKEN_BEFORE) | {"name": "istio-proxy"}]
+}
+SIDECAR_CRASHING_BEFORE = initializing(BROKEN_BEFORE, worker=waiting("ContainerCreating"))
 #: Its worker has parked or has not registered: the kubelet says so.
 UNREADY = AT_WORK | {
     "conditions": (
@@ -158,6 +187,26 @@ PREEMPTED = AT_WORK | {
         (CRASHING_BESIDE_A_STRANGER, Phase.STARTING, "Error, exit code 1"),
         (STUCK_BESIDE, Phase.FAILED, "CrashLoopBackOff: back-off 40s (Error, exit code 1)"),
         (RESTARTED, Phase.STARTING, "Error, exit code 1"),
+        (
+            INIT_NO_IMAGE,
+            Phase.FAILED,
+            'init container init-0: ImagePullBackOff: Back-off pulling image "istio"',
+        ),
+        (INIT_NO_SECRET, Phase.FAILED, "init container init-1: CreateContainerConfigError: secret"),
+        (
+            INIT_CRASHING,
+            Phase.FAILED,
+            "init container init-1: CrashLoopBackOff: back-off 40s (Error, exit code 1)",
+        ),
+        (INIT_FAILED_ONCE, Phase.PENDING, "init container init-0: Error, exit code 1"),
+        (INIT_TRIES_AGAIN, Phase.PENDING, "init container init-0: OOMKilled, exit code 137"),
+        (INIT_PULL_FAILED_ONCE, Phase.PENDING, "init container init-0: ErrImagePull: pull access denied"),
+        (INIT_AT_WORK, Phase.PENDING, "PodInitializing"),
+        (INIT_TOOK_TWO_TRIES, Phase.PENDING, "PodInitializing"),
+        (INITIALIZED_AND_STUCK, Phase.FAILED, 'ImagePullBackOff: Back-off pulling image "x"'),
+        (SIDECAR_CRASHING, Phase.PENDING, "init container init-1: CrashLoopBackOff: back-off 40s"),
+        (SIDECAR_CRASHING_READY, Phase.STARTING, ""),
+        (SIDECAR_CRASHING_BEFORE, Phase.FAILED, "init container init-0: CrashLoopBackOff: back-off 40s"),
         (STARTING, Phase.STARTING, ""),
         (AT_WORK, Phase.STARTING, ""),
         (AT_WORK | {"conditions": (READY, CONTAINERS_READY)}, Phase.STARTING, ""),

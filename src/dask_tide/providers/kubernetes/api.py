@@ -209,6 +209,8 @@ class Api:
 
 
 _UNAUTHORIZED, _FORBIDDEN, _NOT_FOUND, _GONE, _TOO_MANY, _SERVER = 401, 403, 404, 410, 429, 500
+#: However long a gateway says that it wants to be left alone: it may be there again before.
+_RETRY_MAX_S = 60.0
 
 
 @contextmanager
@@ -219,7 +221,7 @@ def translated(what: str) -> Iterator[None]:
     except ApiError as error:
         raise _of_status(what, error) from error
     except httpx2.HTTPStatusError as error:  # not in the API server's format: a proxy's, say
-        raise Unavailable(f"{what}: HTTP {error.response.status_code}") from error
+        raise Unavailable(f"{what}: {_code(error.response)}", _retry_s(error.response)) from error
     except TimeoutError as error:
         raise Unavailable(f"{what}: the API server has gone silent") from error
     except (httpx2.TransportError, OSError) as error:
@@ -227,19 +229,45 @@ def translated(what: str) -> Iterator[None]:
     except LightkubeConfigError as error:  # a token's file that has gone
         raise Unauthorized(f"{what}: {error}") from error
     except (msgspec.MsgspecError, httpx2.HTTPError, httpx2.StreamError, LookupError, ValueError) as error:
+        if (response := _refusal(error)) is not None:
+            raise _of_code(response.status_code, f"{what}: {_code(response)}", _retry_s(response)) from error
         raise UnparseableReply(f"{what}: {error!r}") from error
 
 
 def _of_status(what: str, error: ApiError) -> ProviderError | Gone:
-    code, message = error.status.code or 0, f"{what}: {error.status.message}"
-    if code == _GONE:
-        return Gone(message)
+    status, details = error.status, error.status.details
+    response: httpx2.Response | None = error.response  # what a watch tells has none of its own
+    if status.code == _GONE:
+        return Gone(f"{what}: {status.message}")
+    # A gateway's JSON is no Status: it has no code, or one that means something else.
+    code = response.status_code if response is not None else status.code or 0
+    message = status.message or (_code(response) if response is not None else "no reason given")
+    retry_s = details.retryAfterSeconds if details is not None else None
+    return _of_code(code, f"{what}: {message}", retry_s or _retry_s(response))
+
+
+def _of_code(code: int, message: str, retry_s: float) -> ProviderError:
     if code in (_UNAUTHORIZED, _FORBIDDEN):
         if "exceeded quota" in message:
             return QuotaExceeded(message)
         return Unauthorized(message)
     if code == _TOO_MANY or code >= _SERVER:
-        details = error.status.details
-        retry_s = details.retryAfterSeconds if details is not None else None
-        return Unavailable(message, float(retry_s or 1))
+        return Unavailable(message, float(retry_s))
     return LaunchRejected(message)
+
+
+def _refusal(error: BaseException | None) -> httpx2.Response | None:
+    """The answer that was no success, and then could not be read either; None: there is none."""
+    while error is not None and not isinstance(error, httpx2.HTTPStatusError):
+        error = error.__context__
+    return error.response if error is not None else None
+
+
+def _code(response: httpx2.Response) -> str:
+    return f"HTTP {response.status_code}"
+
+
+def _retry_s(response: httpx2.Response | None) -> float:
+    """For how long it wants to be left alone, where it says so in seconds: HTTP also knows dates."""
+    said = response.headers.get("Retry-After", "") if response is not None else ""
+    return min(float(said) if said.isdecimal() else 0.0, _RETRY_MAX_S) or 1.0

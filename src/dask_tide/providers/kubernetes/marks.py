@@ -47,14 +47,20 @@ VICTIM: Annotations = {DELETION_COST: "-100", SAFE_TO_EVICT: "true", DO_NOT_DISR
 _RATE, _AT_ONCE = 10.0, 16
 #: Pause when there is nothing to do, or after an error.
 _PAUSE_S = 0.25
+#: If so many pods in a row get no answer it is not for the pods: the server is away.
+_SEVERAL = 3
 
 
 @dataclass(frozen=True)
 class _Refusal:
-    """A pod that could not be patched: it is not tried for ``pause_s``, until ``until_s``."""
+    """A pod that could not be patched: it is not tried for ``pause_s``, until ``until_s``.
+
+    ``answered``: that is what the server said; otherwise it failed, or a webhook that it asked.
+    """
 
     pause_s: float
     until_s: float
+    answered: bool
 
 
 class Marks:
@@ -100,6 +106,8 @@ class Marks:
         #: After a refusal: until when nothing is tried, and not each pod that was refused.
         self._refused_until_s = self._pause_s = 0.0
         self._refused: dict[str, _Refusal] = {}
+        #: Those that were tried since the server has last answered.
+        self._unanswered: set[str] = set()
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -150,13 +158,15 @@ class Marks:
     def pending(self) -> list[tuple[str, Annotations]]:
         """The pods whose annotations are not as they should be.
 
-        First those on nodes that are about to go, then those that must be protected.
+        First those on nodes that are about to go, then those that must be protected; of each those last that
+        could not be patched before.
         """
         now_s = self._clock()
-        found: list[tuple[int, str, Annotations]] = []
+        found: list[tuple[int, bool, str, Annotations]] = []
         pods = self._pods()
         self._victims &= pods.keys()
         self._refused = {name: refusal for name, refusal in self._refused.items() if name in pods}
+        self._unanswered &= pods.keys()
         for name, pod in pods.items():
             resting = name in self._refused and now_s < self._refused[name].until_s
             if not pod.active or resting or name in self._marking:
@@ -164,8 +174,8 @@ class Marks:
             wanted = self._wanted(name, pod, now_s)
             if wanted is not None and any(pod.annotations.get(key) != value for key, value in wanted.items()):
                 urgency = 0 if self._is_doomed(name, pod) else 2 if wanted is IDLE else 1
-                found.append((urgency, name, wanted))
-        return [(name, wanted) for _, name, wanted in sorted(found, key=lambda entry: entry[:2])]
+                found.append((urgency, name in self._refused, name, wanted))
+        return [(name, wanted) for *_, name, wanted in sorted(found, key=lambda entry: entry[:3])]
 
     def _wanted(self, name: str, pod: PodView, now_s: float) -> Annotations | None:
         if name in self._victims:
@@ -189,7 +199,9 @@ class Marks:
         while True:
             pending = self.pending() if self._clock() >= self._refused_until_s else []
             for name, wanted in pending[: int(_RATE)]:
-                if not await self._patch(name, wanted):
+                done = await self._patch(name, wanted)
+                # Of one that gets no answer the reason may be its own.
+                if not done and (self._is_away() or name not in self._unanswered):
                     pending = []
                     break
                 await asyncio.sleep(1 / _RATE)
@@ -201,22 +213,35 @@ class Marks:
         try:
             await self._api.annotate(name, dict(wanted))
         except (Unauthorized, LaunchRejected) as error:  # by the Role, by an admission policy or webhook
-            if not self._refused:
+            if not any(refusal.answered for refusal in self._refused.values()):
                 logger.warning("Pods cannot be marked; readiness alone selects victims. %s", error)
-            now_s = self._clock()
+            self._unanswered.clear()
             # What refuses one pod may allow the next one.
-            pause_s = self._longer(self._refused[name].pause_s if name in self._refused else 0.0)
-            self._refused[name] = _Refusal(pause_s, now_s + pause_s)
+            self._rest(name, self._patience.marks_refused_s, answered=True)
             if isinstance(error, Unauthorized):
                 self._pause_s = self._longer(self._pause_s)
-                self._refused_until_s = now_s + self._pause_s
+                self._refused_until_s = self._clock() + self._pause_s
             return False
         except ProviderError as error:
             logger.info("%s", error)
+            self._unanswered.add(name)
+            patience = self._patience
+            # Not longer: of one or two pods nobody knows whether it is they or the server.
+            self._rest(name, patience.failed_max_s if self._is_away() else patience.refused_max_s)
             return False
         self._refused.pop(name, None)
+        self._unanswered.clear()
         self._pause_s = 0.0
         return True
+
+    def _is_away(self) -> bool:
+        return len(self._unanswered) >= _SEVERAL
+
+    def _rest(self, name: str, at_most_s: float, *, answered: bool = False) -> None:
+        """Do not try this one for a while, which is longer each time."""
+        pause_s = self._longer(self._refused[name].pause_s if name in self._refused else 0.0)
+        pause_s = min(pause_s, at_most_s)
+        self._refused[name] = _Refusal(pause_s, self._clock() + pause_s, answered)
 
     def _longer(self, pause_s: float) -> float:
         # Short at first: a server that has just started refuses everything for a moment, and on a node that

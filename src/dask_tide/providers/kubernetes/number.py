@@ -35,16 +35,22 @@ class Number:
         self._replicaset = replicaset
         self._api = api
         self._rivals = rivals
-        self._version = 0
+        #: Of the ReplicaSet, that ``wanted`` is of; and of the last reply.
+        self._version = self._replied = 0
         #: What our call that is under way asks for.
         self._asking: int | None = None
 
     def seen(self, view: ReplicaSetView | None) -> None:
         """Take what the watch shows."""
-        self.view = view
+        before, self.view = self.view, view
         if view is None:
-            self.wanted = 0
-        elif view.version >= self._version:
+            self.wanted = self._version = self._replied = 0
+            return
+        # A list or a watch may be behind our own calls, but is never behind what was shown before: then the
+        # server is, restored from a backup, or is another one.
+        if before is not None and view.version < before.version:
+            self._version = self._replied = 0
+        if view.version >= self._version:
             first, self._version = not self._version, view.version
             if view.replicas != self.wanted:
                 # The effect of our own call may be seen before its reply; and where a ReplicaSet was made
@@ -55,12 +61,15 @@ class Number:
                 self.wanted = view.replicas
 
     async def set(self, replicas: int) -> None:
-        """Ask for so many."""
+        """Ask for so many; one call after the other."""
         self._asking = replicas
         try:
             version = int(await self._api.scale(self._replicaset, replicas))
         finally:
             self._asking = None
+        if version < self._replied:
+            self._version = 0  # the server has gone back, which the watch need not have shown
+        self._replied = version
         # Otherwise the watch has shown what was set after that, by whomever.
         if version > self._version:
             self._version, self.wanted = version, replicas

@@ -82,6 +82,7 @@ class PodStatus(_Object, frozen=True):
     reason: str | None = None
     message: str | None = None
     conditions: list[Condition] = []
+    init_container_statuses: list[ContainerStatus] = []
     container_statuses: list[ContainerStatus] = []
     nominated_node_name: str = ""
 

@@ -14,6 +14,9 @@ Karpenter               ``Nominated``                            ``FailedSchedul
 Where none has said anything, there may be none at all; where one has promised a machine, that may never
 join: both are waited for, for as long as the options say. Not of each pod something is said (by Karpenter of
 five a second at the most): one of which nothing is said waits along with those for which a machine is coming.
+
+The clocks of others may differ from this machine's. So a wait is counted from when it is first seen; only
+pods that were there before us have waited for as long as the API server says, if that makes sense.
 """
 
 from __future__ import annotations
@@ -37,6 +40,8 @@ __all__ = ["Places"]
 _SETTLED_S = 2.0
 #: Events say when in whole seconds.
 _SECOND_S = 1.0
+#: Nothing has waited longer; where it seems so, one of two clocks is wrong, by a time zone perhaps.
+_PLAUSIBLE_S = 3600.0
 #: For how long it is believed that there was no room once no pod waits for it any more.
 _BELIEVED_S = 30.0
 
@@ -68,6 +73,10 @@ class Places:
         self._options = options
         self._now_s = now_s
         self._words: dict[str, _Word] = {}
+        #: Of each pod without a place, since when: as the API server says, and on our clock.
+        self._waits: dict[str, tuple[datetime, float]] = {}
+        #: Whether those that were there before us have been seen.
+        self._looked = False
         self._full: tuple[Limit, float] | None = None
 
     def said(self, event: EventView) -> None:
@@ -87,6 +96,7 @@ class Places:
     def forget(self, name: str) -> None:
         """A pod is gone."""
         self._words.pop(name, None)
+        self._waits.pop(name, None)
 
     def words(self, name: str) -> str:
         """What an autoscaler has said last of a pod, and whether it was so; empty: nothing."""
@@ -98,18 +108,31 @@ class Places:
 
     def refused(self, pods: Mapping[str, PodView]) -> set[str]:
         """Names of the pods for which there is no machine and none is coming."""
-        now = datetime.now(UTC)
         waited_s = {
-            name: (now - pod.unschedulable_since).total_seconds()
+            name: self._now_s() - self._since_s(name, pod.unschedulable_since)
             for name, pod in pods.items()
             if pod.unschedulable_since is not None
         }
+        self._looked = True
         promised = any(self._promised(name) for name in waited_s)
         return {name for name in waited_s if self._refused(name, waited_s[name], promised)}
 
+    def _since_s(self, name: str, said: datetime) -> float:
+        """Since when a pod has had no place, on our clock; ``said``: on the API server's."""
+        waits = self._waits.get(name)
+        if waits is None or waits[0] != said:
+            waited_s = 0.0 if self._looked else (datetime.now(UTC) - said).total_seconds()
+            earlier_s = waited_s if 0.0 < waited_s < _PLAUSIBLE_S else 0.0
+            waits = self._waits[name] = said, self._now_s() - earlier_s
+        return waits[1]
+
     def _promised(self, name: str) -> bool:
         word = self._words.get(name)
-        return word is not None and word.coming and not self._overdue(self._now_s() - word.at_s)
+        if word is None or not word.coming:
+            return False
+        # Nothing was said of a pod before it waited, whatever the event's clock says.
+        _, since_s = self._waits.get(name, (None, word.at_s))
+        return not self._overdue(self._now_s() - max(word.at_s, since_s))
 
     def _overdue(self, waited_s: float) -> bool:
         return waited_s >= self._options.machine_within_s

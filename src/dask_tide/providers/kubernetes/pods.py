@@ -57,6 +57,8 @@ _STUCK = frozenset(
         "RunContainerError",
     }
 )
+#: Why containers wait for those before them.
+_INITIALIZING = "PodInitializing"
 #: What is said of a pod that has no kubelet to speak for it.
 _SILENT = "its node does not answer, or is not ready"
 
@@ -199,11 +201,14 @@ def _phase(
     # Of what others have put beside a worker nothing is as bad as an end of the worker's task.
     own = [container for container in containers if container.name == _WORKER] or containers
     works = any(container.state.running is not None for container in own)
-    for container in [] if works else containers:
+    # Init containers run before it; those with restartPolicy Always, native sidecars, also beside it.
+    before = status.init_container_statuses
+    for container in [] if works else [*before, *containers]:
         waiting = container.state.waiting
         if waiting is not None and waiting.reason in _STUCK:
             exit_ = _last_exit([container])
-            return Phase.FAILED, _words(waiting.reason, waiting.message) + (f" ({exit_})" if exit_ else "")
+            words = _words(waiting.reason, waiting.message) + (f" ({exit_})" if exit_ else "")
+            return Phase.FAILED, (_init(container) if container in before else "") + words
     if status.phase == "Running":
         silent = _SILENT if _silent(conditions) else ""
         words = "; ".join(filter(None, (silent, disrupted))) or _last_exit(containers)
@@ -216,7 +221,26 @@ def _phase(
         for c in containers
         if c.state.waiting is not None
     ]
-    return Phase.PENDING, next(iter(waiting_words), "")
+    return Phase.PENDING, next(iter(_init_words(before) + waiting_words), "")
+
+
+def _init_words(containers: list[ContainerStatus]) -> list[str]:
+    """What is said of each init container that has not done its work: why it waits, or how it failed."""
+    found = []
+    for container in containers:
+        waiting, words = container.state.waiting, ""
+        ended = container.state.terminated or container.last_state.terminated
+        if waiting is not None and waiting.reason != _INITIALIZING:
+            words = _words(waiting.reason, waiting.message)
+        elif ended is not None and ended.exit_code:
+            words = _last_exit([container])
+        if words:
+            found.append(_init(container) + words)
+    return found
+
+
+def _init(container: ContainerStatus) -> str:
+    return f"init container {container.name}: "
 
 
 def _silent(conditions: Mapping[str, Condition]) -> bool:
