@@ -128,6 +128,35 @@ async def test_what_cannot_start_does_not_count(plane, pool):
         assert pool.replicas() == 2
 
 
+async def test_what_an_init_container_keeps_from_starting_does_not_count_either(plane, pool):
+    """As those that a service mesh injects; kubelets tell of them apart from the others."""
+    pool.delete()
+    pool.spec = {"schedulerName": "nobody"}  # kwok's nodes run everything
+    pool.create()
+    async with provided(plane, pool.namespace) as provider:
+        await provider.observe()
+        await provider.scale_up("cpu", 1)
+        [name] = await until(pool.pods, "a pod")
+        binding = {"kind": "Binding", "metadata": {"name": name}, "target": {"kind": "Node", "name": "n-1"}}
+        pool.api("POST", f"{pool.path(name)}/binding", binding)
+        before = container(waiting={"reason": "ImagePullBackOff", "message": "Back-off pulling image"})
+        status = {
+            "phase": "Pending",
+            "initContainerStatuses": [before | {"name": "istio-init"}],
+            "containerStatuses": [container(waiting={"reason": "PodInitializing"})],
+        }
+        pool.status(name, status)
+
+        async def failed() -> bool:
+            found = units(await provider.observe(), Phase.FAILED)
+            words = "init container istio-init: ImagePullBackOff: Back-off pulling image"
+            return name in found and found[name].message.startswith(words)
+
+        await until(failed, "the pod has failed")
+        await provider.scale_up("cpu", 1)
+        assert pool.replicas() == 2
+
+
 async def test_a_pod_that_somebody_relabels_is_no_longer_one_of_the_pool(plane, pool):
     """As one does to look into it; the ReplicaSet makes another one."""
     async with provided(plane, pool.namespace) as provider:
@@ -260,6 +289,26 @@ async def test_unknown_names_are_ignored(plane, pool):
         assert not await provider.scale_down(["r-cpu-xxxxx", "r-gpu-xxxxx", "gpu?1"])
 
 
+async def test_one_that_its_kubelet_refuses_is_not_made_again_unasked(plane, nowhere):
+    """TopologyAffinityError, say: its ReplicaSet alone would go on without end."""
+    async with provided(plane, nowhere.namespace) as provider:
+        await provider.observe()
+        scale = provider.scales["cpu"]
+        await provider.scale_up("cpu", 2)
+        await until(lambda: len(provider._known()) == 2, "both are there")
+        refused, _ = sorted(provider._known())
+        nowhere.fail(refused, "TopologyAffinityError", "Resources cannot be allocated with Topology locality")
+        await until(lambda: refused not in scale.active() and len(scale.active()) == 2, "it is made again")
+        assert not await provider.scale_down([refused])
+        assert nowhere.replicas() == 1
+        await until(lambda: len(scale.active()) == 1, "one of those that do not run yet goes")
+        calls = provider._api.calls["scale"]
+        assert not await provider.scale_down([refused])
+        assert provider._api.calls["scale"] == calls, "once"
+        await provider.scale_up("cpu", 2)
+        await until(lambda: len(scale.active()) == 2, "it is made when somebody asks")
+
+
 async def test_failed_ones_are_dismissed_and_replaced(plane, pool):
     async with provided(plane, pool.namespace) as provider:
         await provider.observe()
@@ -272,6 +321,8 @@ async def test_failed_ones_are_dismissed_and_replaced(plane, pool):
 
         await until(failed, "it has failed")
         assert "low on memory" in units(await provider.observe(), Phase.FAILED)[names[0]].message
+        at_work = lambda: [pod for pod in provider._known().values() if pod.active and pod.ready]  # noqa: E731
+        await until(lambda: len(at_work()) == 2, "another one is at work in its stead")
         calls = provider._api.calls["scale"]
         assert not await provider.scale_down(names[:1])
         assert provider._api.calls["scale"] == calls

@@ -203,3 +203,17 @@ async def test_race_another_pod_that_does_not_run_yet_goes_instead_of_one_that_d
         assert other not in pool.pods()
         assert pool.replicas() == len(pool.pods()) == 3
         assert provider.scales["cpu"].misses == 1
+
+
+async def test_race_pods_that_do_not_run_yet_without_any_mark(plane, nowhere):
+    """Nobody can tell them apart: one goes, whichever, and not all of them."""
+    quick = replace(QUICK, delete_s=2.0)
+    async with provided(plane, nowhere.namespace, annotate=False, patience=quick) as provider:
+        await provider.observe()
+        await provider.scale_up("cpu", 6)
+        await until(lambda: len(provider._known()) == 6, "all wait for a machine")
+        victim, *_ = sorted(provider._known())
+        kept = await provider.scale_down([victim])
+        left = set(nowhere.pods())
+        assert nowhere.replicas() == len(left) == 5
+        assert set(kept) == left & {victim}

@@ -74,6 +74,26 @@ class World:
         unit = ObservedUnit(name, "cpu", Phase.STARTING, f"node-of-{name}")
         self.pods[name] = PodView(unit, name, "", True, rank, rank is Rank.READY, True, None, {})
 
+    def rank(self, name: str, rank: Rank, phase: Phase = Phase.STARTING) -> None:
+        """Let the watch show it like that."""
+        pod = self.pods[name]
+        unit = replace(pod.unit, phase=phase)
+        self.pods[name] = replace(pod, rank=rank, ready=rank is Rank.READY, unit=unit)
+        self.scale_.pods_changed()
+
+    def end(self, name: str, instead: str = "", rank: Rank = Rank.NOWHERE) -> None:
+        """Let its kubelet refuse or evict it, and the ReplicaSet make another one."""
+        pod = self.pods[name]
+        self.pods[name] = replace(pod, active=False, ready=False, unit=replace(pod.unit, phase=Phase.FAILED))
+        if instead:
+            self.add(instead, rank)
+        self.scale_.pods_changed()
+
+    def delete(self, *names: str) -> None:
+        for name in names:
+            del self.pods[name]
+        self.scale_.pods_changed()
+
 
 async def test_more_than_an_admission_policy_allows_is_as_many_as_it_allows():
     world = World(maximum=4)
@@ -266,3 +286,240 @@ async def test_a_platform_that_is_busy_is_told_again_that_all_may_go(monkeypatch
     world.pods.clear()
     world.scale_.pods_changed()
     await going
+
+
+# -- pods that have ended, and that their ReplicaSet replaces ---------------------------------------------
+
+
+async def test_pods_that_a_kubelet_refuses_are_not_made_without_end():
+    """Given back, one that has ended is one fewer, once: who wants another one asks for it."""
+    world = World(maximum=9)
+    await world.scale_.up(3)
+    first, second, _ = sorted(world.pods)
+    world.end(first, "instead")
+    assert not await world.scale_.down([first])
+    assert world.asked == [3, 2]
+    world.delete("instead")
+    assert not await world.scale_.down([first])
+    assert world.asked == [3, 2]
+    world.end(second)  # another one has not been made yet
+    assert not await world.scale_.down([first, second])
+    assert world.asked == [3, 2, 1]
+    await world.scale_.up(2)
+    assert world.asked == [3, 2, 1, 2]
+
+
+@pytest.mark.parametrize("rank", [Rank.UNREADY, Rank.READY], ids=str)
+async def test_one_that_has_ended_is_not_one_fewer_if_another_one_is_at_work_in_its_stead(rank):
+    world = World(maximum=9)
+    await world.scale_.up(2)
+    first, _ = sorted(world.pods)
+    world.end(first, "instead", rank)
+    assert not await world.scale_.down([first])
+    assert world.asked == [2]
+
+
+async def test_one_that_has_ended_takes_no_busy_one_with_it_whose_sidecar_starts():
+    world = World(maximum=9)
+    await world.scale_.up(2)
+    first, _ = sorted(world.pods)
+    world.end(first, "instead", Rank.PENDING)
+    world.scale_.used = frozenset({"instead"})
+    assert not await world.scale_.down([first])
+    assert world.asked == [2]
+
+
+async def test_of_several_that_have_ended_as_many_are_fewer_as_do_not_run_in_their_stead():
+    world = World(maximum=9)
+    await world.scale_.up(5)
+    a, b, c, *_ = sorted(world.pods)
+    for name, rank in ((a, Rank.READY), (b, Rank.PENDING), (c, Rank.NOWHERE)):
+        world.end(name, f"instead-of-{name}", rank)
+    assert not await world.scale_.down([a, b, c])
+    assert world.asked == [5, 3]
+
+
+async def test_one_that_ends_while_it_is_to_go_is_one_fewer_too():
+    world = World(maximum=9)
+    scale = world.scale_
+    await scale.up(2)
+    first, _ = sorted(world.pods)
+    going = asyncio.create_task(scale.down([first]))
+    await until(lambda: first in scale._leaving, "it is to go, and has not parked yet")
+    world.end(first, "instead")
+    assert not await going
+    assert world.asked == [2, 1]
+
+
+async def test_one_that_ends_when_the_number_is_lowered_already_is_no_second_one_fewer():
+    world = World(maximum=9)
+    scale = world.scale_
+    await scale.up(3)
+    first, _, other = sorted(world.pods)
+    world.rank(first, Rank.UNREADY)
+    going = asyncio.create_task(scale.down([first]))
+    await until(lambda: world.asked == [3, 2], "the number is lowered")
+    world.rank(other, Rank.PENDING)
+    world.end(first)
+    assert not await going
+    assert not await scale.down([first])
+    assert world.asked == [3, 2]
+
+
+async def test_one_that_has_ended_is_asked_about_again_where_others_are_not_seen():
+    world = World(maximum=9)
+    await world.scale_.up(3)
+    first, *_ = sorted(world.pods)
+    world.end(first, "zz-instead")
+    world.hide(1)
+    with pytest.raises(Unavailable, match="1 pods of r-cpu are not seen"):
+        await world.scale_.down([first])
+    assert world.asked == [3]
+    world.show()
+    assert not await world.scale_.down([first])
+    assert world.asked == [3, 2]
+
+
+async def test_one_that_has_ended_is_nobodys_concern_where_somebody_else_scales():
+    world = World(maximum=9)
+    await world.scale_.up(3)
+    first, *_ = sorted(world.pods)
+    world.end(first, "instead")
+    world.scale_.frozen = lambda: "somebody else scales it"
+    assert not await world.scale_.down([first])
+    assert world.asked == [3]
+
+
+# -- pods that do not run yet, or seem so -----------------------------------------------------------------
+
+
+async def test_a_busy_worker_whose_sidecar_has_not_started_yet_is_not_given_up_as_one_that_waits():
+    """Its pod is pending for as long as any container waits that has never run."""
+    world = World(maximum=9)
+    scale = world.scale_
+    scale._patience = replace(scale._patience, start_s=0.05)
+    await scale.up(2)
+    idle, busy = sorted(world.pods)
+    world.rank(busy, Rank.PENDING, Phase.PENDING)
+    scale.used = frozenset({busy})
+    going = asyncio.create_task(scale.down([idle]))
+    await until(lambda: idle in scale._leaving, "it is to go")
+    world.rank(idle, Rank.UNREADY)
+    with pytest.raises(Unavailable, match=f"{idle} are parked, and {busy} would go first"):
+        await going
+    assert world.asked == [2]
+    world.rank(busy, Rank.READY)
+    going = asyncio.create_task(scale.down([idle]))
+    await until(lambda: world.asked == [2, 1], "now that it has started")
+    world.delete(idle)
+    assert not await going
+
+
+async def test_a_parked_worker_whose_sidecar_has_not_started_is_not_one_that_waits():
+    """It has to go: no other one is as good, and those that would go as soon are given up with it."""
+    world = World(maximum=9)
+    scale = world.scale_
+    scale._patience = replace(scale._patience, start_s=0.05)
+    await scale.up(3)
+    parked, waiting, _ = sorted(world.pods)
+    for name in (parked, waiting):
+        world.rank(name, Rank.PENDING, Phase.PENDING)
+    scale.told({parked: False})
+    scale.told({})
+    going = asyncio.create_task(scale.down([parked]))
+    await until(lambda: world.asked == [3, 1], "the one that waits is given up with it")
+    world.delete(parked, waiting)
+    assert not await going
+
+
+async def test_without_marks_one_that_starts_is_given_back_and_not_all_that_start():
+    world = World(maximum=10)
+    scale = world.scale_
+    await scale.up(9)
+    victim, *others = sorted(world.pods)
+    for name in world.pods:
+        world.rank(name, Rank.PENDING, Phase.PENDING)
+    going = asyncio.create_task(scale.down([victim]))
+    await until(lambda: world.asked == [9, 8], "one fewer is asked for")
+    world.delete(others[0])  # one is as good as another
+    assert await going == {victim}
+    assert world.asked == [9, 8]
+
+
+async def test_without_marks_one_that_has_failed_to_pull_its_image_takes_none_with_it_that_start():
+    world = World(maximum=10)
+    scale = world.scale_
+    scale._patience = replace(scale._patience, start_s=0.05)
+    now_s = 0.0
+    scale._clock = lambda: now_s
+    await scale.up(9)
+    failed, *others = sorted(world.pods)
+    world.rank(failed, Rank.PENDING, Phase.FAILED)
+    for name in others:
+        world.rank(name, Rank.PENDING, Phase.PENDING)
+    with pytest.raises(Unavailable, match=f"start, and would go rather than {failed}"):
+        await scale.down([failed])
+    assert world.asked == [9]
+    # The others may hang for ever: in the end they are given up with it, and made anew.
+    now_s = 10.0
+    going = asyncio.create_task(scale.down([failed]))
+    await until(lambda: world.asked == [9, 0], "all are given up")
+    world.delete(*list(world.pods))
+    assert not await going
+
+
+# -- workers that were never seen as ready ----------------------------------------------------------------
+
+
+async def test_a_worker_that_is_drained_before_its_pod_was_seen_as_ready_has_not_started_since(
+    monkeypatch,
+):
+    """What its kubelet found a moment before it parked is reported late."""
+    world = World(maximum=9)
+    scale = world.scale_
+    await scale.up(2)
+    young, _ = sorted(world.pods)
+    world.rank(young, Rank.UNREADY)
+    scale.told(dict.fromkeys(world.pods, False))  # both have registered
+    scale.told({})  # and one has been drained
+
+    async def existing(replicaset: str) -> int:
+        world.rank(young, Rank.READY)
+        return 2
+
+    monkeypatch.setattr(world, "existing", existing)
+    with pytest.raises(Unavailable, match=f"{young} are still ready"):
+        await scale.down([young])
+    monkeypatch.undo()
+    world.rank(young, Rank.UNREADY)
+    going = asyncio.create_task(scale.down([young]))
+    await until(lambda: world.asked == [2, 1], "the number is lowered")
+    world.delete(young)
+    assert not await going
+
+
+async def test_a_worker_that_crashed_was_not_drained():
+    """No machine becomes free with it of which those that start could make use."""
+    world = World(maximum=9)
+    scale = world.scale_
+    scale._patience = replace(scale._patience, start_s=0.05)
+    await scale.up(2)
+    crashing, starting = sorted(world.pods)
+    scale.told({crashing: True})
+    scale.told({})
+    world.rank(crashing, Rank.UNREADY, Phase.FAILED)
+    world.rank(starting, Rank.PENDING, Phase.PENDING)
+    scale._clock = lambda: 0.0
+    with pytest.raises(Unavailable, match=f"{starting} start, and would go rather than {crashing}"):
+        await scale.down([crashing])
+    assert world.asked == [2]
+
+
+async def test_of_pods_that_are_gone_it_is_forgotten_that_they_had_a_worker():
+    world = World(maximum=9)
+    await world.scale_.up(2)
+    first, second = sorted(world.pods)
+    world.scale_.told({first: False, second: True, "of-another-pool": True})
+    world.delete(first)
+    world.scale_.told({})
+    assert world.scale_._worked == {second}

@@ -304,10 +304,14 @@ def test_nothing_is_learned_of_starts_for_which_there_was_no_place():
     assert ledger.records["cpu"].cold_boot_s is None
 
 
-@pytest.mark.parametrize(("waits", "failed"), [(True, 0), (False, 1)], ids=["no machine", "a machine"])
-def test_what_is_given_up_before_it_had_a_machine_has_not_failed(waits, failed):
+@pytest.mark.parametrize(
+    ("there", "failed"),
+    [({"waits": True}, 0), ({}, 0), ({"machine": "node"}, 1), ({"phase": Phase.STARTING}, 1)],
+    ids=str,
+)
+def test_what_is_given_up_before_it_had_a_machine_has_not_failed(there, failed):
     """A ReplicaSet deletes pods without a machine first; they are gone without a word."""
     ledger = Ledger(120.0)
-    update(ledger, 0.0, observed("a", phase=Phase.PENDING, waits=waits))
+    update(ledger, 0.0, observed("a", **({"phase": Phase.PENDING} | there)))
     update(ledger, 1.0, observed())
     assert ledger.records["cpu"].failed == failed

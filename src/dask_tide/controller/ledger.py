@@ -413,7 +413,8 @@ class Ledger:
             return
         if entry.running_s is not None:
             self.taken.append((entry.pool, name, entry.message or "it vanished without a word"))
-        if entry.phase in BOOTING and not entry.waits:
+        placed = entry.machine or entry.phase is Phase.STARTING
+        if entry.phase in BOOTING and placed and not entry.waits:
             # It vanished without a word while it had no worker, although it had a place to run.
             record = self.records[entry.pool]
             record.failed += 1

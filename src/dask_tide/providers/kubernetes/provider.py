@@ -195,7 +195,7 @@ class KubernetesProvider:
         return kept
 
     def _settled(self, pod: PodView) -> bool:
-        """Whether one that was given back has ended: the garbage collector's, and replaced already."""
+        """Whether one that was given back has ended: it is the garbage collector's."""
         return pod.uid in self._dismissed and pod.unit.phase is Phase.FAILED and not pod.active
 
     async def _fewer(self, pool: str, scale: PoolScale, units: Sequence[str]) -> Collection[str]:
@@ -206,9 +206,8 @@ class KubernetesProvider:
 
     def mark(self, protected: Mapping[str, bool], doomed: Collection[str] = ()) -> None:
         """Which units have work or results, and which are about to lose their machine; see :mod:`.marks`."""
-        used = frozenset(name for name, protect in protected.items() if protect)
         for scale in self.scales.values():
-            scale.used = used
+            scale.told(protected)
         if self.marks is not None:
             self.marks.wish(protected, doomed)
 

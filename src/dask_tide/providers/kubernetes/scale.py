@@ -9,6 +9,9 @@ stayed where an unready busy one was beside it.)
 Pods that do not run yet come before any that does. They are waited for; those that nobody has
 started after a while are given up together with the others, and asked for again by whoever wants
 them: nothing is lost, and the machine that the drained worker held may be what they waited for.
+
+A ReplicaSet replaces a pod that has ended at once, and so without end where a kubelet refuses all
+that it is given. Given back, such a pod is one fewer, too: who wants another one asks for it.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 from dask_tide.errors import LaunchRejected, ProviderError, QuotaExceeded, Unavailable
 from dask_tide.model import Phase, Pool
@@ -26,7 +29,7 @@ from .api import Api
 from .marks import Marks
 from .number import Number
 from .patience import Patience
-from .pods import Rank
+from .pods import PodView, Rank
 from .pool_pods import PoolPods
 from .quota import Quota
 from .replicasets import ReplicaSetView
@@ -96,13 +99,15 @@ class PoolScale:
         self._wake = wake
         self._patience = patience
         self._lock = asyncio.Lock()
-        #: Pods that are to go, and whether they were ready when that was said: their workers had been at
-        #: work and have been drained. One that was not, and is later, has started meanwhile.
+        #: Pods that are to go, and whether their workers had been at work when that was said, and have been
+        #: drained. One that was not, and is ready later, has started meanwhile.
         self._leaving: dict[str, bool] = {}
         #: When that was said.
         self._since_s: dict[str, float] = {}
         #: Pods for which the number was lowered just now.
         self._due: set[str] = set()
+        #: The uids of pods for which it has been lowered: once for each.
+        self._forgone: set[str] = set()
         self._cancelling = 0
         self._clock = clock
         self._quota = Quota(self.pool, patience=patience, clock=clock)
@@ -111,6 +116,8 @@ class PoolScale:
         self._yielding: asyncio.Task[None] | None = None
         #: Pods whose workers have tasks or results.
         self.used: frozenset[str] = frozenset()
+        #: Pods that have had a worker, whether or not they were ever seen as ready.
+        self._worked: frozenset[str] = frozenset()
         #: Pods that went although others had been picked.
         self.misses = 0
 
@@ -149,6 +156,11 @@ class PoolScale:
     def pods_changed(self) -> None:
         """Some pod of the pool has changed."""
         self._pods.changed()
+
+    def told(self, protected: Mapping[str, bool]) -> None:
+        """Take which pods have a worker, and whether those have tasks or results."""
+        self.used = frozenset(name for name, used in protected.items() if used)
+        self._worked = (self._worked | protected.keys()) & self._pods.now().keys()
 
     def limit(self) -> Limit | None:
         """The quota that was met, while it is believed; or the maximum, where the platform enforces it."""
@@ -193,7 +205,7 @@ class PoolScale:
     # -- fewer ----------------------------------------------------------------------------------
 
     async def down(self, names: Collection[str]) -> Collection[str]:
-        """Let exactly these pods go, whose workers have parked or were never at work.
+        """Let exactly these pods go, whose workers have parked or were never at work, or which have ended.
 
         Returns
         -------
@@ -207,10 +219,11 @@ class PoolScale:
         pods = self._pods.now()
         victims = set(names) & self.active()
         self._leaving = {
-            name: self._leaving.get(name, pods[name].ready)
+            name: self._leaving.get(name, self._was_at_work(pods[name]))
             for name in (self._leaving.keys() | victims) & pods.keys()
         }
         self._since_s = {name: self._since_s.get(name, self._clock()) for name in self._leaving}
+        await self._forgo(names)
         if not victims:
             return ()
         if frozen := self.frozen():
@@ -227,6 +240,7 @@ class PoolScale:
             survived = await self._lower(victims, kept)
             if not survived:
                 break
+        await self._forgo(names)  # some may have ended meanwhile
         if self._marks is not None:
             self._marks.spare(kept)
         if survived:
@@ -251,7 +265,27 @@ class PoolScale:
 
     def _waiting(self, names: Collection[str]) -> list[str]:
         """Those that do not run yet: one is as good as another."""
-        return sorted(name for name in self.active() & set(names) if self._pods[name].rank < Rank.UNREADY)
+        return sorted(filter(self._waits, self.active() & set(names)))
+
+    def _waits(self, name: str) -> bool:
+        """Whether it does not run yet: pods are pending, too, while something beside their worker is."""
+        at_work = name in self.used or self._leaving.get(name)
+        return self._pods[name].rank < Rank.UNREADY and not at_work
+
+    def _starts(self, name: str) -> bool:
+        """Whether it does not run yet, and may."""
+        return self._waits(name) and self._pods[name].unit.phase is not Phase.FAILED
+
+    def _was_at_work(self, pod: PodView) -> bool:
+        """Whether the worker of one that is to go has been drained: it may not have been seen as ready."""
+        return pod.ready or (pod.unit.name in self._worked and pod.unit.phase is not Phase.FAILED)
+
+    def _parked(self) -> set[str]:
+        """Those that are to go and are not at work: it does not matter which of them goes first."""
+        return {name for name in self._leaving if not self._pods.ready(name) and name not in self.used}
+
+    def _drained(self, names: Iterable[str]) -> bool:
+        return any(self._leaving.get(name) for name in names)
 
     async def _prepare(self, victims: set[str]) -> None:
         """Wait until the ReplicaSet will pick these."""
@@ -281,10 +315,12 @@ class PoolScale:
         if not victims:
             return set()
         last = max(pods[name].order for name in victims)
-        # Not those of another call that are not at work: they are to go as well, whichever goes first.
-        parked = {name for name in self._leaving if not self._pods.ready(name)}
-        others = self.active() - self._due - set(victims) - parked
-        return {name for name in others if pods[name].order <= last}
+        others = self.active() - self._due - set(victims) - self._parked()
+        before = {name for name in others if pods[name].order <= last}
+        if all(map(self._starts, victims)):
+            # As good as those that would go as soon.
+            before -= {name for name in before if pods[name].order == last and self._waits(name)}
+        return before
 
     def _given_up(self, going: set[str]) -> set[str]:
         """Pods that do not run, and would be picked first.
@@ -296,15 +332,13 @@ class PoolScale:
         """
         first = self._before(going)
         ready = any(map(self._pods.ready, going))
-        at_work = {
-            name for name in first if self._pods[name].rank >= Rank.UNREADY and (ready or name in self.used)
-        }
+        pending = set(self._waiting(first))
+        at_work = first - pending if ready else first & self.used
         if at_work:
-            still = "still ready" if ready else "not marked"
+            still = "still ready" if ready else "parked" if self._drained(going) else "not marked"
             raise Unavailable(f"pods {_some(going)} are {still}, and {_some(at_work)} would go first")
-        pending = {name for name in first if self._pods[name].rank < Rank.UNREADY}
-        starting = {name for name in pending if self._pods[name].rank is not Rank.NOWHERE}
-        ended = not any(self._leaving.get(name) or self._pods[name].rank < Rank.UNREADY for name in going)
+        starting = {name for name in pending if self._starts(name) and self._pods[name].rank > Rank.NOWHERE}
+        ended = not self._drained(going) and not any(map(self._starts, going))
         waited_s = self._clock() - min(map(self._said_s, going), default=0.0)
         if starting and ended and waited_s < _STARTS * self._patience.start_s:
             # None of these was drained: no machine becomes free of which the others could make use. But they
@@ -332,6 +366,7 @@ class PoolScale:
                 staying = self.active() - self._due - going - self._given_up(going)
                 self._due |= going
                 await self._number.set(len(staying))
+                self._forgone |= self._uids(going)
             # As long as some go it is only slow.
             left = len(going) + 1
             while 0 < len(self.active() & going) < left:
@@ -340,12 +375,51 @@ class PoolScale:
         finally:
             self._due -= going
         survived = self.active() & going
+        self._forgone -= self._uids(survived)
         missed = staying - self.active() - self._leaving.keys()
         if survived and missed:
             self.misses += len(missed)
             logger.warning("Pods %s went instead of %s", _some(missed), _some(survived))
             kept |= set(self._waiting(survived)[: len(missed)])
         return survived - kept
+
+    async def _forgo(self, names: Collection[str]) -> None:
+        """Ask for one fewer for each of these that has ended: the ReplicaSet makes others by itself.
+
+        Not for more than go before those that may be at work: who took their place may be.
+
+        Raises
+        ------
+        Unavailable
+            As :meth:`_all_seen`.
+        """
+        self._forgone &= self._uids(self._pods.now())
+        if not self._ended(names):
+            return
+        async with self._lock:
+            await self._all_seen()
+            ended = self._ended(names)
+            replicas = max(self.wanted - len(ended), len(self.active()) - self._free())
+            if replicas < self.wanted and not self.frozen():
+                await self._number.set(replicas)
+            self._forgone |= ended
+
+    def _ended(self, names: Iterable[str]) -> set[str]:
+        """The uids of those that have ended, and for which the number was not lowered."""
+        found = (pod for name in names if (pod := self._pods.now().get(name)) is not None)
+        ended = {pod.uid for pod in found if pod.unit.phase is Phase.FAILED and not pod.active}
+        return ended - self._forgone
+
+    def _free(self) -> int:
+        """How many pods would go before any that may be at work."""
+        pods, active = self._pods.now(), self.active()
+        others = active - self._due - self._parked()
+        first = min((pods[name].order for name in others - set(self._waiting(others))), default=None)
+        return sum(1 for name in active if first is None or pods[name].order < first)
+
+    def _uids(self, names: Iterable[str]) -> set[str]:
+        pods = self._pods.now()
+        return {pods[name].uid for name in names if name in pods}
 
     async def cancel(self, count: int) -> None:
         """Ask for ``count`` fewer pods of those that do not exist yet.
