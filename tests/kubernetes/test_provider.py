@@ -200,7 +200,7 @@ async def test_several_drains_that_end_at_once(plane, pool):
         names = await shows(provider, 8)
         provider.mark({name: name in names[5:] for name in names})
         first = asyncio.create_task(provider.scale_down(names[:2]))
-        await until(lambda: provider.scales["cpu"]._leaving, "the first ones are to go")
+        await until(lambda: provider.scales["cpu"].going.leaving, "the first ones are to go")
         pool.delete_pod(names[0])
         await until(lambda: names[0] not in provider._known(), "it is gone")
         others = [asyncio.create_task(provider.scale_down([name])) for name in names[2:5]]
@@ -255,12 +255,12 @@ async def test_one_that_starts_meanwhile_stays_and_is_given_back(plane, pool):
         names = await shows(provider, 3)
         pool.set_ready(names[:2], False)
         await until(lambda: not provider._known()[names[1]].ready, "they have not started")
-        provider.scales["cpu"]._before = lambda victims: set(names[2:])
+        provider.scales["cpu"].going.before = lambda victims: set(names[2:])
         down = asyncio.create_task(provider.scale_down(names[:2]))
-        await until(lambda: provider.scales["cpu"]._leaving, "they are to go")
+        await until(lambda: provider.scales["cpu"].going.leaving, "they are to go")
         pool.set_ready(names[:1], True)
         await until(lambda: provider._known()[names[0]].ready, "it has started")
-        del provider.scales["cpu"]._before
+        del provider.scales["cpu"].going.before
         provider.scales["cpu"].pods_changed()
         assert await down == [names[0]]
         assert sorted(pool.pods()) == [names[0], names[2]]
@@ -337,7 +337,7 @@ async def test_one_that_fails_while_it_is_being_given_back_is_dismissed_too(plan
         await provider.scale_up("cpu", 2)
         names = await shows(provider, 2)
         down = asyncio.create_task(provider.scale_down(names[:1]))
-        await until(lambda: provider.scales["cpu"]._leaving, "it is to go, and has not parked yet")
+        await until(lambda: provider.scales["cpu"].going.leaving, "it is to go, and has not parked yet")
         pool.fail(names[0])
         assert not await down
         assert names[0] not in {unit.name for unit in (await provider.observe()).units}

@@ -137,13 +137,13 @@ async def test_what_goes_while_more_are_asked_for_is_not_made_up_for():
     world = World(maximum=9)
     await world.scale_.up(3)
     a, b, c = world.pods
-    world.scale_._due |= {a}
+    world.scale_.going.due |= {a}
     growing = asyncio.create_task(world.scale_.up(5))  # two more beside these three, which all are to go
     await asyncio.sleep(0)
     for name in (a, b, c):
         pod = world.pods[name]
         world.pods[name] = replace(pod, active=False, unit=replace(pod.unit, phase=Phase.STOPPING))
-    world.scale_._due.clear()
+    world.scale_.going.due.clear()
     world.see(0)
     world.scale_.pods_changed()
     await growing
@@ -192,7 +192,7 @@ async def test_one_that_gets_to_work_while_it_is_to_go_stays():
     await world.scale_.up(2)
     late, other = sorted(world.pods)
     world.pods[late] = replace(world.pods[late], rank=Rank.UNREADY, ready=False)
-    world.scale_.used = frozenset({late, other})
+    world.scale_.going.used = frozenset({late, other})
     assert await world.scale_.down([late]) == {late}
     assert world.asked == [2]
 
@@ -207,13 +207,13 @@ async def test_a_parked_one_that_is_at_work_again_stays_however_late_the_number_
     with pytest.raises(Unavailable, match="somebody else"):
         await scale.down([parked])
     del scale.frozen
-    scale.used = frozenset({parked, *others})
+    scale.going.used = frozenset({parked, *others})
     assert await scale.down([parked]) == {parked}
     assert world.asked == [3], "the number stays"
     # Ready, but as it was when it was drained: its kubelet has not looked since.
-    scale.used = frozenset(others)
+    scale.going.used = frozenset(others)
     going = asyncio.create_task(scale.down([parked]))
-    await until(lambda: parked in scale._leaving, "it is to go")
+    await until(lambda: parked in scale.going.leaving, "it is to go")
     world.pods[parked] = replace(world.pods[parked], rank=Rank.UNREADY, ready=False)
     scale.pods_changed()
     await until(lambda: world.asked == [3, 2], "the number is lowered")
@@ -225,7 +225,7 @@ async def test_a_parked_one_that_is_at_work_again_stays_however_late_the_number_
 async def test_one_that_has_failed_to_start_takes_none_with_it_that_start():
     world = World(maximum=10)
     scale = world.scale_
-    scale._patience = replace(scale._patience, start_s=1.0)
+    scale._patience = scale.going._patience = replace(scale._patience, start_s=1.0)
     await scale.up(1)
     (crashing,) = world.pods
     world.pods[crashing] = replace(world.pods[crashing], rank=Rank.UNREADY, ready=False)
@@ -249,7 +249,7 @@ async def test_one_that_has_failed_goes_in_the_end_also_where_others_never_start
     """Their volume cannot be mounted, say: they are given up with it, and made anew."""
     world = World(maximum=10)
     scale = world.scale_
-    scale._patience = replace(scale._patience, start_s=0.05)
+    scale._patience = scale.going._patience = replace(scale._patience, start_s=0.05)
     await scale.up(2)
     crashing, hanging = world.pods
     world.pods[crashing] = replace(world.pods[crashing], rank=Rank.UNREADY, ready=False)
@@ -324,7 +324,7 @@ async def test_one_that_has_ended_takes_no_busy_one_with_it_whose_sidecar_starts
     await world.scale_.up(2)
     first, _ = sorted(world.pods)
     world.end(first, "instead", Rank.PENDING)
-    world.scale_.used = frozenset({"instead"})
+    world.scale_.going.used = frozenset({"instead"})
     assert not await world.scale_.down([first])
     assert world.asked == [2]
 
@@ -345,7 +345,7 @@ async def test_one_that_ends_while_it_is_to_go_is_one_fewer_too():
     await scale.up(2)
     first, _ = sorted(world.pods)
     going = asyncio.create_task(scale.down([first]))
-    await until(lambda: first in scale._leaving, "it is to go, and has not parked yet")
+    await until(lambda: first in scale.going.leaving, "it is to go, and has not parked yet")
     world.end(first, "instead")
     assert not await going
     assert world.asked == [2, 1]
@@ -397,13 +397,13 @@ async def test_a_busy_worker_whose_sidecar_has_not_started_yet_is_not_given_up_a
     """Its pod is pending for as long as any container waits that has never run."""
     world = World(maximum=9)
     scale = world.scale_
-    scale._patience = replace(scale._patience, start_s=0.05)
+    scale._patience = scale.going._patience = replace(scale._patience, start_s=0.05)
     await scale.up(2)
     idle, busy = sorted(world.pods)
     world.rank(busy, Rank.PENDING, Phase.PENDING)
-    scale.used = frozenset({busy})
+    scale.going.used = frozenset({busy})
     going = asyncio.create_task(scale.down([idle]))
-    await until(lambda: idle in scale._leaving, "it is to go")
+    await until(lambda: idle in scale.going.leaving, "it is to go")
     world.rank(idle, Rank.UNREADY)
     with pytest.raises(Unavailable, match=f"{idle} are parked, and {busy} would go first"):
         await going
@@ -419,13 +419,13 @@ async def test_a_parked_worker_whose_sidecar_has_not_started_is_not_one_that_wai
     """It has to go: no other one is as good, and those that would go as soon are given up with it."""
     world = World(maximum=9)
     scale = world.scale_
-    scale._patience = replace(scale._patience, start_s=0.05)
+    scale._patience = scale.going._patience = replace(scale._patience, start_s=0.05)
     await scale.up(3)
     parked, waiting, _ = sorted(world.pods)
     for name in (parked, waiting):
         world.rank(name, Rank.PENDING, Phase.PENDING)
-    scale.told({parked: False})
-    scale.told({})
+    scale.going.told({parked: False})
+    scale.going.told({})
     going = asyncio.create_task(scale.down([parked]))
     await until(lambda: world.asked == [3, 1], "the one that waits is given up with it")
     world.delete(parked, waiting)
@@ -449,9 +449,9 @@ async def test_without_marks_one_that_starts_is_given_back_and_not_all_that_star
 async def test_without_marks_one_that_has_failed_to_pull_its_image_takes_none_with_it_that_start():
     world = World(maximum=10)
     scale = world.scale_
-    scale._patience = replace(scale._patience, start_s=0.05)
+    scale._patience = scale.going._patience = replace(scale._patience, start_s=0.05)
     now_s = 0.0
-    scale._clock = lambda: now_s
+    scale._clock = scale.going._clock = lambda: now_s
     await scale.up(9)
     failed, *others = sorted(world.pods)
     world.rank(failed, Rank.PENDING, Phase.FAILED)
@@ -480,8 +480,8 @@ async def test_a_worker_that_is_drained_before_its_pod_was_seen_as_ready_has_not
     await scale.up(2)
     young, _ = sorted(world.pods)
     world.rank(young, Rank.UNREADY)
-    scale.told(dict.fromkeys(world.pods, False))  # both have registered
-    scale.told({})  # and one has been drained
+    scale.going.told(dict.fromkeys(world.pods, False))  # both have registered
+    scale.going.told({})  # and one has been drained
 
     async def existing(replicaset: str) -> int:
         world.rank(young, Rank.READY)
@@ -502,14 +502,14 @@ async def test_a_worker_that_crashed_was_not_drained():
     """No machine becomes free with it of which those that start could make use."""
     world = World(maximum=9)
     scale = world.scale_
-    scale._patience = replace(scale._patience, start_s=0.05)
+    scale._patience = scale.going._patience = replace(scale._patience, start_s=0.05)
     await scale.up(2)
     crashing, starting = sorted(world.pods)
-    scale.told({crashing: True})
-    scale.told({})
+    scale.going.told({crashing: True})
+    scale.going.told({})
     world.rank(crashing, Rank.UNREADY, Phase.FAILED)
     world.rank(starting, Rank.PENDING, Phase.PENDING)
-    scale._clock = lambda: 0.0
+    scale._clock = scale.going._clock = lambda: 0.0
     with pytest.raises(Unavailable, match=f"{starting} start, and would go rather than {crashing}"):
         await scale.down([crashing])
     assert world.asked == [2]
@@ -519,7 +519,7 @@ async def test_of_pods_that_are_gone_it_is_forgotten_that_they_had_a_worker():
     world = World(maximum=9)
     await world.scale_.up(2)
     first, second = sorted(world.pods)
-    world.scale_.told({first: False, second: True, "of-another-pool": True})
+    world.scale_.going.told({first: False, second: True, "of-another-pool": True})
     world.delete(first)
-    world.scale_.told({})
-    assert world.scale_._worked == {second}
+    world.scale_.going.told({})
+    assert world.scale_.going._worked == {second}

@@ -207,7 +207,7 @@ class KubernetesProvider:
     def mark(self, protected: Mapping[str, bool], doomed: Collection[str] = ()) -> None:
         """Which units have work or results, and which are about to lose their machine; see :mod:`.marks`."""
         for scale in self.scales.values():
-            scale.told(protected)
+            scale.going.told(protected)
         if self.marks is not None:
             self.marks.wish(protected, doomed)
 

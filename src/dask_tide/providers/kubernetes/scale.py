@@ -19,17 +19,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable
 
 from dask_tide.errors import LaunchRejected, ProviderError, QuotaExceeded, Unavailable
 from dask_tide.model import Phase, Pool
 from dask_tide.providers.base import Limit
 
 from .api import Api
+from .going import Going, some
 from .marks import Marks
 from .number import Number
 from .patience import Patience
-from .pods import PodView, Rank
+from .pods import Rank
 from .pool_pods import PoolPods
 from .quota import Quota
 from .replicasets import ReplicaSetView
@@ -41,12 +42,8 @@ logger = logging.getLogger("distributed.tide.kubernetes")
 
 #: How often the ReplicaSet's controller is told again to delete pods.
 ATTEMPTS = 4
-#: So many times the usual start of a pod others are waited for rather than given up with one that has failed.
-_STARTS = 6
 #: How far the watch of pods may be behind that of ReplicaSets.
 _SEEN_S = 0.5
-#: So many names are said at once.
-_SHOWN = 5
 
 
 class PoolScale:
@@ -75,6 +72,8 @@ class PoolScale:
     ----------
     rivals
         Who else scales it.
+    going
+        Its pods that are to go.
     """
 
     def __init__(
@@ -99,25 +98,15 @@ class PoolScale:
         self._wake = wake
         self._patience = patience
         self._lock = asyncio.Lock()
-        #: Pods that are to go, and whether their workers had been at work when that was said, and have been
-        #: drained. One that was not, and is ready later, has started meanwhile.
-        self._leaving: dict[str, bool] = {}
-        #: When that was said.
-        self._since_s: dict[str, float] = {}
-        #: Pods for which the number was lowered just now.
-        self._due: set[str] = set()
         #: The uids of pods for which it has been lowered: once for each.
         self._forgone: set[str] = set()
         self._cancelling = 0
         self._clock = clock
+        self.going = Going(pods, patience=patience, clock=clock)
         self._quota = Quota(self.pool, patience=patience, clock=clock)
         self.rivals = Rivals(self.pool, replicaset, patience=patience, clock=clock)
         self._number = Number(replicaset, api, self.rivals)
         self._yielding: asyncio.Task[None] | None = None
-        #: Pods whose workers have tasks or results.
-        self.used: frozenset[str] = frozenset()
-        #: Pods that have had a worker, whether or not they were ever seen as ready.
-        self._worked: frozenset[str] = frozenset()
         #: Pods that went although others had been picked.
         self.misses = 0
 
@@ -157,11 +146,6 @@ class PoolScale:
         """Some pod of the pool has changed."""
         self._pods.changed()
 
-    def told(self, protected: Mapping[str, bool]) -> None:
-        """Take which pods have a worker, and whether those have tasks or results."""
-        self.used = frozenset(name for name, used in protected.items() if used)
-        self._worked = (self._worked | protected.keys()) & self._pods.now().keys()
-
     def limit(self) -> Limit | None:
         """The quota that was met, while it is believed; or the maximum, where the platform enforces it."""
         return self._quota.limit() or self._enforced
@@ -175,17 +159,21 @@ class PoolScale:
     async def up(self, n: int) -> None:
         """See to it that ``n`` pods exist: those that are being deleted count, failed ones do not."""
         pods = self._pods.now()
-        ending = sum(1 for name, pod in pods.items() if pod.unit.phase is Phase.STOPPING or name in self._due)
-        counted = self.active() - self._due
+        ending = sum(
+            1 for name, pod in pods.items() if pod.unit.phase is Phase.STOPPING or name in self.going.due
+        )
+        counted = self.active() - self.going.due
         # A higher number would save those that are about to be deleted.
-        await self._pods.until(lambda: not self._due & self.active(), self._patience.delete_s)
+        await self._pods.until(lambda: not self.going.due & self.active(), self._patience.delete_s)
         async with self._lock:
             if frozen := self.frozen():
                 raise LaunchRejected(frozen)
             if (limit := self._quota.limit()) is not None and n > limit.maximum:
                 raise QuotaExceeded(limit.message)
             active = self.active()
-            failed = sum(1 for name in active - self._leaving.keys() if pods[name].unit.phase is Phase.FAILED)
+            failed = sum(
+                1 for name in active - self.going.leaving.keys() if pods[name].unit.phase is Phase.FAILED
+            )
             # Of those that have gone meanwhile nobody knew when `n` was said; at the worst it is said again.
             replicas = n - ending - len(counted - active) + failed
             if replicas > max(self.wanted, len(active)):
@@ -216,13 +204,8 @@ class PoolScale:
         Unavailable
             Some are still there: ask again.
         """
-        pods = self._pods.now()
         victims = set(names) & self.active()
-        self._leaving = {
-            name: self._leaving.get(name, self._was_at_work(pods[name]))
-            for name in (self._leaving.keys() | victims) & pods.keys()
-        }
-        self._since_s = {name: self._since_s.get(name, self._clock()) for name in self._leaving}
+        self.going.say(victims)
         await self._forgo(names)
         if not victims:
             return ()
@@ -230,9 +213,9 @@ class PoolScale:
             raise Unavailable(frozen)
         await self._all_made()
         kept = await self._spared(victims)
-        kept |= {name for name in victims if self._has_started(name)}
+        kept |= {name for name in victims if self.going.has_started(name)}
         victims = victims & self.active() - kept
-        if victims and self.active() - victims - self._due:
+        if victims and self.active() - victims - self.going.due:
             await self._prepare(victims)
         survived: set[str] = set()
         for _ in range(ATTEMPTS):
@@ -244,9 +227,8 @@ class PoolScale:
         if self._marks is not None:
             self._marks.spare(kept)
         if survived:
-            raise Unavailable(f"pods of {self.replicaset} are still there: {_some(survived)}")
-        for name in kept:
-            self._leaving.pop(name, None)
+            raise Unavailable(f"pods of {self.replicaset} are still there: {some(survived)}")
+        self.going.stay(kept)
         return kept
 
     async def _all_made(self) -> None:
@@ -255,43 +237,21 @@ class PoolScale:
 
     async def _spared(self, victims: set[str]) -> set[str]:
         """Wait for pods that go anyway, as fewer have been asked for; returns victims that stay for those."""
-        before = self.active() - self._due
+        before = self.active() - self.going.due
         surplus = len(before) - self.wanted
-        if surplus <= 0 or not self._waiting(victims):
+        if surplus <= 0 or not self.going.waiting(victims):
             return set()
-        await self._pods.until(lambda: len(self.active() - self._due) <= self.wanted, self._patience.delete_s)
+        await self._pods.until(
+            lambda: len(self.active() - self.going.due) <= self.wanted, self._patience.delete_s
+        )
         instead = before - self.active() - victims
-        return set(self._waiting(victims)[: min(surplus, len(instead))])
-
-    def _waiting(self, names: Collection[str]) -> list[str]:
-        """Those that do not run yet: one is as good as another."""
-        return sorted(filter(self._waits, self.active() & set(names)))
-
-    def _waits(self, name: str) -> bool:
-        """Whether it does not run yet: pods are pending, too, while something beside their worker is."""
-        at_work = name in self.used or self._leaving.get(name)
-        return self._pods[name].rank < Rank.UNREADY and not at_work
-
-    def _starts(self, name: str) -> bool:
-        """Whether it does not run yet, and may."""
-        return self._waits(name) and self._pods[name].unit.phase is not Phase.FAILED
-
-    def _was_at_work(self, pod: PodView) -> bool:
-        """Whether the worker of one that is to go has been drained: it may not have been seen as ready."""
-        return pod.ready or (pod.unit.name in self._worked and pod.unit.phase is not Phase.FAILED)
-
-    def _parked(self) -> set[str]:
-        """Those that are to go and are not at work: it does not matter which of them goes first."""
-        return {name for name in self._leaving if not self._pods.ready(name) and name not in self.used}
-
-    def _drained(self, names: Iterable[str]) -> bool:
-        return any(self._leaving.get(name) for name in names)
+        return set(self.going.waiting(victims)[: min(surplus, len(instead))])
 
     async def _prepare(self, victims: set[str]) -> None:
         """Wait until the ReplicaSet will pick these."""
         if self._marks is not None:
             # Of those that do not run yet it matters only if others do not, either.
-            ranks = {self._pods[name].rank for name in self.active() - victims - self._due}
+            ranks = {self._pods[name].rank for name in self.active() - victims - self.going.due}
             first = min(ranks | {Rank.UNREADY})
             if first is Rank.PENDING:
                 # One without a node may have one before the ReplicaSet's controller looks.
@@ -300,54 +260,14 @@ class PoolScale:
             done = await self._marks.victims(marked)
             # Not before the watch shows them: the ReplicaSet's controller knows pods from one, too.
             await self._pods.until(lambda: not any(map(self._pods.unmarked, done)), self._patience.delete_s)
-        parking = [name for name in victims if self._leaving.get(name)]
+        parking = [name for name in victims if self.going.leaving.get(name)]
         await self._pods.until(lambda: not any(map(self._pods.ready, parking)), self._patience.park_s)
 
         def starting() -> bool:
-            first = self._before(victims & self.active())
+            first = self.going.before(victims & self.active())
             return any(self._pods[name].rank is not Rank.NOWHERE for name in first)
 
         await self._pods.until(lambda: not starting(), self._patience.start_s)
-
-    def _before(self, victims: Collection[str]) -> set[str]:
-        """Other pods that the ReplicaSet may pick rather than the last of these."""
-        pods = self._pods.now()
-        if not victims:
-            return set()
-        last = max(pods[name].order for name in victims)
-        others = self.active() - self._due - set(victims) - self._parked()
-        before = {name for name in others if pods[name].order <= last}
-        if all(map(self._starts, victims)):
-            # As good as those that would go as soon.
-            before -= {name for name in before if pods[name].order == last and self._waits(name)}
-        return before
-
-    def _given_up(self, going: set[str]) -> set[str]:
-        """Pods that do not run, and would be picked first.
-
-        Raises
-        ------
-        Unavailable
-            A pod that may be at work would be, or one that starts rather than one that has failed to.
-        """
-        first = self._before(going)
-        ready = any(map(self._pods.ready, going))
-        pending = set(self._waiting(first))
-        at_work = first - pending if ready else first & self.used
-        if at_work:
-            still = "still ready" if ready else "parked" if self._drained(going) else "not marked"
-            raise Unavailable(f"pods {_some(going)} are {still}, and {_some(at_work)} would go first")
-        starting = {name for name in pending if self._starts(name) and self._pods[name].rank > Rank.NOWHERE}
-        ended = not self._drained(going) and not any(map(self._starts, going))
-        waited_s = self._clock() - min(map(self._said_s, going), default=0.0)
-        if starting and ended and waited_s < _STARTS * self._patience.start_s:
-            # None of these was drained: no machine becomes free of which the others could make use. But they
-            # may never start.
-            raise Unavailable(f"pods {_some(starting)} start, and would go rather than {_some(going)}")
-        return pending
-
-    def _said_s(self, name: str) -> float:
-        return self._since_s.get(name, self._clock())
 
     async def _lower(self, victims: set[str], kept: set[str]) -> set[str]:
         """Ask for so many fewer pods as may go, and wait; returns which have not.
@@ -359,12 +279,12 @@ class PoolScale:
         try:
             async with self._lock:
                 await self._all_seen()
-                kept |= {name for name in victims if self._has_started(name)}
+                kept |= {name for name in victims if self.going.has_started(name)}
                 going = (victims - kept) & self.active()
                 if not going:
                     return set()
-                staying = self.active() - self._due - going - self._given_up(going)
-                self._due |= going
+                staying = self.active() - self.going.due - going - self.going.given_up(going)
+                self.going.due |= going
                 await self._number.set(len(staying))
                 self._forgone |= self._uids(going)
             # As long as some go it is only slow.
@@ -373,14 +293,14 @@ class PoolScale:
                 left = len(self.active() & going)
                 await self._pods.until(lambda: len(self.active() & going) < left, self._patience.delete_s)  # noqa: B023 -- awaited here
         finally:
-            self._due -= going
+            self.going.due -= going
         survived = self.active() & going
         self._forgone -= self._uids(survived)
-        missed = staying - self.active() - self._leaving.keys()
+        missed = staying - self.active() - self.going.leaving.keys()
         if survived and missed:
             self.misses += len(missed)
-            logger.warning("Pods %s went instead of %s", _some(missed), _some(survived))
-            kept |= set(self._waiting(survived)[: len(missed)])
+            logger.warning("Pods %s went instead of %s", some(missed), some(survived))
+            kept |= set(self.going.waiting(survived)[: len(missed)])
         return survived - kept
 
     async def _forgo(self, names: Collection[str]) -> None:
@@ -399,7 +319,7 @@ class PoolScale:
         async with self._lock:
             await self._all_seen()
             ended = self._ended(names)
-            replicas = max(self.wanted - len(ended), len(self.active()) - self._free())
+            replicas = max(self.wanted - len(ended), len(self.active()) - self.going.free())
             if replicas < self.wanted and not self.frozen():
                 await self._number.set(replicas)
             self._forgone |= ended
@@ -409,13 +329,6 @@ class PoolScale:
         found = (pod for name in names if (pod := self._pods.now().get(name)) is not None)
         ended = {pod.uid for pod in found if pod.unit.phase is Phase.FAILED and not pod.active}
         return ended - self._forgone
-
-    def _free(self) -> int:
-        """How many pods would go before any that may be at work."""
-        pods, active = self._pods.now(), self.active()
-        others = active - self._due - self._parked()
-        first = min((pods[name].order for name in others - set(self._waiting(others))), default=None)
-        return sum(1 for name in active if first is None or pods[name].order < first)
 
     def _uids(self, names: Iterable[str]) -> set[str]:
         pods = self._pods.now()
@@ -455,18 +368,6 @@ class PoolScale:
                 raise Unavailable(f"{unseen} pods of {self.replicaset} are not seen: the watch is late")
             seen = len(self.active())
             await self._pods.until(lambda: len(self.active()) != seen, _SEEN_S)  # noqa: B023 -- awaited here
-
-    def _has_started(self, name: str) -> bool:
-        """Whether one that is to go has got to work meanwhile: nobody has drained what runs there now.
-
-        It had not started when it was to go, or its container was started again.
-        """
-        pod = self._pods.now().get(name)
-        if pod is None:
-            return False
-        # A worker that is parked has left the scheduler.
-        at_work = name in self.used and pod.unit.phase is not Phase.FAILED
-        return at_work or (not self._leaving.get(name) and self._pods.ready(name))
 
     async def none(self) -> None:
         """Let all pods go. Nobody comes after this who would say it again."""
@@ -514,8 +415,3 @@ class PoolScale:
         if self._yielding is not None:
             self._yielding.cancel()
             await asyncio.gather(self._yielding, return_exceptions=True)
-
-
-def _some(names: Collection[str]) -> str:
-    shown = ", ".join(sorted(names)[:_SHOWN])
-    return f"{shown} and {len(names) - _SHOWN} more" if len(names) > _SHOWN else shown
