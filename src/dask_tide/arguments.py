@@ -29,6 +29,8 @@ _INSTEAD = {"n_workers": "did you mean 'minimum', or cluster.scale(n)?"}
 #: What a scheduler elsewhere has no use for, and its default.
 _HERE_ONLY = {"host": None, "scheduler_port": 0, "protocol": None, "security": None}
 _HIGHEST_PORT = 65_535
+#: Protocols whose servers of Dask's listen on all interfaces, whatever host they are told.
+_EVERYWHERE = ("ws", "wss")
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,8 @@ class Arguments:
                 expected = "these limits inside the pools, not beside them"
                 raise ConfigError("pools", sorted(self._limits), expected)
         provider = self.provider or dask.config.get("tide.provider", "local")
+        if not isinstance(provider, str):
+            raise ConfigError("provider", provider, "a name")
         return self._elsewhere(provider) if provider in _HOSTS else self._here(provider, shut_down)
 
     @property
@@ -106,6 +110,9 @@ class Arguments:
         for key in ("host", "protocol"):
             if not isinstance(self.server[key], str | None):
                 raise ConfigError(key, self.server[key], "a text, or nothing")
+        if self.server["protocol"] in _EVERYWHERE and self.server["host"] is None:
+            expected = "another one, or a host: it listens on all interfaces, whatever that is"
+            raise ConfigError("protocol", self.server["protocol"], expected)
         port = str(self.server["scheduler_port"])
         if not _is_port(port):
             raise ConfigError(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -62,7 +62,27 @@ _SMALLEST_MEMORY = 2**20
 _MAXIMUM_ELSEWHERE = 10
 _PRIOR = "500ms"
 
-dask.config.update_defaults({"tide": DEFAULTS})
+
+def _ill_formed(given: Any, defaults: Mapping[str, Any], key: str) -> Iterator[tuple[str, Any]]:
+    """What stands where a mapping belongs, and its key."""
+    if not isinstance(given, Mapping):
+        if given is not None:
+            yield key, given
+        return
+    for name, default in defaults.items():
+        for spelt in {name, name.replace("-", "_")} & given.keys():
+            if isinstance(default, Mapping):
+                yield from _ill_formed(given[spelt], default, f"{key}.{spelt}")
+
+
+def _register() -> None:
+    """Tell Dask the defaults; it puts mappings in the place of what is none, which would hide that."""
+    wrong = dict(_ill_formed(dask.config.get("tide", None), DEFAULTS, "tide"))
+    dask.config.update_defaults({"tide": DEFAULTS})
+    dask.config.set(wrong)
+
+
+_register()
 
 
 @dataclass(frozen=True)
@@ -203,9 +223,11 @@ def _build(config: Mapping[str, Any]) -> TideConfig:
         learn_prior=config["forecast"]["prior"] == "auto" and settings.prior_s > 0,
         drain_timeout_s=seconds(config["drain"]["timeout"]),
         departure_timeout_s=seconds(config["departure"]["timeout"]),
-        folder=_path(config["folder"]),
+        folder=_path("tide.folder", config["folder"]),
         journal=JournalConfig(
-            _path(journal["path"]), size_bytes(journal["max-bytes"]), int(journal["files"])
+            _path("tide.journal.path", journal["path"]),
+            size_bytes(journal["max-bytes"]),
+            int(journal["files"]),
         ),
         idle_shutdown_s=_optional(seconds, config["idle-shutdown"]),
     )
@@ -306,8 +328,15 @@ def duration_s(key: str, value: object, *, positive: bool = False) -> float:
     raise ConfigError(key, value, f"a duration such as '30s'{', more than 0' if positive else ''}")
 
 
-def _path(value: str | None) -> Path | None:
-    return None if value is None else Path(value).expanduser()
+def _path(key: str, value: str | None) -> Path | None:
+    if value is None:
+        return None
+    if "\0" in value:
+        raise ConfigError(key, value, "a path")
+    try:
+        return Path(value).expanduser()
+    except RuntimeError as error:
+        raise ConfigError(key, value, f"a path of somebody who has a home ({error})") from error
 
 
 def _optional(convert: Callable[[Any], T], value: Any) -> T | None:

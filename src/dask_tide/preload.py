@@ -42,7 +42,8 @@ async def dask_setup(server: Server) -> None:
     Raises
     ------
     SystemExit
-        With 2, if the configuration is wrong: Dask would log any other exception and serve on.
+        With 2, if the configuration is wrong, or a scheduler cannot have a controller: Dask would log any
+        other exception and serve on.
     """
     try:
         if isinstance(server, Scheduler):
@@ -60,8 +61,13 @@ async def dask_setup(server: Server) -> None:
                 interruption.join(server)
                 if handles_sigterm:
                     parking.join(server)
-    except TideError as error:
-        logger.error("%s", error)
+    except Exception as error:
+        if isinstance(error, TideError):
+            logger.error("%s", error)
+        elif isinstance(server, Scheduler):
+            logger.exception("The controller cannot be started; without one no worker would ever come")
+        else:
+            raise
         if (task := asyncio.current_task()) is not None:
             # Asked by nobody else, and asyncio would say so with a traceback that hides the message.
             task.add_done_callback(asyncio.Task.exception)

@@ -182,6 +182,9 @@ def _folder(scheduler: Scheduler) -> Path:
         ({f"{POOL}MINIMUM": "3", f"{POOL}MAXIMUM": "2"}, "tide.pools.default.minimum: got 3"),
         ({"DASK_TIDE__PROVIDER": "clouds"}, "tide.provider: got 'clouds'"),
         ({"DASK_TIDE__OPTIONS__COLOUR": "red"}, "tide.options.colour: got 'red'"),
+        ({"DASK_TIDE__JOURNAL": "x.jsonl"}, "tide.journal: got 'x.jsonl'"),
+        ({"DASK_TIDE": "foo"}, "tide: got 'foo'"),
+        ({"DASK_TIDE__FOLDER": "~nobody-of-that-name/x"}, "tide.folder: got '~nobody-of-that-name/x'"),
     ],
 )
 def test_an_invalid_configuration_ends_the_scheduler(
@@ -193,6 +196,16 @@ def test_an_invalid_configuration_ends_the_scheduler(
     assert named in scheduler.log
     assert "Traceback" not in scheduler.log
     wait_until(lambda: not scheduler.descendants, "nothing is left", GONE_S)
+
+
+def test_a_scheduler_that_can_have_no_controller_ends(served: Served, tmp_path: Path) -> None:
+    """Whatever it is that went wrong: without one no worker would ever come, and nobody would say why."""
+    (tmp_path / "broken.py").write_text("def factory(context):\n    raise ZeroDivisionError('by itself')\n")
+    environment = {"DASK_TIDE__PROVIDER": "broken:factory", "PYTHONPATH": str(tmp_path)}
+    scheduler = served.scheduler(environment=environment)
+    wait_until(lambda: scheduler.process.poll() is not None, "it ends", detail=lambda: scheduler.log)
+    assert scheduler.process.returncode == 2, scheduler.log
+    assert "ZeroDivisionError: by itself" in scheduler.log
 
 
 def test_p37_after_a_lost_client_everything_goes(served: Served, marked: Marked) -> None:

@@ -444,6 +444,18 @@ async def test_a_restart_brings_back_workers_that_no_tick_has_seen_yet(harbour):
     assert h.controller.wishes.floor_of("default", h.controller.now_s()) == 2
 
 
+async def test_files_stay_where_they_are_wherever_the_process_goes(harbour, tmp_path, monkeypatch):
+    (tmp_path / "other").mkdir()
+    monkeypatch.chdir(tmp_path)
+    h = await harbour(**KEEP, folder="here", journal={"path": "journal.jsonl"})
+    monkeypatch.chdir(tmp_path / "other")
+    assert h.controller.config.folder == tmp_path / "here"
+    await h.scaled(1)
+    await h.controller.close()
+    assert (tmp_path / "journal.jsonl").read_text()
+    assert not list((tmp_path / "other").iterdir())
+
+
 async def test_somebodys_own_worker_that_is_busy_with_a_resource_takes_no_plain_task(harbour):
     h = await harbour(**KEEP, dask={"distributed.scheduler.work-stealing-interval": "100ms"})
     async with Worker(h.scheduler.address, nthreads=1, resources={"GPU": 1}, name="mine"):

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
 from dask_tide import config
-from dask_tide.config import DEFAULTS, POOL_DEFAULTS, TideConfig, read, validate
+from dask_tide.config import DEFAULTS, POOL_DEFAULTS, TideConfig, _register, read, validate
 from dask_tide.errors import ConfigError
 from dask_tide.model import Settings
 from dask_tide.schema import FORMATS, load_yaml
@@ -410,6 +410,17 @@ def test_not_a_number_is_a_mistake(key):
 def test_mistakes_in_dasks_configuration_are_told_like_those_in_overrides():
     with dask.config.set({"tide.pools.cpu.maximum": "lots"}):
         assert complaint(None).key == "tide.pools.cpu.maximum"
+
+
+@pytest.mark.parametrize("key", ["tide", "tide.journal", "tide.pools", "tide.release"])
+def test_what_stands_where_a_mapping_belongs_is_not_lost_when_dask_is_told_the_defaults(key):
+    dask.config.config.pop("tide", None)
+    dask.config.set({key: "my.jsonl"})
+    _register()
+    dask.config.defaults.pop()
+    error = complaint({})
+    assert (error.key, error.value) == (key, "my.jsonl")
+    assert "a mapping" in error.expected
 
 
 def test_sum_of_the_minimums_may_not_exceed_the_limit():

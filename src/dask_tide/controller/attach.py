@@ -52,7 +52,9 @@ def attach(
     config = configuration.read(overrides)
     factory = load(config.provider) if provider is None else provider
     cluster = config.name or f"tide-{secrets.token_hex(3)}"
-    config = replace(config, name=cluster)
+    # The paths of now, wherever this process goes from here.
+    named, path = (None if it is None else it.absolute() for it in (config.folder, config.journal.path))
+    config = replace(config, name=cluster, folder=named, journal=replace(config.journal, path=path))
     folder, clean_up = (
         private_folder(cluster)
         if config.folder is None

@@ -51,10 +51,24 @@ def named_folder(configured: Path, cluster: str) -> Path:
 
 
 def private_folder(cluster: str) -> tuple[Path, Callable[[], None]]:
-    """A new temporary one, in Dask's ``temporary-directory`` if that is set, and what removes it."""
+    """A new temporary one, in Dask's ``temporary-directory`` if that is set, and what removes it.
+
+    Raises
+    ------
+    ConfigError
+        It cannot be made.
+    """
     configured = dask.config.get("temporary-directory", None)
-    parent = Path(configured or tempfile.gettempdir()).absolute()
-    parent.mkdir(parents=True, exist_ok=True)
+    try:
+        parent = Path(configured or tempfile.gettempdir()).absolute()
+        parent.mkdir(parents=True, exist_ok=True)
+        return _made(parent, cluster)
+    except OSError as error:
+        expected = f"a folder that can be written to ({error.strerror})"
+        raise ConfigError("temporary-directory", configured, expected) from error
+
+
+def _made(parent: Path, cluster: str) -> tuple[Path, Callable[[], None]]:
     _purge(parent)
     while True:
         folder = Path(tempfile.mkdtemp(prefix=f"dask-{cluster}-", dir=parent))
