@@ -15,6 +15,7 @@ from distributed import Client
 from distributed.comm import CommClosedError
 from distributed.core import Status
 from distributed.security import Security
+from distributed.versions import get_versions
 from records import busy, reasons, running, units, workers
 from waiting import wait_until
 
@@ -235,6 +236,7 @@ def test_a_wrong_call_names_the_argument_and_changes_nothing(tide, call, key):
     ],
 )
 def test_a_wrong_argument_is_named_before_anything_is_started(arguments, key, monkeypatch):
+    get_versions()  # runs `uname`, once
     monkeypatch.setattr("subprocess.Popen", None)
     before = len(psutil.Process().children(recursive=True))
     with pytest.raises(ConfigError) as error:
