@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -154,7 +155,7 @@ def demo(
 
 def _read(path: Path) -> list[journals.Line]:
     try:
-        lines = list(journals.read(path))
+        lines = list(journals.read(path, partial(click.echo, err=True)))
     except JournalError as error:
         raise click.ClickException(str(error)) from error
     if not lines:

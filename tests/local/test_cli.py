@@ -126,7 +126,7 @@ def test_a_journal_that_cannot_be_read(arguments: tuple[str, ...], tmp_path: Pat
     good = journal.read_bytes()
     for bad, said in (
         (good + b"{\n", f"line {good.count(10) + 1}"),
-        (good[: len(good) // 2], "line"),
+        (good[: len(good) // 2] + b"\n" + good, "line"),
         (b"\xff\xfe\x00 no journal\n", "line 1"),
         (b"[]\n", "line 1"),
         (good.replace(b'"at_s"', b'"version":99,"at_s"', 1), "format version 99, this is 1"),
@@ -137,6 +137,16 @@ def test_a_journal_that_cannot_be_read(arguments: tuple[str, ...], tmp_path: Pat
         assert str(journal) in result.output
         assert said in result.output
         assert isinstance(result.exception, SystemExit)
+
+
+@pytest.mark.parametrize("arguments", [("replay",), ("explain", "--journal")])
+def test_a_journal_whose_last_line_was_cut_off(arguments: tuple[str, ...], journal: Path) -> None:
+    good = journal.read_bytes()
+    whole = ask(*arguments, str(journal))
+    journal.write_bytes(good + good[: good.index(b"\n") // 2])
+    result = ask(*arguments, str(journal))
+    assert (result.exit_code, result.stdout) == (0, whole.stdout), result.output
+    assert result.stderr == f"{journal}, line {good.count(10) + 1} is cut off, and left out\n"
 
 
 def test_an_empty_journal(tmp_path: Path) -> None:

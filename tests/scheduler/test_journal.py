@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import stat
+from pathlib import Path
 
 import gates
+import msgspec
 import pytest
 from msgspec.structs import replace
 from waiting import until
@@ -118,6 +121,21 @@ async def test_missing_folder(tmp_path, caplog):
     assert "the cluster goes on" in caplog.text
 
 
+async def test_folder_that_a_cleaner_removes_is_made_again(tmp_path, caplog):
+    path = tmp_path / "cleaned" / "journal.jsonl"
+    path.parent.mkdir()
+    journal = Journal(path, 2**20, 2)
+    for at_s in (1.0, 2.0):
+        journal.record(line(at_s, _LAUNCH))
+        await journal.close()
+        shutil.rmtree(path.parent)
+    journal.record(line(3.0, _LAUNCH))
+    await journal.close()
+    assert [entry.at_s for entry in read(path)] == [3.0]
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+    assert not caplog.text
+
+
 async def test_deciding_again_gives_the_same_bytes(harbour, tmp_path):
     path = tmp_path / "journal.jsonl"
     h = await harbour(journal={"path": str(path)}, release={"keep": "0s", "tail": "0s"})
@@ -154,6 +172,167 @@ async def test_corrupt_line_is_named(tmp_path, bad):
     assert next(lines).at_s == 1.0
     with pytest.raises(JournalError, match=r"journal\.jsonl, line 2"):
         next(lines)
+
+
+async def written(path, *times_s, files=2):
+    """A journal with these lines, of a scheduler that has ended."""
+    journal = Journal(path, 8000, files)
+    for at_s in times_s:
+        journal.record(line(at_s, _LAUNCH))
+        await journal.close()
+    return journal
+
+
+async def test_last_line_that_was_cut_off_is_left_out(tmp_path):
+    """``kill -9``, ``head -c``, a copy of a live journal: of no use was all of it."""
+    path = tmp_path / "journal.jsonl"
+    await written(path, 1.0, 2.0)
+    data = path.read_bytes()
+    start = data.index(b"\n") + 1
+    said: list[str] = []
+    for end in range(start + 1, len(data) - 1):
+        path.write_bytes(data[:end])
+        said.clear()
+        assert [entry.at_s for entry in read(path, said.append)] == [1.0], data[start:end]
+        assert said == [f"{path}, line 2 is cut off, and left out"]
+    path.write_bytes(data[:-1])
+    said.clear()
+    assert [entry.at_s for entry in read(path, said.append)] == [1.0, 2.0], "it lacks no more than its end"
+    assert not said
+
+
+async def test_last_line_of_an_older_file_that_was_cut_off_is_named(tmp_path):
+    path = tmp_path / "journal.jsonl"
+    await written(path, 1.0)
+    (tmp_path / "journal.jsonl.1").write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(JournalError, match=r"journal\.jsonl\.1, line 1: "):
+        list(read(path))
+
+
+@pytest.mark.parametrize("bad", [b"[]", b'{"at_s": 1}', b'{"version":2}'])
+async def test_last_line_that_is_whole_and_not_ours_is_named(tmp_path, bad):
+    path = tmp_path / "journal.jsonl"
+    path.write_bytes(bad)
+    with pytest.raises(JournalError, match=r"journal\.jsonl, line 1: "):
+        list(read(path))
+
+
+@pytest.mark.parametrize("lost", [1, 2, 200])
+async def test_scheduler_of_the_same_name_after_one_that_was_killed(tmp_path, lost):
+    """In the middle of a line: the next one became a part of it, and all was lost."""
+    path = tmp_path / "journal.jsonl"
+    await written(path, 1.0, 2.0)
+    path.write_bytes(path.read_bytes()[:-lost])
+    await written(path, 3.0, 4.0)
+    assert [entry.at_s for entry in read(path)] == [1.0, *([2.0] if lost == 1 else []), 3.0, 4.0]
+
+
+async def test_half_a_line_is_not_rotated(tmp_path):
+    path = tmp_path / "journal.jsonl"
+    await written(path, *range(100), files=9)
+    path.write_bytes(path.read_bytes()[:-9])
+    journal = Journal(path, path.stat().st_size, 9)
+    journal.record(line(100.0, _LAUNCH))
+    await journal.close()
+    assert [entry.at_s for entry in read(path)] == [*range(99), 100.0]
+
+
+@pytest.mark.parametrize("version", [0, 2, 99])
+def test_line_of_another_version_is_named_as_such(tmp_path, version):
+    path = tmp_path / "journal.jsonl"
+    ours = msgspec.json.encode(replace(line(1.0), version=version))
+    for data in (ours, ours.replace(b'"at_s"', b'"at"'), f'{{"version":{version}}}'.encode()):
+        path.write_bytes(data + b"\n")
+        with pytest.raises(JournalError, match=rf"line 1: format version {version}, this is 1$"):
+            list(read(path))
+
+
+async def test_rotation_while_it_is_read(tmp_path):
+    path = tmp_path / "journal.jsonl"
+    journal = await written(path, *map(float, range(40)))
+    lines = read(path)
+    times = [next(lines).at_s]
+    for at_s in range(40, 200):
+        journal.record(line(float(at_s), _LAUNCH))
+        await journal.close()
+    times += [entry.at_s for entry in lines]
+    assert times == [times[0] + n for n in range(len(times))], "without a gap"
+    assert times[-1] >= 39.0
+
+
+@pytest.mark.parametrize("files", [1, 2, 3, 5])
+@pytest.mark.parametrize("written_s", [(), (900.0,)])
+@pytest.mark.parametrize("moment", [1, 2, 3, 4])
+async def test_rotation_while_it_is_opened(tmp_path, monkeypatch, files, written_s, moment):
+    """After that many files were opened, and whether or not there is a new one yet."""
+    path = tmp_path / "journal.jsonl"
+    journal = await written(path, *map(float, range(200)), files=files)
+    assert len(list(tmp_path.iterdir())) == files
+    before = [entry.at_s for entry in read(path)]
+    plain, opened = Path.open, []
+
+    def rotated(self, *arguments, **options):
+        file = plain(self, *arguments, **options)
+        opened.append(self)
+        if len(opened) == moment:
+            journal._rotate(8000)
+            for at_s in written_s:
+                journal._write(line(at_s, _LAUNCH))
+        return file
+
+    monkeypatch.setattr(Path, "open", rotated)
+    times = [entry.at_s for entry in read(path)]
+    assert times == before[-len(times) :], "without a gap"
+    in_a_file = 8000 // len(msgspec.json.encode(line(0.0, _LAUNCH)))
+    assert len(before) - len(times) <= in_a_file, "but for the oldest file"
+    if moment >= files:
+        assert times == before
+
+
+async def test_between_two_files(tmp_path):
+    """Killed in the middle of a rotation: there is no newest one."""
+    path = tmp_path / "journal.jsonl"
+    journal = await written(path, 1.0, 2.0)
+    journal._rotate(8000)
+    assert not path.exists()
+    assert [entry.at_s for entry in read(path)] == [1.0, 2.0]
+
+
+async def test_line_that_is_being_written_while_it_is_read(tmp_path):
+    path = tmp_path / "journal.jsonl"
+    await written(path, 1.0, 2.0)
+    data = path.read_bytes()
+    for end in (len(data) - 9, len(data) - 1):
+        path.write_bytes(data[:end])
+        lines = read(path, lambda _: path.write_bytes(data))
+        assert next(lines).at_s == 1.0
+        if end == len(data) - 1:
+            assert next(lines).at_s == 2.0
+            path.write_bytes(data)
+        assert [*lines] == []
+
+
+@pytest.mark.parametrize("files", [1, 2, 3])
+async def test_fewer_files_than_before(tmp_path, files):
+    """The older ones stayed, and were read before those that came much later."""
+    path = tmp_path / "journal.jsonl"
+    await written(path, *map(float, range(400)), files=5)
+    assert len(list(tmp_path.iterdir())) == 5
+    not_ours = tmp_path / "journal.jsonl.20261130"
+    shutil.copy(path, not_ours)
+    await written(path, 400.0, files=files)
+    not_ours.unlink()
+    assert len(list(tmp_path.iterdir())) == files
+    await written(path, *map(float, range(401, 500)), files=files)
+    times = [entry.at_s for entry in read(path)]
+    assert times == [float(t) for t in range(500 - len(times), 500)], "the newest, without a gap"
+
+
+async def test_name_with_characters_of_patterns(tmp_path):
+    path = tmp_path / "[1]*.jsonl"
+    await written(path, *map(float, range(40)), files=9)
+    assert len(list(tmp_path.iterdir())) > 1
+    assert [entry.at_s for entry in read(path)] == [float(t) for t in range(40)]
 
 
 def test_no_journal(tmp_path):

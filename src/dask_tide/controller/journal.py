@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
+import glob
+import itertools
 import logging
 import os
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import msgspec
 
@@ -60,8 +64,15 @@ class Line(msgspec.Struct, frozen=True, omit_defaults=True):
     version: int = 1
 
 
+class _Version(msgspec.Struct):
+    """All that is known of a line of another version."""
+
+    version: int = VERSION
+
+
 _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(Line)
+_version_decoder = msgspec.json.Decoder(_Version)
 
 
 class Journal:
@@ -86,6 +97,7 @@ class Journal:
         self._shape: object = None
         self._written_s = -_QUIET_S
         self._writing: asyncio.Task[None] | None = None
+        self._begun = False
         self._failing = False
 
     def record(self, line: Line) -> None:
@@ -119,8 +131,11 @@ class Journal:
         assert self._path is not None
         data = _encoder.encode(line) + b"\n"
         try:
+            if not self._begun:
+                _end_last_line(self._path)
+                self._remove_beyond()
             self._rotate(len(data))
-            descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+            descriptor = self._open(self._path)
             try:
                 _write_all(descriptor, data)
             finally:
@@ -130,7 +145,26 @@ class Journal:
                 logger.warning("Journal %s cannot be written, the cluster goes on: %s", self._path, error)
             self._failing = True
         else:
+            self._begun = True
             self._failing = False
+
+    def _open(self, path: Path) -> int:
+        try:
+            return _append_to(path)
+        except FileNotFoundError:
+            if not self._begun:
+                raise
+            # The folder was there; a cleaner of /tmp, say, has removed it.
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            return _append_to(path)
+
+    def _remove_beyond(self) -> None:
+        """Remove files that are too many since fewer are kept: a journal with them would have a gap."""
+        for n in itertools.count(self._files):
+            try:
+                Path(f"{self._path}.{n}").unlink()
+            except OSError:  # mostly as there is none
+                return
 
     def _rotate(self, more: int) -> None:
         assert self._path is not None
@@ -146,6 +180,24 @@ class Journal:
                 newer.replace(older)
         if self._files == 1:
             self._path.unlink()
+
+
+def _append_to(path: Path) -> int:
+    return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+
+
+def _end_last_line(path: Path) -> None:
+    """Take back half a line of a scheduler that was killed: the next one would become a part of it."""
+    if not path.is_file():
+        return
+    with path.open("r+b") as file:
+        for last in deque(file, 1):
+            if last.endswith(b"\n"):
+                return
+            if last.startswith(b"{") and _is_cut(last):
+                file.truncate(file.tell() - len(last))
+            else:
+                file.write(b"\n")
 
 
 def _write_all(descriptor: int, data: bytes) -> None:
@@ -181,31 +233,91 @@ def encode_actions(actions: tuple[Action, ...]) -> bytes:
     return _encoder.encode(actions)
 
 
-def read(path: Path) -> Iterator[Line]:
-    """Read a journal's lines, oldest first, including its rotated files.
+def read(path: Path, say: Callable[[str], object] = logger.warning) -> Iterator[Line]:
+    """Read a journal's lines, oldest first, including its rotated files; it may be written to meanwhile.
+
+    Parameters
+    ----------
+    path
+        Of its newest file.
+    say
+        Is told of a last line that was cut off and is left out: its scheduler was killed, or is about to
+        write the rest.
 
     Raises
     ------
     JournalError
         A line is not one of ours, or the file cannot be read; says which line.
     """
-    older = sorted(
-        (p for p in path.parent.glob(f"{path.name}.*") if p.suffix[1:].isdigit()),
-        key=lambda p: int(p.suffix[1:]),
-        reverse=True,
-    )
-    for file in (*older, path):
+    with contextlib.ExitStack() as stack:
         try:
-            with file.open("rb") as lines:
-                for number, data in enumerate(lines, 1):
+            files = _open_all(path, stack)
+            for file in files:
+                for number, data in enumerate(file, 1):
+                    unended = file is files[-1] and not data.endswith(b"\n")
                     try:
-                        line = _decoder.decode(data)
-                    except msgspec.MsgspecError as error:
-                        raise JournalError(f"{file}, line {number}: {error}") from error
-                    if line.version != VERSION:
-                        raise JournalError(
-                            f"{file}, line {number}: format version {line.version}, this is {VERSION}"
-                        )
+                        line = _decode(data)
+                    except (msgspec.MsgspecError, JournalError) as error:
+                        if unended and _is_cut(data):
+                            say(f"{file.name}, line {number} is cut off, and left out")
+                            return
+                        raise JournalError(f"{file.name}, line {number}: {error}") from error
                     yield line
+                    if unended:  # what follows by now belongs to it
+                        return
         except OSError as error:
-            raise JournalError(f"{file}: {error.strerror}") from error
+            raise JournalError(f"{error.filename or path}: {error.strerror}") from error
+
+
+def _open_all(path: Path, stack: contextlib.ExitStack) -> list[BinaryIO]:
+    """All files of a journal, oldest first; rotated while they are read, they stay what they were."""
+    files: dict[tuple[int, int], BinaryIO] = {}
+    # Newest first: one that is rotated at this moment is met twice, and none is missed.
+    for name in itertools.chain((path,), _older(path)):
+        with contextlib.suppress(FileNotFoundError):
+            file = stack.enter_context(name.open("rb"))
+            found = os.fstat(file.fileno())
+            files.setdefault((found.st_dev, found.st_ino), file)
+    if not files:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+    return [*reversed(files.values())]
+
+
+def _older(path: Path) -> Iterator[Path]:
+    """A journal's rotated files, newest first."""
+    rotated = path.parent.glob(f"{glob.escape(path.name)}.*")
+    yield from sorted((p for p in rotated if p.suffix[1:].isdigit()), key=lambda p: int(p.suffix[1:]))
+
+
+def _decode(data: bytes) -> Line:
+    """One line.
+
+    Raises
+    ------
+    msgspec.MsgspecError
+        It is not one.
+    JournalError
+        It is one of another version.
+    """
+    try:
+        line = _decoder.decode(data)
+    except msgspec.MsgspecError:
+        # Of another version, more may be different than that.
+        _check(_version_decoder.decode(data).version)
+        raise
+    _check(line.version)
+    return line
+
+
+def _check(version: int) -> None:
+    if version != VERSION:
+        raise JournalError(f"format version {version}, this is {VERSION}")
+
+
+def _is_cut(data: bytes) -> bool:
+    """Whether this is no whole JSON value, whatever it tells of."""
+    try:
+        msgspec.json.decode(data)
+    except msgspec.DecodeError:
+        return True
+    return False
