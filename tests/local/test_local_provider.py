@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -333,6 +334,120 @@ async def test_forkserver_that_cannot_start_says_why(make):
     assert "encodings" in message
 
 
+@pytest.mark.parametrize("moment", ["before", "after"])
+async def test_the_working_directory_has_gone(scheduler, make, tmp_path, monkeypatch, moment):
+    """As in a notebook whose folder another branch does not have; the pool was blocked for ever."""
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    monkeypatch.syspath_prepend("")
+    if moment == "before":
+        gone.rmdir()
+        provider = make()
+    else:
+        provider = make()
+        gone.rmdir()
+    await provider.scale_up("cpu", 1)
+    await until(lambda: scheduler.workers)
+
+
+class Text(str):
+    """What may stand in ``sys.path``, too."""
+
+    __slots__ = ()
+
+
+async def test_the_working_directory_has_a_name_that_is_not_utf_8(scheduler, make, tmp_path, monkeypatch):
+    odd = tmp_path / os.fsdecode(b"caf\xe9")
+    odd.mkdir()
+    (odd / "only_there.py").write_text("WHERE = 'there'")
+    monkeypatch.chdir(odd)
+    monkeypatch.syspath_prepend("")
+    monkeypatch.setattr(sys, "path", [*sys.path, Text("/nowhere")])
+    provider = make()
+    await provider.scale_up("cpu", 1)
+    await until(lambda: scheduler.workers)
+
+    def look():
+        import only_there  # type: ignore[import-not-found]
+
+        return only_there.WHERE
+
+    async with Client(scheduler.address, asynchronous=True) as client:
+        assert [*(await client.run(look)).values()] == ["there"]
+
+
+async def test_what_cannot_be_sent_leaves_no_unit(make, monkeypatch):
+    def fail(*_: object) -> None:
+        raise OSError("no way")
+
+    provider = make()
+    monkeypatch.setattr(provider._launcher, "send", fail)
+    with pytest.raises(OSError, match="no way"):
+        await provider.scale_up("cpu", 1)
+    assert not await units_of(provider)
+
+
+@pytest.mark.parametrize("killed", [False, True], ids=["forkserver runs", "forkserver was killed"])
+@pytest.mark.parametrize("removed", ["folder", "folder/logs"])
+async def test_a_folder_that_somebody_has_removed_is_made_again(scheduler, make, tmp_path, removed, killed):
+    """As those who clean up /tmp do; no worker started any more."""
+    provider = make()
+    shutil.rmtree(tmp_path / removed)
+    if killed:
+        forkserver_of(provider).kill()
+        await until(lambda: provider._launcher.ended)
+    await provider.scale_up("cpu", 1)
+    await until(lambda: scheduler.workers)
+    assert stat.S_IMODE((tmp_path / removed).stat().st_mode) == 0o700
+    log = tmp_path / "folder" / "logs" / f"{(await only_unit(provider)).name}.log"
+    await until(lambda: "Registered to" in log.read_text())
+
+
+async def test_a_folder_that_cannot_be_made_again_is_said(make, tmp_path):
+    provider = make()
+    shutil.rmtree(tmp_path / "folder")
+    (tmp_path / "folder").touch()
+    with pytest.raises(LaunchRejected, match=rf"{tmp_path}.* cannot be written"):
+        await provider.scale_up("cpu", 1)
+    assert not await units_of(provider)
+
+
+async def test_a_log_that_cannot_be_opened_is_said(make, tmp_path, monkeypatch):
+    provider = make()
+    monkeypatch.setattr(provider, "_log", lambda _: tmp_path)
+    await provider.scale_up("cpu", 1)
+    await until(is_failed(provider))
+    message = (await only_unit(provider)).message
+    assert "Is a directory" in message
+    assert str(tmp_path) in message
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+async def test_tasks_may_print_where_the_disk_is_full(scheduler, make):
+    """Those that did failed, after all their work."""
+    provider = make()
+    await provider.scale_up("cpu", 1)
+    await until(lambda: scheduler.workers)
+
+    def fill() -> None:
+        full = os.open("/dev/full", os.O_RDWR)
+        os.dup2(full, 1)
+        os.dup2(full, 2)
+        os.close(full)
+
+    def chatty() -> int:
+        for stream in (sys.stdout, sys.stderr):
+            print("x" * 2**17, file=stream)
+            stream.buffer.write(b"x\n")
+            stream.flush()
+        return sys.stdout.fileno() + sys.stderr.fileno()
+
+    async with Client(scheduler.address, asynchronous=True) as client:
+        await client.run(fill)
+        assert await client.submit(chatty) == 3
+
+
 async def test_memory_limit(scheduler, make):
     with dask.config.set({"distributed.scheduler.allowed-failures": 0}):
         provider = make(Pool("cpu", memory_bytes=400 * 2**20))
@@ -548,6 +663,7 @@ async def test_a_drained_worker_that_does_not_end_is_killed_and_it_is_said(
 PARENT = """
     import asyncio, os, sys, time
     from pathlib import Path
+    import psutil
     from distributed import Client, Scheduler
     from distributed.security import Security
     from dask_tide.model import Pool
@@ -564,7 +680,7 @@ PARENT = """
                 await asyncio.sleep(600)
             await provider.scale_up("cpu", 2)
             if state == "starting":
-                while not any((folder / "logs").glob("tide-cpu-*.log")):
+                while not psutil.Process(provider._launcher.pid).children():
                     await asyncio.sleep(0.001)
                 print(flush=True)
                 await asyncio.sleep(600)
@@ -625,6 +741,17 @@ async def test_nothing_outlives_the_process_that_made_it(tmp_path, state):
         ({"environment": {"A": True}}, "tide.options.environment.A"),
         ({"worker-options": "--lifetime 1h"}, "tide.options.worker-options"),
         ({"worker-options": [1]}, "tide.options.worker-options"),
+        # A name, and values, that no environment can have.
+        ({"environment": {"A=B": "1"}}, "tide.options.environment"),
+        ({"environment": {"": "1"}}, "tide.options.environment"),
+        ({"environment": {"A\0": "1"}}, "tide.options.environment"),
+        ({"environment": {"A": "1\0"}}, "tide.options.environment.A"),
+        ({"environment": {"A": "\ud800"}}, "tide.options.environment.A"),
+        # With these no worker could be told to be a unit's.
+        ({"worker-options": ["--name", "x"]}, "tide.options.worker-options"),
+        ({"worker-options": ["--lifetime", "1h", "--name=x"]}, "tide.options.worker-options"),
+        ({"worker-options": ["--nworkers", "2"]}, "tide.options.worker-options"),
+        ({"worker-options": ["--scheduler-file", "x.json"]}, "tide.options.worker-options"),
     ],
 )
 async def test_wrong_options(tmp_path, options, key):
@@ -707,6 +834,24 @@ def test_keys_that_exist_in_memory_become_private_files(tmp_path):
     assert key.read_text() == "key\n"
     assert stat.S_IMODE(key.stat().st_mode) == 0o600
     assert comm["tls"]["min-version"] == 1.2
+
+
+async def test_keys_that_exist_in_memory_go_with_the_provider(tmp_path):
+    """In a folder that the user has named they stayed."""
+    security = Security(tls_ca_file="ca\n", tls_worker_cert="cert\n", tls_worker_key="key\n")
+    provider = LocalProvider(make_context(tmp_path / "folder", security=security))
+    try:
+        key = tmp_path / "folder" / "tls" / "tide-tls_worker_key.pem"
+        assert key.read_text() == "key\n"
+        # Somebody who cleans up /tmp takes them before.
+        shutil.rmtree(tmp_path / "folder")
+        await provider.scale_up("cpu", 1)
+        assert key.read_text() == "key\n"
+        assert stat.S_IMODE(key.stat().st_mode) == 0o600
+        assert stat.S_IMODE(key.parent.parent.stat().st_mode) == 0o700
+    finally:
+        await provider.close()
+    assert not [*tmp_path.rglob("*.pem")]
 
 
 async def test_tls(tmp_path):

@@ -16,7 +16,14 @@ from distributed.system import MEMORY_LIMIT
 from dask_tide.model import Pool
 from dask_tide.providers.base import ProviderContext
 
-__all__ = ["PRELOADS", "forkserver_environment", "terminate_bytes", "worker_arguments"]
+__all__ = [
+    "PRELOADS",
+    "forkserver_environment",
+    "keys_in_memory",
+    "terminate_bytes",
+    "worker_arguments",
+    "write_keys",
+]
 
 #: What each worker loads.
 PRELOADS = ("dask_tide.preload", "dask_tide.providers.local.output")
@@ -26,6 +33,9 @@ DEATH_TIMEOUT = "60s"
 
 #: Where Dask looks for configuration files; no configuration values.
 _FOLDERS = {"DASK_CONFIG", "DASK_ROOT_CONFIG"}
+
+#: What a ``Security`` has that may be a path, or a key or certificate itself.
+_KEYS = ("tls_ca_file", "tls_worker_cert", "tls_worker_key", "tls_client_cert", "tls_client_key")
 
 
 def worker_arguments(context: ProviderContext, pool: Pool) -> list[str]:
@@ -85,10 +95,38 @@ def forkserver_environment(context: ProviderContext, environment: Mapping[str, s
     said = [name for name in result if name.startswith("DASK_") and name not in _FOLDERS]
     for name in said:
         del result[name]
+    write_keys(context)
     config = dask.config.merge(dask.config.global_config, _tls_config(context))
     result["DASK_INTERNAL_INHERIT_CONFIG"] = dask.config.serialize(config)
     result.update(environment)
     return result
+
+
+def keys_in_memory(context: ProviderContext) -> dict[Path, str]:
+    """Keys and certificates that exist in memory only, by the files that workers read them from."""
+    security: Any = context.security  # its attributes are not declared
+    values = {field: getattr(security, field) for field in _KEYS}
+    return {_key_file(context, field): value for field, value in values.items() if _is_key(value)}
+
+
+def write_keys(context: ProviderContext) -> None:
+    """Write those to private files, rather than to an environment that subprocesses inherit. Idempotent."""
+    for file, key in keys_in_memory(context).items():
+        if file.exists() and file.read_bytes() == key.encode():
+            continue
+        file.parent.mkdir(mode=0o700, exist_ok=True)
+        file.unlink(missing_ok=True)
+        # A new file, or none: in one that somebody else has put there he could read it.
+        with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as private:
+            private.write(key.encode())
+
+
+def _is_key(value: str | None) -> bool:
+    return value is not None and "\n" in value
+
+
+def _key_file(context: ProviderContext, field: str) -> Path:
+    return context.folder / "tls" / f"{context.cluster}-{field}.pem"
 
 
 def _loopback(scheduler_address: str) -> str:
@@ -106,20 +144,15 @@ def _tls_config(context: ProviderContext) -> dict[str, Any]:
     """Dask configuration that says what ``context.security`` does.
 
     Not options of ``dask worker``: those know no ciphers, and no client's role, which a task that uses
-    the cluster (``worker_client``) needs. Keys and certificates that exist in memory only are written to
-    private files, rather than to an environment that subprocesses inherit.
+    the cluster (``worker_client``) needs.
     """
     security: Any = context.security  # its attributes are not declared
 
     def path(field: str) -> str | None:
         value: str | None = getattr(security, field)
-        if value is None or "\n" not in value:
-            return None if value is None else str(Path(value).absolute())
-        file = context.folder / "tls" / f"{context.cluster}-{field}.pem"
-        file.parent.mkdir(mode=0o700, exist_ok=True)
-        file.touch(mode=0o600)
-        file.write_text(value)
-        return str(file)
+        if value is None:
+            return None
+        return str(_key_file(context, field) if _is_key(value) else Path(value).absolute())
 
     versions = {None: None, ssl.TLSVersion.TLSv1_2: 1.2, ssl.TLSVersion.TLSv1_3: 1.3}
     tls: dict[str, Any] = {

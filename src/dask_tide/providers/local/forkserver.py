@@ -15,6 +15,7 @@ is bound to the *thread* that started the process, and a notebook's threads come
 from __future__ import annotations
 
 import ctypes
+import errno
 import gc
 import importlib
 import io
@@ -28,15 +29,18 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
 
 import dask
-import msgspec
 import psutil
 from dask.utils import format_bytes, parse_timedelta
 from distributed.cli.dask_worker import main as dask_worker
 
 from .command import PRELOADS
-from .messages import Exited, Request, Stop, WorkerProcess
+from .messages import Exited, Stop, WorkerProcess, encode, read_request
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 __all__ = ["main"]
 
@@ -114,7 +118,6 @@ class _Forkserver:
         self._parent = parent
         self._pid = os.getpid()
         self._received = b""
-        self._decoder: msgspec.json.Decoder[Request] = msgspec.json.Decoder(Request)
         self._children: dict[int, _Child] = {}
         self._told_to_end = False
         interval = dask.config.get("distributed.worker.memory.monitor-interval") or "500 ms"
@@ -198,7 +201,7 @@ class _Forkserver:
         """Do what was asked for; in a child, return its job."""
         *lines, self._received = self._received.split(b"\n")
         for line in lines:
-            request = self._decoder.decode(line)
+            request = read_request(line)
             if isinstance(request, Stop):
                 self._stop(request.unit, request.grace_s, ask=request.ask)
                 continue
@@ -208,7 +211,13 @@ class _Forkserver:
         return None
 
     def _fork(self, unit: str, worker: WorkerProcess) -> bool:
-        """Fork; True in the child."""
+        """Fork; True in the child, whose output goes to its log."""
+        try:
+            # Here, where it can be said why that fails. Read, too: it is part of the worker's logs.
+            log = os.open(worker.log, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+        except OSError as error:
+            self._report(Exited(unit, worker.name, 1, f"its log could not be opened: {error}"))
+            return False
         # A signal that reaches the child before it is rid of our handlers must wait, not be lost in them.
         signal.pthread_sigmask(signal.SIG_BLOCK, _HANDLED)
         try:
@@ -217,11 +226,15 @@ class _Forkserver:
             self._report(Exited(unit, worker.name, 1, f"it could not be forked: {error}"))
         else:
             if pid == 0:
+                os.dup2(log, 1)
+                os.dup2(log, 2)
+                os.close(log)
                 return True
             # The child does the same; whoever comes first. The group must exist before it may be killed.
             with suppress(PermissionError):
                 os.setpgid(pid, pid)
             self._children[pid] = _Child(unit, worker.name, worker.limit_bytes)
+        os.close(log)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _HANDLED)
         return False
 
@@ -263,7 +276,7 @@ class _Forkserver:
                 child.killed = True
 
     def _report(self, event: Exited) -> None:
-        self._connection.sendall(msgspec.json.encode(event) + b"\n")
+        self._connection.sendall(encode(event))
 
 
 def _excess(pid: int, limit_bytes: int) -> str:
@@ -286,15 +299,33 @@ def _die_with(forkserver: int) -> None:
         os._exit(1)
 
 
+class _Log(io.FileIO):
+    """What does not fit on the disk any more is lost: no task is to fail because it has printed something."""
+
+    def write(self, data: ReadableBuffer, /) -> int:
+        try:
+            return super().write(data)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            return memoryview(data).nbytes
+
+
+def _to_log(stream: TextIO) -> TextIO:
+    """The same stream on a :class:`_Log`, of which each line can be read at once."""
+    if not isinstance(stream, io.TextIOWrapper):  # what was imported has put its own there
+        return stream
+    raw = _Log(stream.fileno(), "w", closefd=False)
+    # Without a buffer where PYTHONUNBUFFERED says so.
+    buffer = raw if isinstance(stream.buffer, io.RawIOBase) else io.BufferedWriter(raw)
+    return io.TextIOWrapper(
+        buffer, stream.encoding, stream.errors, line_buffering=True, write_through=stream.write_through
+    )
+
+
 def _work(worker: WorkerProcess, path: list[str]) -> None:
     """Be a Dask worker: from here on all is as in a process of its own."""
-    # Read, too: what has been printed is part of the worker's logs.
-    log = os.open(worker.log, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
-    os.dup2(log, 1)
-    os.dup2(log, 2)
-    os.close(log)
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(line_buffering=True)  # what tasks print can be read at once
+    sys.stdout, sys.stderr = _to_log(sys.stdout), _to_log(sys.stderr)
     os.environ.update(worker.environment)
     if any(name.startswith("DASK_") for name in worker.environment):
         dask.config.refresh()

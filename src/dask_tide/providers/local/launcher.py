@@ -12,11 +12,9 @@ import time
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
-import msgspec
-
 from dask_tide.errors import Unavailable
 
-from .messages import Exited, Request
+from .messages import Exited, Request, encode, read_exited
 
 __all__ = ["Launcher", "describe_exit", "last_lines", "search_path"]
 
@@ -96,7 +94,7 @@ class Launcher:
 
     def send(self, request: Request) -> None:
         """Send a request; lost if the forkserver has ended, which ends :meth:`events`."""
-        line = msgspec.json.encode(request) + b"\n"
+        line = encode(request)
         if self._writer is None:
             self._unsent += line
         else:
@@ -110,11 +108,10 @@ class Launcher:
             self._writer.close()
         else:
             self._writer.write(self._unsent)
-        decoder: msgspec.json.Decoder[Exited] = msgspec.json.Decoder(Exited)
         try:
             async for line in reader:
                 if line.endswith(b"\n"):  # else it was killed while it wrote
-                    yield decoder.decode(line)
+                    yield read_exited(line)
         except ConnectionError:
             pass  # it was killed before it read what was sent
         await self.end()
@@ -147,7 +144,12 @@ class Launcher:
 
 def search_path() -> list[str]:
     """``sys.path`` as another process needs it: what can be imported here can be there."""
-    return [entry or str(Path.cwd()) for entry in sys.path if isinstance(entry, str)]
+    try:
+        here = str(Path.cwd())
+    except OSError:  # somebody has removed it: nothing can be imported from there
+        here = ""
+    # Some put a subclass of str there, which is no str to others.
+    return [str(entry or here) for entry in sys.path if isinstance(entry, str) and (entry or here)]
 
 
 def describe_exit(code: int) -> str:

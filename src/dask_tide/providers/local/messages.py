@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
+
 import msgspec
 
-__all__ = ["Exited", "Request", "Start", "Stop", "WorkerProcess"]
+__all__ = ["Exited", "Request", "Start", "Stop", "WorkerProcess", "encode", "read_exited", "read_request"]
 
 
 class WorkerProcess(msgspec.Struct, frozen=True):
@@ -67,3 +69,23 @@ class Exited(msgspec.Struct, frozen=True):
     worker: str
     code: int
     reason: str = ""
+
+
+def encode(message: Request | Exited) -> bytes:
+    """A message as a line.
+
+    Not in msgspec's own JSON, which is UTF-8: paths may hold other bytes, and the surrogates that stand for
+    them (:func:`os.fsdecode`) go as escapes only.
+    """
+    return json.dumps(msgspec.to_builtins(message)).encode() + b"\n"
+
+
+def read_request(line: bytes) -> Request:
+    """Undo :func:`encode`."""
+    request: Request = msgspec.convert(json.loads(line), Request)
+    return request
+
+
+def read_exited(line: bytes) -> Exited:
+    """Undo :func:`encode`."""
+    return msgspec.convert(json.loads(line), Exited)

@@ -16,7 +16,7 @@ from dask_tide.errors import ConfigError, LaunchRejected
 from dask_tide.model import Phase
 from dask_tide.providers.base import Observation, ObservedUnit, ProviderContext, unit_name
 
-from .command import forkserver_environment, terminate_bytes, worker_arguments
+from .command import forkserver_environment, keys_in_memory, terminate_bytes, worker_arguments, write_keys
 from .launcher import Launcher, describe_exit, last_lines, search_path
 from .messages import Exited, Start, Stop, WorkerProcess
 from .options import Options
@@ -102,7 +102,7 @@ class LocalProvider:
         }
         self._machine = socket.gethostname()
         self._logs = context.folder / "logs"
-        self._logs.mkdir(mode=0o700, exist_ok=True)
+        self._make_folders()
         self._environment = forkserver_environment(context, self._common.environment)
         # Now, as all of Dask's configuration: what is set by the time of a start may be something else.
         pools = [template.pool for template in context.templates.values()]
@@ -141,6 +141,12 @@ class LocalProvider:
         existing = sum(unit.pool == pool and unit.phase is not Phase.FAILED for unit in self._units.values())
         if n <= existing:
             return
+        try:
+            # Again: somebody who cleans up /tmp may have removed them.
+            self._make_folders()
+            write_keys(self._context)
+        except OSError as error:
+            raise LaunchRejected(f"{self._context.folder} cannot be written to: {error}") from error
         launcher = self._listening_launcher()
         for _ in range(n - existing):
             self._start(pool, launcher)
@@ -177,6 +183,15 @@ class LocalProvider:
         await self._launcher.end()
         await asyncio.gather(*self._listeners)
         self._units.clear()
+        for file in keys_in_memory(self._context):
+            try:
+                file.unlink(missing_ok=True)
+            except OSError as error:
+                logger.warning("%s stays, though nobody needs it any more: %s", file, error)
+
+    def _make_folders(self) -> None:
+        for folder in (self._context.folder, self._logs):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def _launch(self) -> Launcher:
         return Launcher(self._environment, self._logs / f"{self._context.cluster}-forkserver.log")
@@ -209,8 +224,8 @@ class LocalProvider:
             )
             for worker in names
         ]
-        self._units[name] = _Unit(name, pool_name, launcher, names, set(names), self._clock())
         launcher.send(Start(name, workers, search_path()))
+        self._units[name] = _Unit(name, pool_name, launcher, names, set(names), self._clock())
 
     async def _listen(self, launcher: Launcher) -> None:
         async for event in launcher.events():
