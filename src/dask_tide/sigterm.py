@@ -60,6 +60,11 @@ class _Sigterm:
         self.before = signal.SIG_DFL if installed is None else installed
         signal.signal(signal.SIGTERM, self._handle)
 
+    def others(self) -> Any:
+        """The handler that is installed beside ours."""
+        installed = signal.getsignal(signal.SIGTERM)
+        return self.before if installed == self._handle else installed
+
     def give_back(self) -> None:
         if signal.getsignal(signal.SIGTERM) == self._handle:
             signal.signal(signal.SIGTERM, self.before)
@@ -142,12 +147,14 @@ def leave(server: Leaver) -> None:
         _sigterm.leavers.remove(server)
     if _sigterm.leavers or not _in_main_thread():
         return
-    _sigterm.give_back()
-    handler = signal.getsignal(signal.SIGTERM)
+    handler = _sigterm.others()
     if isinstance(server, Worker) and getattr(handler, "__module__", "") == "distributed._signals":
         # `dask worker --no-nanny` would cancel the close that is under way, and wait for ever for what it
-        # has cancelled. The process is about to end; SIGTERM has nothing to add.
+        # has cancelled. The process is about to end; SIGTERM has nothing to add. In one step: it may come
+        # between two.
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    else:
+        _sigterm.give_back()
 
 
 def defer(worker: Worker) -> None:

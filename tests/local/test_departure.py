@@ -568,3 +568,27 @@ async def test_a_worker_that_departs_is_not_put_back_to_work(scheduler):
             "it has read both",
         )
         assert worker.status is Status.closing_gracefully
+
+
+async def test_a_worker_that_closes_never_leaves_sigterm_to_dask(monkeypatch):
+    """Which would cancel the close; the signal may come at any moment."""
+
+    def dasks(_signum, _frame):
+        raise AssertionError
+
+    dasks.__module__ = "distributed._signals"
+    installed, install = [], signal.signal
+
+    def noted(number, handler):
+        installed.append(handler)
+        return install(number, handler)
+
+    before = install(signal.SIGTERM, dasks)
+    worker = Worker.__new__(Worker)
+    try:
+        assert sigterm.join(worker)
+        monkeypatch.setattr(signal, "signal", noted)
+        sigterm.leave(worker)
+        assert installed == [signal.SIG_IGN]
+    finally:
+        install(signal.SIGTERM, before)
