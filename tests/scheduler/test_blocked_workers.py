@@ -15,7 +15,7 @@ _ONE = {"default": {"memory": "1 GiB", "maximum": 1}}
 
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch):
-    monkeypatch.setattr("dask_tide.controller.blocked._CERTAIN_S", 0.2)
+    monkeypatch.setattr("dask_tide.controller.since._CERTAIN_S", 0.2)
 
 
 async def blocked(h, **options):

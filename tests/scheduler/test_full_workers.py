@@ -13,7 +13,7 @@ _ONE = {"default": {"memory": "4 GiB", "maximum": 1}}
 
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch):
-    monkeypatch.setattr("dask_tide.controller.leaks._CERTAIN_S", 0.2)
+    monkeypatch.setattr("dask_tide.controller.since._CERTAIN_S", 0.2)
 
 
 def fill(worker):

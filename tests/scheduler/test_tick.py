@@ -502,7 +502,7 @@ async def test_a_worker_whose_thread_runs_what_was_cancelled_is_replaced_if_othe
     harbour, monkeypatch
 ):
     """Python cannot stop the thread, and the scheduler takes it to be free."""
-    monkeypatch.setattr("dask_tide.controller.blocked._CERTAIN_S", 0.2)
+    monkeypatch.setattr("dask_tide.controller.since._CERTAIN_S", 0.2)
     h = await harbour(**KEEP)
     forgotten = h.client.submit(gates.held, "forgotten")
     await until(lambda: gates.starts("forgotten"), "it runs")
@@ -517,7 +517,7 @@ async def test_a_worker_whose_thread_runs_what_was_cancelled_is_replaced_if_othe
 
 async def test_a_thread_that_runs_what_was_cancelled_is_not_free(harbour, monkeypatch):
     """Where others wait for it; who only runs that may go."""
-    monkeypatch.setattr("dask_tide.controller.blocked._CERTAIN_S", 0.2)
+    monkeypatch.setattr("dask_tide.controller.since._CERTAIN_S", 0.2)
     h = await harbour(**KEEP, pools={"default": {"memory": "1 GiB", "maximum": 1, "threads": 2}})
     forgotten = h.client.submit(gates.held, "forgotten")
     await until(lambda: gates.starts("forgotten"), "it runs")
@@ -533,7 +533,7 @@ async def test_a_thread_that_runs_what_was_cancelled_is_not_free(harbour, monkey
 
 async def test_an_idle_worker_that_stays_paused_is_replaced_at_the_maximum_too(harbour, monkeypatch):
     """Its memory is full of what a task has leaked; nobody else may come as long as it is there."""
-    monkeypatch.setattr("dask_tide.controller.leaks._CERTAIN_S", 0.2)
+    monkeypatch.setattr("dask_tide.controller.since._CERTAIN_S", 0.2)
     h = await harbour(**KEEP, pools={"default": {"memory": "4 GiB", "maximum": 1}})
     await h.client.submit(gates.quick, "first")
     [leaky] = await h.running(1)
@@ -547,7 +547,7 @@ async def test_an_idle_worker_that_stays_paused_is_replaced_at_the_maximum_too(h
 
 
 async def test_a_worker_that_its_results_fill_is_not(harbour, monkeypatch):
-    monkeypatch.setattr("dask_tide.controller.leaks._CERTAIN_S", 0.2)
+    monkeypatch.setattr("dask_tide.controller.since._CERTAIN_S", 0.2)
     h = await harbour(**KEEP, pools={"default": {"memory": "4 GiB", "maximum": 1}})
     kept = h.client.submit(gates.quick, "result", object())
     await kept

@@ -10,17 +10,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from distributed.scheduler import heartbeat_interval
-
 from .ledger import PoolRecord
+from .since import Since
 
 if TYPE_CHECKING:
     from distributed.scheduler import WorkerState
 
 __all__ = ["Blocked"]
 
-#: So long at least it must have been so; and two heartbeats must have told it.
-_CERTAIN_S = 3.0
 #: States of tasks, on a worker, that lack nothing but a thread, or a resource that a thread has.
 _WAITING = ("ready", "constrained")
 
@@ -37,7 +34,7 @@ class Blocked:
     """
 
     def __init__(self) -> None:
-        self._since_s: dict[str, float] = {}
+        self._since = Since()
         self.threads: dict[str, int] = {}
         self.stuck: set[str] = set()
 
@@ -56,22 +53,18 @@ class Blocked:
             What is known of each one's pool; None: it is nobody's.
         """
         seen = {ws.address: threads for ws in workers if ws.processing and (threads := _cancelled(ws))}
-        if not (seen or self._since_s):
+        lasts_s = self._since.look(now_s, seen, len(workers))
+        self.threads = {address: seen[address] for address in lasts_s}
+        if not lasts_s:
+            self.stuck = set()
             return
-        self._since_s = {address: self._since_s.get(address, now_s) for address in seen}
-        certain_s = max(_CERTAIN_S, 2 * heartbeat_interval(len(workers)))
-        self.threads = {
-            address: threads
-            for address, threads in seen.items()
-            if now_s - self._since_s[address] > certain_s
-        }
         self.stuck = {
             ws.address
             for ws, record in zip(workers, records, strict=True)
             if record
             and _somebody_waits(ws)
             and self.threads.get(ws.address, 0) >= ws.nthreads
-            and now_s - self._since_s[ws.address] > (record.boot_s or 0.0)
+            and lasts_s[ws.address] > (record.boot_s or 0.0)
         }
 
 

@@ -11,18 +11,16 @@ from typing import TYPE_CHECKING
 
 import dask.config
 from distributed.core import Status
-from distributed.scheduler import heartbeat_interval
 
 from .clock import now_s
 from .ledger import PoolRecord
+from .since import Since
 
 if TYPE_CHECKING:
     from distributed.scheduler import Scheduler, WorkerState
 
 __all__ = ["Leaks"]
 
-#: So long at least it must have been so; and two heartbeats must have told it.
-_CERTAIN_S = 3.0
 #: Where a worker pauses by default, as a share of its memory limit.
 _PAUSE = 0.8
 #: States of tasks, on a worker, whose code may be running.
@@ -39,7 +37,7 @@ class Leaks:
     """
 
     def __init__(self) -> None:
-        self._since_s: dict[str, float] = {}
+        self._since = Since()
         self.full: set[str] = set()
 
     def look(
@@ -63,13 +61,8 @@ class Leaks:
             # A fresh one that is as full as that would be paused, too.
             if record and _leaks(ws) and record.baseline_bytes < ratio * ws.memory_limit
         }
-        self._since_s = {address: self._since_s.get(address, now_s) for address in seen}
-        certain_s = max(_CERTAIN_S, 2 * heartbeat_interval(len(workers)))
-        self.full = {
-            address
-            for address, boot_s in seen.items()
-            if now_s - self._since_s[address] > max(certain_s, boot_s)
-        }
+        lasts_s = self._since.look(now_s, seen, len(workers))
+        self.full = {address for address, seconds in lasts_s.items() if seconds > seen[address]}
 
 
 def take_back(scheduler: Scheduler, addresses: Iterable[str]) -> None:
