@@ -70,7 +70,7 @@ def _minded(controller: Controller, handler: Any) -> Any:
         if stock.__name__ == "scatter" and not controller.scheduler.running:
             controller.expect(arguments.get("timeout") or 2.0)
         one = arguments.get("worker")  # of `proxy`
-        with controller.asked(arguments.get("workers") if one is None else [one], comm):
+        with controller.requests.asked(arguments.get("workers") if one is None else [one], comm):
             return await stock(*([comm] if takes_comm else []), **arguments)
 
     minded.stock = stock  # type: ignore[attr-defined]

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 from collections import Counter, defaultdict
-from collections.abc import Awaitable, Callable, Collection, Iterator
+from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -46,6 +46,7 @@ from .ledger import Ledger, PoolRecord
 from .loose import Loose
 from .pace import Pace
 from .preparing import Preparing
+from .requests import Requests
 from .supply import Supply
 from .tally import Tally
 from .turned_away import TurnedAway
@@ -53,7 +54,6 @@ from .versions import Versions
 from .wishes import Wishes
 
 if TYPE_CHECKING:
-    from distributed.comm.core import Comm
     from distributed.scheduler import Scheduler, WorkerState
 
 logger = logging.getLogger("distributed.tide.controller")
@@ -109,16 +109,12 @@ class Controller:
             self.ledger.records[name].cold_boot_s = self.pools[name].boot_s
         self.supply = Supply(self.ledger, clock=self.now_s, tell=self._tell)
         self.wishes = Wishes(self.pools, wake=self.wake, maximum=config.settings.maximum)
+        self.requests = Requests(wake=self.wake)
         self.errors = 0
         self._blocked = Blocked()
         self._preparing = Preparing(scheduler)
         self._leaks = Leaks()
         self._loose = Loose(scheduler)
-        #: Requests under way for which workers do something without a task: which ones (None: all), and
-        #: the connection of who asks.
-        self._requests: list[tuple[Collection[str] | None, Comm | None]] = []
-        #: Until when a client may be about to connect to some.
-        self._expected_until_s = 0.0
         self._shut_down = shut_down or (lambda: scheduler.close(reason="tide-idle-shutdown"))
         self._clean_up = clean_up
         self._memory = Memory()
@@ -271,7 +267,8 @@ class Controller:
         refused = {unit: reason for unit, (reason, until_s) in self._refused.items() if until_s > now_s}
         doomed = {unit.name for unit in units if unit.doomed}
         refused = {u: reason for u, reason in self.drains.standing().items() if u not in doomed} | refused
-        asked = self._answering(now_s, states, owners, pool_of)
+        by_hand = {name for name in self.pools if self.wishes.manual_of(name) is not None}
+        free = (ws for ws, unit in zip(states, owners, strict=True) if pool_of.get(unit) not in by_hand)
         workers = observe.workers(
             self.scheduler,
             owners,
@@ -279,7 +276,7 @@ class Controller:
             self.tally.bindings,
             doomed,
             self._blocked.threads,
-            asked,
+            self.requests.answering(now_s, free),
             dict.fromkeys(self._leaks.full, Code.FULL.name)
             | dict.fromkeys(self._blocked.stuck, Code.BLOCKED.name),
         )
@@ -416,8 +413,7 @@ class Controller:
         """Whether somebody uses the cluster. An actor may be at work, though nobody sees its methods run."""
         return bool(
             self.tally.unfinished
-            or self._asked()
-            or snapshot.now_s < self._expected_until_s
+            or self.requests.any(snapshot.now_s)
             or any(state.floor for state in snapshot.pools)
             or any(worker.tasks for worker in snapshot.workers)
             or any(ws.actors for ws in self.scheduler.workers.values())
@@ -461,41 +457,7 @@ class Controller:
         if self.provider is not None and not self.scheduler.running:
             with contextlib.suppress(ConfigError):  # no pool may have any: Dask's own error says so
                 self.floor(1, seconds)
-        self._expected_until_s = max(self._expected_until_s, self.now_s() + seconds)
-
-    @contextlib.contextmanager
-    def asked(self, workers: Collection[str] | None, comm: Comm | None = None) -> Iterator[None]:
-        """Ask these (None: all) for something that is no task: while that lasts no idle one of them goes.
-
-        Not when whoever asked, by way of ``comm``, has gone.
-        """
-        request = workers, comm
-        self._requests.append(request)
-        try:
-            yield
-        finally:
-            self._requests.remove(request)
-            self.wake()
-
-    def _asked(self) -> list[Collection[str] | None]:
-        """Whom those ask who are still there."""
-        return [workers for workers, comm in self._requests if comm is None or not comm.closed()]
-
-    def _answering(
-        self, now_s: float, states: list[WorkerState], owners: list[str], pool_of: dict[str, str]
-    ) -> set[str]:
-        """Addresses of workers that have to do with such a request; none where the number is set by hand."""
-        expected = now_s < self._expected_until_s
-        asked = self._asked()
-        if not (expected or asked):
-            return set()
-        by_hand = {name for name in self.pools if self.wishes.manual_of(name) is not None}
-        return {
-            ws.address
-            for ws, unit in zip(states, owners, strict=True)
-            if pool_of.get(unit) not in by_hand
-            and (expected or any(one is None or ws.address in one or ws.name in one for one in asked))
-        }
+        self.requests.expect(self.now_s() + seconds)
 
     def reshape(self, pool: Pool) -> None:
         """What the workers of a pool are like has turned out; its limits stay."""
