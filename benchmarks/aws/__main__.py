@@ -8,11 +8,11 @@ from dataclasses import replace
 from benchmarks.kubernetes import peer
 from benchmarks.parts import chosen, measure
 
-from . import bursty, scale
+from . import bursty, first, scale
 from .settings import SMALL, Settings
 from .workloads import WORKLOADS
 
-PARTS = {"bursty": bursty, "scale": scale}
+PARTS = {"bursty": bursty, "first": first, "scale": scale}
 
 
 def main() -> None:

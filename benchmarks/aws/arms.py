@@ -45,12 +45,13 @@ from rig.folders import wait_for
 
 from .watch import Place
 
-__all__ = ["OURS", "PEERS", "Arm", "arms"]
+__all__ = ["OURS", "PEERS", "Arm", "arms", "release"]
 
 OURS, OPERATOR, PLAIN = "ours", "dask-kubernetes", "plain"
 PEERS = (OPERATOR, PLAIN)
 MAXIMUM = 6
 _POOL: dict[str, Any] = {"threads": 1, "maximum": MAXIMUM, "spot": True}
+_CONSOLIDATE_AFTER = "5s"
 _MEANINGLESS = {DELETION_COST: "0", SAFE_TO_EVICT: "true", DO_NOT_DISRUPT: "false"}
 
 
@@ -78,7 +79,25 @@ class Arm:
 
 
 @contextmanager
-def _release(cloud: Cloud, name: str, pool: dict[str, Any], more: dict[str, Any]) -> Iterator[Arm]:
+def _machines(cloud: Cloud, arm: Arm, consolidate_after: str | None) -> Iterator[Arm]:
+    """Give an arm its NodePool, and a diary; its machines end with the block."""
+    jobs.keep_diary(arm.client)
+    cloud.kubectl.apply(node_pool(arm.name, consolidate_after=consolidate_after))
+    try:
+        yield arm
+    finally:
+        cloud.kubectl("delete", "nodepool", arm.name, "--wait=false")
+
+
+@contextmanager
+def release(
+    cloud: Cloud,
+    name: str,
+    pool: dict[str, Any],
+    more: dict[str, Any],
+    consolidate_after: str | None = _CONSOLIDATE_AFTER,
+) -> Iterator[Arm]:
+    """A release of the chart, with these values of its pool and these others."""
     with namespace(cloud.kubectl, "restricted") as space, TemporaryDirectory() as folder:
         made = Fleet(cloud, space, "r", Path(folder), name)
         try:
@@ -88,7 +107,9 @@ def _release(cloud: Cloud, name: str, pool: dict[str, Any], more: dict[str, Any]
             made.ready()
             wait_for(lambda: not made.all_pods(), "the chart's first pod is gone", 120)
             with made.client() as client:
-                yield Arm(name, client, Place(space, "app.kubernetes.io/component=worker", name))
+                arm = Arm(name, client, Place(space, "app.kubernetes.io/component=worker", name))
+                with _machines(cloud, arm, consolidate_after):
+                    yield arm
         finally:
             made.close()
 
@@ -116,7 +137,9 @@ def _operator(cloud: Cloud) -> Iterator[Arm]:
         try:
             port = made.forward(f"service/{peer.NAME}-scheduler", 8786)
             with Client(f"tcp://127.0.0.1:{port}", timeout=30) as client:
-                yield Arm(OPERATOR, client, Place(space, peer.WORKERS, OPERATOR))
+                arm = Arm(OPERATOR, client, Place(space, peer.WORKERS, OPERATOR))
+                with _machines(cloud, arm, _CONSOLIDATE_AFTER):
+                    yield arm
         finally:
             made.close()
 
@@ -127,14 +150,8 @@ def arms(cloud: Cloud) -> Iterator[list[Arm]]:
     plain = {"packing": False, "podAnnotations": _MEANINGLESS}
     unaware = {"admission": {"enabled": False}, "nodes": {"read": False}}
     with ExitStack() as stack:
-        made = [
-            stack.enter_context(_release(cloud, OURS, {"packing": True}, {})),
+        yield [
+            stack.enter_context(release(cloud, OURS, {"packing": True}, {})),
             stack.enter_context(_operator(cloud)),
-            stack.enter_context(_release(cloud, PLAIN, plain, unaware)),
+            stack.enter_context(release(cloud, PLAIN, plain, unaware, None)),
         ]
-        for arm in made:
-            jobs.keep_diary(arm.client)
-            after = None if arm.name == PLAIN else "5s"
-            cloud.kubectl.apply(node_pool(arm.name, consolidate_after=after))
-            stack.callback(cloud.kubectl, "delete", "nodepool", arm.name, "--wait=false")
-        yield made

@@ -19,6 +19,9 @@ Latency
     From the submission to the first pod (what our layers add; seen by looking every 0.2 s, so up to 0.3 s
     too late), and from there to the `CreateFleet` call that made the first machine (Karpenter's batching:
     1 s without a new pod of anybody, at most 10 s; the arms' pods prolong each other's).
+First task
+    From a submission that nobody is at work for to the first moment of its first task; of all of them, the
+    median and the 95th percentile.
 Nothing left
     From the last result to no pod, no machine of the workers and no volume of one. The bound is how long the
     policy keeps an idle worker at that moment, and the platform's delay as measured: from the moment at which
@@ -40,7 +43,7 @@ from benchmarks.kubernetes.figures import Figures, note
 from rig import image_build
 from rig.cloud import Cloud, Sky
 
-from . import race
+from . import race, reckoning
 from .arms import OURS, PEERS, arms
 from .settings import Settings
 from .workloads import WORKLOADS
@@ -51,7 +54,7 @@ _Taken = dict[str, dict[str, dict[str, Any]]]
 
 
 @contextmanager
-def _cloud() -> Iterator[Cloud]:
+def started() -> Iterator[Cloud]:
     """One with real machines; while you work on this, ``DASK_TIDE_CLOUD`` names one that runs."""
     if name := os.environ.get("DASK_TIDE_CLOUD"):
         yield Cloud.attach(name)
@@ -63,7 +66,7 @@ def _cloud() -> Iterator[Cloud]:
 def run(settings: Settings) -> Iterator[Figures]:
     """For each boot time, each workload; the figures grow with each."""
     found = Figures()
-    with _cloud() as cloud:
+    with started() as cloud:
         for boot_s in settings.boots:
             cloud.boots(boot_s)
             taken: _Taken = {}
@@ -93,6 +96,14 @@ def _tell(found: Figures, boot: str, taken: _Taken) -> None:
         found.against(f"boot {boot}, evicted busy workers; {peer}", evicted[OURS], evicted[peer], None, "")
     found.alone(f"boot {boot}, submission to first pod, worst", _worst(ours, "to_pod_s"), ADDED_S)
     found.alone(f"boot {boot}, pod to CreateFleet, worst", _worst(ours, "pod_to_request_s"))
+    waits = {
+        arm: [wait_s for by_arm in taken.values() for wait_s in by_arm[arm].get("first_task_s", ())]
+        for arm in (OURS, *PEERS)
+    }
+    for peer in PEERS:
+        for what, of in reckoning.WAITS.items():
+            ours_s, peers_s = (of(waits[arm]) if waits[arm] else None for arm in (OURS, peer))
+            found.against(f"boot {boot}, submission to first task, {what}; {peer}", ours_s, peers_s, None)
     for name, one in ours.items():
         found.alone(f"boot {boot}, {name}: nothing left after", one.get("left_after_s"), _bound_s(one))
 

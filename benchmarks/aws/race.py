@@ -79,6 +79,7 @@ class _Driver:
         keep_s = self.arm.keep_s()
         left_s = self._nothing_left(answered_s)
         found = self._reckon(began_s, answered_s, left_s) | {"keep_s": keep_s, "spans": user.told()}
+        found["first_task_s"] = reckoning.first_task_s(user.told(), found["runs"])
         if failure:
             note(f"{self.arm.name}: {failure}")
             return {"error": failure, "until": found}

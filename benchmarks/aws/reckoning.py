@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import statistics
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -11,10 +13,20 @@ from rig.aws.instances import Instance
 
 from .watch import Seen
 
-__all__ = ["evicted_busy", "machines", "requested_s", "run_twice", "worker_s"]
+__all__ = [
+    "WAITS",
+    "evicted_busy",
+    "first_task_s",
+    "machines",
+    "requested_s",
+    "run_twice",
+    "worker_s",
+]
 
 #: A task that an eviction ended may have ended before the eviction was seen.
 LATE_S = 1.0
+#: A worker measures how far its clock is from its scheduler's, and is wrong by less than this.
+CLOCKS_S = 0.1
 
 
 def machines(bill: Iterable[Instance]) -> dict[str, Any]:
@@ -45,6 +57,28 @@ def evicted_busy(pods: Iterable[Seen], runs: Sequence[Mapping[str, Any]]) -> lis
         )
 
     return [pod.worker for pod in pods if pod.evicted_s is not None and had_task(pod.worker, pod.evicted_s)]
+
+
+def first_task_s(spans: Iterable[Mapping[str, float]], runs: Iterable[Mapping[str, Any]]) -> list[float]:
+    """How long each submission has waited for its first task to begin."""
+    begun = sorted(run["from_s"] for run in runs if run["end"] == "memory")
+    waits = []
+    for span in spans:
+        first_s = next(at_s for at_s in begun if at_s >= span["submitted_s"] - CLOCKS_S)
+        waits.append(max(0.0, first_s - span["submitted_s"]))
+    return waits
+
+
+def percentile_95(values: Sequence[float]) -> float:
+    """The value that 95 % of them do not exceed: of fewer than twenty the highest."""
+    return sorted(values)[math.ceil(0.95 * len(values)) - 1]
+
+
+#: What is told of waits, by name.
+WAITS: dict[str, Callable[[Sequence[float]], float]] = {
+    "median": statistics.median,
+    "95th percentile": percentile_95,
+}
 
 
 def run_twice(runs: Iterable[Mapping[str, Any]]) -> dict[str, list[str]]:

@@ -21,6 +21,8 @@ class Settings:
         Which ones, by their names.
     pace
         Of workloads: :class:`benchmarks.aws.workloads.User` says what it means.
+    first
+        How often somebody comes with a first task.
     many
         Pods on fake machines.
     """
@@ -28,8 +30,9 @@ class Settings:
     boots: tuple[float, ...] = (60.0, 180.0)
     workloads: tuple[str, ...] = tuple(WORKLOADS)
     pace: float = 1.0
+    first: int = 10
     many: int = 2000
 
 
 #: To see whether it works.
-SMALL = Settings(boots=(10.0,), pace=0.2, many=80)
+SMALL = Settings(boots=(10.0,), pace=0.2, first=3, many=80)

@@ -45,6 +45,25 @@ def test_tasks_that_were_begun_and_finished_twice() -> None:
     assert reckoning.run_twice(runs) == {"begun_again": ["lost", "twice"], "recomputed": ["twice"]}
 
 
+def test_each_submission_waits_for_its_own_first_task() -> None:
+    spans = [{"submitted_s": 10.0, "answered_s": 20.0}, {"submitted_s": 30.0, "answered_s": 40.0}]
+    runs = [
+        run("a", 5.0, 6.0),
+        run("a", 12.0, 13.0, "released"),  # in vain
+        run("a", 14.0, 15.0),
+        run("b", 13.5, 16.0),
+        run("b", 30.0, 31.0),
+    ]
+    assert reckoning.first_task_s(spans, runs) == [3.5, 0.0]
+
+
+def test_of_few_waits_the_highest_counts() -> None:
+    percentile_95 = reckoning.WAITS["95th percentile"]
+    assert percentile_95([3.0]) == 3.0
+    assert percentile_95([*range(10)]) == 9
+    assert percentile_95([*range(100)]) == 94
+
+
 def test_workers_are_paid_from_registration_to_end_within_the_workload() -> None:
     stays: list[dict[str, float | None]] = [
         {"from_s": 0.0, "to_s": 15.0},  # was there before
