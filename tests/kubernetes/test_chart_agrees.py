@@ -625,6 +625,17 @@ def test_chart_and_python_refuse_the_same(
         manifests(name, "ns", parse((tmp_path / "values.yaml").read_text()))
 
 
+@pytest.mark.parametrize("switch", ["security.tls.enabled", "admission.enabled", "networkPolicy.enabled"])
+def test_who_is_let_in_is_said(switch: str, tmp_path: Path) -> None:
+    """Null, as a file of values has it that says no more than the key, took all network policies away."""
+    above, _, key = switch.rpartition(".")
+    rendered = template("r", nested(switch, None), tmp_path)
+    assert rendered.returncode != 0
+    assert re.search(rf"{above.replace('.', '[./]')}.*\b{key}\b", rendered.stderr), rendered.stderr
+    with pytest.raises(ConfigError, match=rf"^{re.escape(switch)}: got None"):
+        manifests("r", "ns", parse((tmp_path / "values.yaml").read_text()))
+
+
 def test_names_that_kubernetes_keeps_for_itself_are_not_made(tmp_path: Path) -> None:
     values = {"priorityClasses": {"low": {"value": 1}}}
     rendered = template("r", values, tmp_path, namespace="system-x")

@@ -130,7 +130,7 @@ def _make_rules(release: Release) -> list[Manifest]:
     made += access.make_role(release)
     if chosen["nodes"]["read"]:
         made += access.make_node_role(release)
-    if chosen["networkPolicy"].get("enabled"):
+    if chosen["networkPolicy"]["enabled"]:
         made += access.make_network_policies(release)
     if release.certificates is not None:
         made.append(access.make_tls_secret(release, release.certificates))
