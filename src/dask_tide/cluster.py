@@ -66,7 +66,8 @@ class TideCluster(Cluster):
         The cluster's name, a DNS label.
     host, scheduler_port, protocol, dashboard_address, security
         As for ``LocalCluster``. Listens on loopback unless told otherwise, whatever the provider: for workers
-        on other machines give a ``host``.
+        on other machines give a ``host``, and ``security=True``: without TLS, of which a warning tells,
+        whoever can connect runs code as you.
     asynchronous, loop
         As for any Dask cluster class.
     silence_logs

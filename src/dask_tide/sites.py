@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import ipaddress
 import logging
 import socket
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any, Protocol, TypeVar
 
+from distributed.comm import get_address_host, parse_address
 from distributed.core import rpc
 from distributed.scheduler import Scheduler
 from distributed.security import Security
@@ -118,6 +120,12 @@ class Here:
             self._scheduler = await scheduler
         except RuntimeError as error:  # Dask's, which says only that it has failed
             raise self._refusal(error.__cause__) or error from error.__cause__
+        if _is_open(self._scheduler):
+            logger.warning(
+                "The scheduler listens at %s without TLS: whoever can connect to it can run code as you."
+                " TideCluster(security=True) lets in its own clients only.",
+                self._scheduler.listen_address,
+            )
         connection_args = self.security.get_connection_args("client")
         comm = rpc(self._scheduler.address, connection_args=connection_args)
         self._controller = attach(self._scheduler, self._overrides, shut_down=self._shut_down)
@@ -193,6 +201,15 @@ class Here:
 
     async def log(self) -> str:
         return "\n".join(story(self.controller.journal.recent))
+
+
+def _is_open(scheduler: Scheduler) -> bool:
+    """Whether other machines may reach it, without a certificate."""
+    # A server of WebSockets listens everywhere, whatever it says.
+    scheme, _ = parse_address(scheduler.listen_address)
+    if scheme != "tcp":
+        return scheme == "ws"
+    return not ipaddress.ip_address(get_address_host(scheduler.listen_address)).is_loopback
 
 
 class Host(Protocol):

@@ -15,6 +15,7 @@ from distributed import Client
 from distributed.comm import CommClosedError
 from distributed.core import Status
 from distributed.security import Security
+from distributed.utils import get_ip
 from distributed.versions import get_versions
 from records import busy, reasons, running, units, workers
 from waiting import wait_until
@@ -277,6 +278,26 @@ def test_credentials_as_local_cluster_makes_them(tide):
     with cluster.get_client() as client:
         assert client.submit(of_this_module, 1).result(timeout=60) == 2
         assert all(address.startswith("tls://") for address in workers(cluster))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"host": get_ip()}, 1),
+        ({"host": "0.0.0.0"}, 1),
+        ({"host": get_ip(), "security": True}, 0),
+        ({"host": "localhost"}, 0),
+        ({}, 0),
+    ],
+    ids=["address", "wildcard", "tls", "localhost", "default"],
+)
+def test_who_lets_other_machines_in_is_told_that_they_may_run_code(tide, warned, arguments, said):
+    cluster = tide(maximum=1, **arguments)
+    warnings = [warning for warning in warned if "without TLS" in warning]
+    assert len(warnings) == said
+    for warning in warnings:
+        assert f":{cluster.scheduler_address.rpartition(':')[2]} without TLS" in warning
+        assert "security=True" in warning
 
 
 def test_credentials_need_cryptography(monkeypatch):

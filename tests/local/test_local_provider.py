@@ -21,6 +21,7 @@ import pytest
 import waiting
 from distributed import Client, Scheduler, WorkerPlugin
 from distributed.security import Security
+from distributed.utils import get_ip
 
 from dask_tide.errors import ConfigError, LaunchRejected
 from dask_tide.model import Phase, Pool
@@ -775,16 +776,39 @@ async def test_no_fork_no_provider(tmp_path, monkeypatch):
 
 
 def test_listens_where_the_scheduler_does(tmp_path):
-    def host(address: str) -> str | None:
-        arguments = worker_arguments(make_context(tmp_path, address), Pool("cpu"))
+    def host(address: str, *own: str) -> str | None:
+        arguments = worker_arguments(make_context(tmp_path, address), Pool("cpu"), own)
         return arguments[arguments.index("--host") + 1] if "--host" in arguments else None
 
     assert host("tcp://127.0.0.1:1") == "127.0.0.1"
     assert host("tls://127.0.0.2:1") == "127.0.0.2"
     assert host("tcp://localhost:1") == "127.0.0.1"
     assert host("tcp://[::1]:1") == "::1"
-    assert host("tcp://10.1.2.3:1") is None
+    assert host(f"tcp://{get_ip()}:1") == get_ip()
+    # What `dask worker` refuses beside it.
+    assert host("tcp://127.0.0.1:1", "--lifetime", "1h", "--interface", "lo") is None
+    assert host("tcp://127.0.0.1:1", "--listen-address=tcp://127.0.0.1:0") is None
+    # A balancer's or a gateway's: no interface of this machine has it.
+    assert host("tcp://192.0.2.199:1") is None
     assert host("tcp://scheduler:1") is None
+    assert host("tcp://0.0.0.0:1") is None
+
+
+async def test_workers_listen_on_the_one_interface_that_the_scheduler_does(tmp_path):
+    """Where that was not loopback they listened on all of them; those of LocalCluster do not."""
+    if (address := get_ip()).startswith("127."):
+        pytest.skip("this machine has loopback alone")
+    async with Scheduler(host=address, port=0, dashboard=False, dashboard_address="127.0.0.1:0") as scheduler:
+        provider = LocalProvider(make_context(tmp_path / "folder", scheduler.address))
+        try:
+            await provider.scale_up("cpu", 1)
+            await until(lambda: len(scheduler.workers) == 1)
+            (process,) = descendants(forkserver_of(provider).pid)
+            listening = [c for c in process.net_connections() if c.status == psutil.CONN_LISTEN]
+            # The second one is the HTTP server's.
+            assert sorted(connection.laddr.ip for connection in listening) == sorted([address, "127.0.0.1"])
+        finally:
+            await provider.close()
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import socket
 import ssl
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,19 +35,22 @@ DEATH_TIMEOUT = "60s"
 #: Where Dask looks for configuration files; no configuration values.
 _FOLDERS = {"DASK_CONFIG", "DASK_ROOT_CONFIG"}
 
+#: With one of these ``dask worker`` takes no ``--host``.
+_INSTEAD_OF_HOST = ("--interface", "--listen-address")
+
 #: What a ``Security`` has that may be a path, or a key or certificate itself.
 _KEYS = ("tls_ca_file", "tls_worker_cert", "tls_worker_key", "tls_client_cert", "tls_client_key")
 
 
-def worker_arguments(context: ProviderContext, pool: Pool) -> list[str]:
-    """Arguments of ``dask worker``, but for its name and the user's own options."""
+def worker_arguments(context: ProviderContext, pool: Pool, own: Sequence[str] = ()) -> list[str]:
+    """Arguments of ``dask worker``, but for its name and the user's own options, which are ``own``."""
     arguments = [context.scheduler_address, "--no-nanny"]
     arguments += ["--nthreads", str(pool.threads), "--memory-limit", str(pool.memory_bytes)]
     if pool.resources:
         arguments += ["--resources", " ".join(f"{resource}={amount}" for resource, amount in pool.resources)]
-    host = _loopback(context.scheduler_address)
-    if host:
-        # Without it, a worker listens on all interfaces.
+    host = _host(context.scheduler_address)
+    if host and not any(option.partition("=")[0] in _INSTEAD_OF_HOST for option in own):
+        # Without it, a worker listens on all interfaces, which LocalCluster's do not either.
         arguments += ["--host", host]
     # As in LocalCluster, no worker has a dashboard; its HTTP server, for metrics, is there nonetheless, and
     # would listen on all interfaces.
@@ -129,15 +133,29 @@ def _key_file(context: ProviderContext, field: str) -> Path:
     return context.folder / "tls" / f"{context.cluster}-{field}.pem"
 
 
-def _loopback(scheduler_address: str) -> str:
-    """Host to listen on where the scheduler can only be reached from this machine; else empty."""
+def _host(scheduler_address: str) -> str:
+    """Host to listen on: where the scheduler is reached, if this machine has that address; else empty."""
     host = get_address_host(scheduler_address)
     if host == "localhost":
         return "127.0.0.1"
     try:
-        return host if ipaddress.ip_address(host).is_loopback else ""
+        address = ipaddress.ip_address(host)
     except ValueError:  # a name
         return ""
+    if address.is_loopback:
+        return host
+    return "" if address.is_unspecified or not _is_here(host) else host
+
+
+def _is_here(address: str) -> bool:
+    """Whether an interface of this machine has it, and not a gateway's or a balancer's before it."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    try:
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.bind((address, 0))
+    except OSError:
+        return False
+    return True
 
 
 def _tls_config(context: ProviderContext) -> dict[str, Any]:

@@ -106,7 +106,10 @@ class LocalProvider:
         self._environment = forkserver_environment(context, self._common.environment)
         # Now, as all of Dask's configuration: what is set by the time of a start may be something else.
         pools = [template.pool for template in context.templates.values()]
-        self._arguments = {pool.name: worker_arguments(context, pool) for pool in pools}
+        self._arguments = {
+            pool.name: worker_arguments(context, pool, self._options[pool.name].worker_options)
+            for pool in pools
+        }
         self._terminate_bytes = {pool.name: terminate_bytes(pool) for pool in pools}
         self._units: dict[str, _Unit] = {}
         #: Logs of workers that have ended.
