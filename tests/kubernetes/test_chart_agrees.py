@@ -124,6 +124,7 @@ EVERYTHING = {
         "dashboard": [{"namespaceSelector": {"matchLabels": {"name": "ingress"}}}],
         "notebook": [{"podSelector": {}}],
         "egress": [{"to": [{"ipBlock": {"cidr": "10.0.0.0/8"}}]}],
+        "apiServer": [{"to": [{"ipBlock": {"cidr": "192.0.2.7/32"}}], "ports": [{"port": 6443}]}],
     },
     "serviceAccounts": {"scheduler": {"annotations": {"a": "b"}}, "worker": {"annotations": {"c": "d"}}},
     "notebook": {
@@ -243,7 +244,9 @@ CASES: dict[str, dict[str, Any]] = {
         "notebook": {"enabled": True, "token": "é", "podAnnotations": {"checksum/token": "x"}}
     },
     "no network policies": {"networkPolicy": {"enabled": False}},
-    "workers shut in": {"networkPolicy": {"egress": []}, "ingress": {"enabled": True}},
+    "workers shut in": {"networkPolicy": {"egress": [], "apiServer": []}, "ingress": {"enabled": True}},
+    "no network policies, and where they would lead": {"networkPolicy": {"enabled": False, "egress": []}},
+    "nobody shut in": {"networkPolicy": {"apiServer": [{}]}, "notebook": {"enabled": True}},
     "metrics": {"serviceMonitor": {"enabled": True}},
     "a number as the tag": {"image": {"tag": 20261128}},
     "volumes of other kinds": {
@@ -302,10 +305,17 @@ CASES: dict[str, dict[str, Any]] = {
             "enabled": True,
             "env": [{"name": "JUPYTER_TOKEN", "value": "t"}, {"name": "TLS_CHECKSUM", "value": "mine"}],
         },
-        "networkPolicy": {"egress": [], "dns": [{"ports": [{"port": 5353, "protocol": "UDP"}]}]},
+        "networkPolicy": {
+            "egress": [],
+            "apiServer": [{"ports": [{"port": 443}]}],
+            "dns": [{"ports": [{"port": 5353, "protocol": "UDP"}]}],
+        },
     },
     "as a condition": {"enabled": True},
-    "no names": {"networkPolicy": {"egress": [], "dns": None}},
+    "no names": {
+        "networkPolicy": {"egress": [], "apiServer": [], "dns": None},
+        "notebook": {"enabled": True},
+    },
     "nulls": {
         "image": {"tag": None},
         "pools": None,
@@ -421,6 +431,9 @@ MISTAKES: list[tuple[str, dict[str, Any], str]] = [
     ("r", {"notebook": {"work": {"emptyDir": None}}}, "notebook.work"),
     ("r", {"poolDefaults": {"resources": {"claims": [{"name": "gpu"}]}}}, "claims"),
     ("r", {"tide": {"idle-shutdown": "1h"}}, "tide.idle-shutdown"),
+    ("r", {"networkPolicy": {"egress": []}}, "networkPolicy.apiServer"),
+    ("r", {"networkPolicy": {"egress": [{}], "apiServer": None}}, "get service,endpoints kubernetes"),
+    ("r", {"networkPolicy": {"egress": [], "apiServer": "10.96.0.1"}}, "networkPolicy.apiServer"),
     ("r", LOW_WORKERS, "above buffer.priority"),
     ("r", {"tide": {"interruption": {"watch": "gcp"}}}, "watch"),
     ("r", {"tide": {"interruption": {"wach": "aws"}}}, "wach"),

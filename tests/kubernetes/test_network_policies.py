@@ -79,17 +79,27 @@ def outside(walled: Cluster) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def release(walled: Cluster, outside: str, install_once: Callable[..., Release]) -> Release:
-    """Clients may be friends; workers may connect to nobody but their own."""
+    """Clients may be friends; its pods may connect to their own only, the scheduler to the API server."""
     clients = [
         {
             "podSelector": {"matchLabels": FRIEND},
             "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": outside}},
         }
     ]
+    api = walled.kubectl.json("get", "endpoints", "kubernetes", "--namespace", "default")["subsets"]
+    rules = [
+        {
+            "to": [{"ipBlock": {"cidr": f"{each['ip']}/32"}} for each in subset["addresses"]],
+            "ports": [{key: port[key] for key in ("port", "protocol")} for port in subset["ports"]],
+        }
+        for subset in api
+    ]
+    server = {"args": ["python", "-m", "http.server", "8888", "--directory", "/tmp"]}
     values = {
         "pools": {"cpu": POOL | HERE},
         "scheduler": VALUES["scheduler"] | HERE,
-        "networkPolicy": {"clients": clients, "egress": []},
+        "notebook": {"enabled": True} | server | VALUES["scheduler"] | HERE,
+        "networkPolicy": {"clients": clients, "egress": [], "apiServer": rules},
         "tide": {"release": {"keep": "1m", "tail": "1m"}},
     }
     return install_once(values)
@@ -168,9 +178,38 @@ def test_only_who_is_named_reaches_the_scheduler_and_nobody_the_workers(
     assert opens(walled, release.namespace, worker, comm, page, *inner) == [True] * 10
 
 
+def _by_value() -> Callable[..., list[bool]]:
+    # Inside of a function, so that it is sent by value: no pod can import tests.
+    def knock(places: list[str]) -> list[bool]:
+        import socket
+
+        def opens(place: str) -> bool:
+            host, _, port = place.rpartition(":")
+            try:
+                socket.create_connection((host, int(port)), 5).close()
+            except OSError:
+                return False
+            return True
+
+        return [opens(place) for place in places]
+
+    def by_the_scheduler(places: list[str]) -> list[bool]:
+        from distributed import get_client
+
+        found: list[bool] = get_client().run_on_scheduler(knock, places)
+        return found
+
+    return by_the_scheduler
+
+
+#: A task: which of these places take the scheduler's connection.
+by_the_scheduler = _by_value()
+
+
 def test_workers_that_are_shut_in_reach_their_own_only(
     walled: Cluster, outside: str, release: Release, client: Client
 ) -> None:
+    """Nor do they by the scheduler, in which a task can run code as well, or by the notebook server."""
     api, stranger = (
         walled.kubectl.json("get", *what)
         for what in (
@@ -178,7 +217,11 @@ def test_workers_that_are_shut_in_reach_their_own_only(
             ("pod", "stranger", "--namespace", outside),
         )
     )
+    comm = f"r-scheduler.{release.namespace}:8786"
     others = (f"{api['spec']['clusterIP']}:443", f"{stranger['status']['podIP']}:{OPEN}")
     assert opens(walled, outside, "friend", *others) == [True, True], "they are there"
-    for worker in release.pods():
-        assert opens(walled, release.namespace, worker, *others) == [False, False]
+    [notebook] = release.objects("pods", "app.kubernetes.io/component=notebook")
+    for pod in (*release.pods(), notebook["metadata"]["name"]):
+        assert opens(walled, release.namespace, pod, comm, *others) == [True, False, False], pod
+    found = client.submit(by_the_scheduler, [comm, *others], pure=False).result(timeout=DEADLINE_S)
+    assert found == [True, True, False], "all that the scheduler needs is the API server"

@@ -338,6 +338,30 @@ def test_clients_outside_are_let_in_by_their_own_addresses(kind):
     assert "externalTrafficPolicy" not in made["Service", "r-scheduler"]["spec"]
 
 
+def test_who_is_shut_in_has_no_way_out_by_the_scheduler():
+    """A task fetched what it liked by `get_client().run_on_scheduler(fetch, url)`."""
+    api = {"to": [{"ipBlock": {"cidr": "192.0.2.7/32"}}], "ports": [{"port": 6443}]}
+    data = {"to": [{"ipBlock": {"cidr": "10.0.0.0/8"}}]}
+    values = {"networkPolicy": {"egress": [data], "apiServer": [api]}, "notebook": {"enabled": True}}
+    made = objects(values)
+    policies = {name: one["spec"] for (kind, name), one in made.items() if kind == "NetworkPolicy"}
+    assert all(spec["policyTypes"] == ["Ingress", "Egress"] for spec in policies.values())
+    ours = {"to": [{"podSelector": {"matchLabels": made["Service", "r-scheduler"]["spec"]["selector"]}}]}
+    del ours["to"][0]["podSelector"]["matchLabels"]["app.kubernetes.io/component"]
+    names = {"ports": [{"port": 53, "protocol": "UDP"}, {"port": 53, "protocol": "TCP"}]}
+    assert {name: spec["egress"] for name, spec in policies.items()} == {
+        "r-scheduler": [ours, names, api],
+        "r-worker": [ours, names, data],
+        "r-notebook": [ours, names, data],
+    }
+    # They select all pods in which a client's code runs.
+    selected = [spec["podSelector"]["matchLabels"].items() for spec in policies.values()]
+    for (kind, name), one in made.items():
+        if kind in ("Deployment", "ReplicaSet"):
+            labels = one["spec"]["template"]["metadata"]["labels"].items()
+            assert sum(each <= labels for each in selected) == 1, name
+
+
 def test_two_clusters_share_no_names():
     def names(name, namespace):
         cluster_scoped = ("ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding", "ClusterRole")

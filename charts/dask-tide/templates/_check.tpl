@@ -77,6 +77,11 @@
 {{- if and (hasPrefix "system-" .Release.Namespace) (or .Values.priorityClasses .Values.buffer.pools) }}
   {{- fail (printf "namespace %q: expected another one, or no priorityClasses and no buffer: Kubernetes keeps names of priority classes that begin with system-" .Release.Namespace) }}
 {{- end }}
+{{- with .Values.networkPolicy }}
+  {{- if and .enabled (not (kindIs "invalid" .egress)) (kindIs "invalid" .apiServer) }}
+    {{- fail "networkPolicy.apiServer: expected rules by which the scheduler reaches the API server, since networkPolicy.egress shuts it in: addresses and ports are what `kubectl --namespace default get service,endpoints kubernetes` shows (docs/chart.md, \"Networks\")" }}
+  {{- end }}
+{{- end }}
 {{- with .Values.security.tls }}
   {{- if and .enabled (eq .source "secret") .secretName }}
     {{- $annotations := lookup "v1" "Secret" $.Release.Namespace .secretName | dig "metadata" "annotations" dict }}

@@ -196,30 +196,28 @@ def _make_policy(
 
 
 def make_network_policies(release: Release) -> list[Manifest]:
-    """Who may open connections to the pods; one policy for each component."""
+    """Who may open connections to the pods, and where these may; one policy for each component."""
     values = release.values["networkPolicy"]
     ours = {"podSelector": {"matchLabels": release.labels()}}
     anybody: Manifest = {"namespaceSelector": {}}
     dashboard = values.get("dashboard") or ([anybody] if watched(release.values) else [])
-    policies = [
-        _make_network_policy(
-            release,
-            "scheduler",
-            [
-                {"ports": [_port(8786)], "from": [ours, *(values.get("clients") or ())]},
-                {"ports": [_port(8787)], "from": [ours, *dashboard]},
-            ],
-        )
-    ]
-    # The second is the kubelet's probe.
-    worker = _make_network_policy(release, "worker", [{"from": [ours]}, {"ports": [_port(READINESS_PORT)]}])
-    if values.get("egress") is not None:
-        worker["spec"]["policyTypes"] = ["Ingress", "Egress"]
-        worker["spec"]["egress"] = [{"to": [ours]}, *(values.get("dns") or ()), *values["egress"]]
-    policies.append(worker)
+    ingress: dict[str, list[Manifest]] = {
+        "scheduler": [
+            {"ports": [_port(8786)], "from": [ours, *(values.get("clients") or ())]},
+            {"ports": [_port(8787)], "from": [ours, *dashboard]},
+        ],
+        # The second is the kubelet's probe.
+        "worker": [{"from": [ours]}, {"ports": [_port(READINESS_PORT)]}],
+    }
     if release.values["notebook"].get("enabled"):
-        rule = {"ports": [_port(8888)], "from": values.get("notebook") or [anybody]}
-        policies.append(_make_network_policy(release, "notebook", [rule]))
+        ingress["notebook"] = [{"ports": [_port(8888)], "from": values.get("notebook") or [anybody]}]
+    policies = [_make_network_policy(release, component, rules) for component, rules in ingress.items()]
+    if values.get("egress") is not None:
+        for component, policy in zip(ingress, policies, strict=True):
+            # Tasks run code in the scheduler as well (`run_on_scheduler`).
+            more = values["apiServer" if component == "scheduler" else "egress"]
+            policy["spec"]["policyTypes"] = ["Ingress", "Egress"]
+            policy["spec"]["egress"] = [{"to": [ours]}, *(values.get("dns") or ()), *more]
     return policies
 
 

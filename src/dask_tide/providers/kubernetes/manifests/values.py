@@ -66,6 +66,14 @@ def read(given: Mapping[str, Any] | None = None) -> dict[str, Any]:
     if (prices := options.get("prices")) and not values["nodes"]["read"]:
         expected = "nothing without nodes.read=true, as nodes say of which type they are"
         raise ConfigError("tide.options.prices", prices, expected)
+    policy = values["networkPolicy"]
+    if policy["enabled"] and policy.get("egress") is not None and policy.get("apiServer") is None:
+        expected = (
+            "rules by which the scheduler reaches the API server, since networkPolicy.egress shuts it in: "
+            "addresses and ports are what `kubectl --namespace default get service,endpoints kubernetes` "
+            "shows (docs/chart.md, 'Networks')"
+        )
+        raise ConfigError("networkPolicy.apiServer", None, expected)
     tls = values["security"]["tls"]
     if tls["enabled"] and tls["source"] == "secret" and not tls.get("secretName"):
         expected = "the name of a Secret, since security.tls.source is secret"
