@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,8 @@ from dask_tide.providers.kubernetes.manifests import make_certificates
 pytestmark = [pytest.mark.xdist_group("nodes"), pytest.mark.timeout(400, func_only=True)]
 
 TEMPLATE = "dask-tide/template"
+#: Where a release's pods have its certificates, and all that is there.
+TLS, FILES = "/etc/dask-tide-tls", ["ca.crt", "tls.crt", "tls.key"]
 #: Idle workers go soon, unless a test says otherwise.
 SOON = {"release": {"keep": "1s", "tail": "1s"}}
 FIRST: dict[str, Any] = {"pools": {"cpu": POOL}, "tide": SOON}
@@ -130,9 +133,9 @@ def test_an_upgrade_of_the_pods_disturbs_no_task_and_neither_does_a_rollback_nor
 
 
 def put_certificates(release: Release) -> None:
-    """Certificates that we made, as a company's own authority would."""
+    """Certificates that we made, as a company's own authority would, in a Secret that has more of theirs."""
     made = make_certificates(release.name, release.namespace)
-    files = {"ca.crt": made.ca, "tls.crt": made.certificate, "tls.key": made.key}
+    files = {"ca.crt": made.ca, "tls.crt": made.certificate, "tls.key": made.key, "ca.key": "theirs"}
     metadata = {"name": f"{release.name}-tls", "namespace": release.namespace}
     secret = {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": files}
     release.cluster.kubectl.apply(secret)
@@ -172,6 +175,8 @@ def rotate(
     with release.client() as client:
         ask(client, "tide_scale", n=2)
         wait_until(lambda: len(workers(client)) == 2, "two workers", DEADLINE_S, release.situation)
+        held = [client.run_on_scheduler(os.listdir, TLS), *client.run(os.listdir, TLS).values()]
+        assert [sorted(name for name in files if not name.startswith("..")) for files in held] == [FILES] * 3
         results = client.map(nap, [0.1] * 8, pure=False)
         wait(results, timeout=DEADLINE_S)
         running = hold(client, 2)

@@ -119,6 +119,23 @@ def test_rotation_makes_other_pods_where_the_certificates_are_not_ours():
     assert template_label(made(rotate=1)) == template_label(made(rotate="1"))
 
 
+@pytest.mark.parametrize("source", ["generated", "cert-manager", "secret"])
+def test_of_a_secret_of_ones_own_pods_get_three_files(source):
+    """What else was in it, the authority's key say, code of each client could read. Ours have no more."""
+    tls = {"source": source, "secretName": "mine" if source == "secret" else None}
+    made = objects({"security": {"tls": tls}, "notebook": {"enabled": True}})
+    expected = {"secretName": "mine" if source == "secret" else "r-tls", "defaultMode": 0o440}
+    if source == "secret":
+        expected["items"] = [{"key": key, "path": key} for key in ("ca.crt", "tls.crt", "tls.key")]
+    found = [
+        volume["secret"]
+        for spec in pod_specs(made).values()
+        for volume in spec["volumes"]
+        if volume["name"] == "tls"
+    ]
+    assert found == [expected] * 3
+
+
 def test_a_worker_leaves_within_its_grace_period():
     spec = pod_specs(objects({"pools": {"cpu": {"terminationGracePeriodSeconds": 101}}}))["r-cpu"]
     environment = {one["name"]: one.get("value") for one in spec["containers"][0]["env"]}

@@ -59,6 +59,12 @@ capabilities: {drop: [ALL]}
 {{- define "dask-tide.tlsVolume" -}}
 {{- if .Values.security.tls.enabled -}}
 - name: tls
-  secret: {secretName: {{ include "dask-tide.tlsSecret" . | quote }}, defaultMode: 0440}
+  secret:
+    secretName: {{ include "dask-tide.tlsSecret" . | quote }}
+    defaultMode: 0440
+    {{- /* Somebody's own may hold more, such as the authority's key. */ -}}
+    {{- if eq .Values.security.tls.source "secret" }}
+    items: [{key: ca.crt, path: ca.crt}, {key: tls.crt, path: tls.crt}, {key: tls.key, path: tls.key}]
+    {{- end }}
 {{- end }}
 {{- end }}

@@ -257,7 +257,6 @@ def _make_spec(
     tls_mount = {"name": "tls", "mountPath": _TLS_FOLDER, "readOnly": True}
     theirs = values.get("env") or []
     said = {one.get("name") for one in theirs}
-    tls_volume = {"name": "tls", "secret": {"secretName": release.tls_secret, "defaultMode": 0o440}}
     container |= {
         "name": component,
         "image": values.get("image") or release.image,
@@ -277,7 +276,7 @@ def _make_spec(
         "enableServiceLinks": False,
         "securityContext": _POD_SECURITY,
         "containers": [container],
-        "volumes": [*volumes, *([tls_volume] if tls else ()), *(values.get("volumes") or ())],
+        "volumes": [*volumes, *([_tls_volume(release)] if tls else ()), *(values.get("volumes") or ())],
     }
     for key in ("nodeSelector", "tolerations", "affinity"):
         if values.get(key):
@@ -287,6 +286,14 @@ def _make_spec(
     if pull_secrets := values.get("imagePullSecrets", image.get("pullSecrets")):
         spec["imagePullSecrets"] = pull_secrets
     return spec
+
+
+def _tls_volume(release: Release) -> Manifest:
+    secret: Manifest = {"secretName": release.tls_secret, "defaultMode": 0o440}
+    if release.tls["source"] == "secret":
+        # Somebody's own may hold more, such as the authority's key.
+        secret["items"] = [{"key": key, "path": key} for key in ("ca.crt", "tls.crt", "tls.key")]
+    return {"name": "tls", "secret": secret}
 
 
 def _placed(values: Mapping[str, Any]) -> dict[str, Any]:
