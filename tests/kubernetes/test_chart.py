@@ -374,6 +374,15 @@ def test_all_pods_are_restricted_and_become_ready(helm: Helm, kwok_nodes: None) 
     assert len(helm.items("pods", "app.kubernetes.io/instance=r")) == 4
 
 
+def test_a_quota_of_pods_keeps_none_from_starting(helm: Helm, kwok_nodes: None) -> None:
+    """A number, as `--set` makes it; until Kubernetes has counted, a new quota refuses everything."""
+    helm.install("r", TWO_POOLS, "--set", "resourceQuota.hard.pods=6")
+    for workload in ("deployment/r-scheduler", "replicaset/r-cpu", "replicaset/r-gpu"):
+        helm.kubectl("wait", workload, "--for=jsonpath={.status.readyReplicas}=1", "--timeout=30s")
+    counted = {"hard": {"pods": "6"}, "used": {"pods": "3"}}
+    until(lambda: helm.get("resourcequota", "r")["status"] == counted, "they are counted")
+
+
 def test_what_the_command_prints_can_be_applied_again(helm: Helm, kwok_nodes: None) -> None:
     arguments = ["--name", "r", "--namespace", helm.namespace, "--set", "admission.enabled=false"]
     arguments += ["--set", "pools.cpu.maximum=4", "--set", "image.repository=example.org/dask-tide"]

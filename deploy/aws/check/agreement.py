@@ -27,6 +27,8 @@ _RESOURCES = ("cpu", "memory", "ephemeral-storage")
 _CPU_PER_THREAD = 0.75
 #: How many times as much as on spot a worker on demand may be said to cost.
 _DEAREST_RATIO = 10.0
+#: How many pods there are for one that is wanted: it comes while the one before it still ends.
+_WITH_THOSE_THAT_END = 2
 #: How long a machine may be said to boot.
 _LONGEST_BOOT_S = 1800.0
 #: How many hops a machine's metadata must be told to answer over, that pods get an answer.
@@ -74,6 +76,7 @@ def check(pods: Sequence[Pods], groups: Sequence[Group], values: Mapping[str, An
     yield from _room([some for some in pods if where.get(some.key)], where)
     yield from _haven([some for some in pods if some.pool is not None])
     yield from _settings(pods, groups, values)
+    yield from _quota(pods, values)
     yield from _budget([some for some in pods if some.pool is not None], where, values)
 
 
@@ -274,11 +277,36 @@ def _settings(pods: Sequence[Pods], groups: Sequence[Group], values: Mapping[str
     words += ", ".join(f"{group.name} ({group.place.file})" for group in deaf)
     yield from place.expect(watch is None or not deaf, "tide.interruption.watch", watch, words)
     maxima = {some.key: some.count for some in pods}
-    for name, buffer in (values.get("buffer", {}).get("pools") or {}).items():
-        units = max([buffer.get("units") or 0, *(entry["units"] for entry in buffer.get("schedule") or [])])
+    for name, units in _placeholders(values).items():
         most = maxima.get(f"pools.{name}", 0)
         words = f"at most {most}, pools.{name}.maximum: each place of a placeholder is paid for"
         yield from place.expect(units <= most, f"buffer.pools.{name}", units, words)
+
+
+def _placeholders(values: Mapping[str, Any]) -> dict[str, int]:
+    """The most placeholders that there are at a time, by their pools."""
+    buffers = values.get("buffer", {}).get("pools") or {}
+    return {
+        name: max([buffer.get("units") or 0, *(entry["units"] for entry in buffer.get("schedule") or [])])
+        for name, buffer in buffers.items()
+        if buffer is not None
+    }
+
+
+def _quota(pods: Sequence[Pods], values: Mapping[str, Any]) -> Iterator[Problem]:
+    """Whether a quota bounds the pods that end, which no maximum counts, and hinders nobody else."""
+    place, hard = pods[0].place, _said(values, "resourceQuota.hard") or {}
+    buffers = values.get("buffer", {}).get("pools") or {}
+    times = sum(len((buffer or {}).get("schedule") or []) for buffer in buffers.values())
+    there = sum(some.count for some in pods) + sum(_placeholders(values).values()) + times
+    least = _WITH_THOSE_THAT_END * there
+    said = hard.get("pods")
+    holds = str(said).isdecimal() and int(str(said)) >= least
+    words = f"at least {least}: {there} pods, and as many that still end, which no maximum counts"
+    yield from place.expect(holds, "resourceQuota.hard.pods", said, words)
+    others = sorted(hard.keys() - {"pods"})
+    words = "pods alone: of what else is limited each pod of the namespace would have to say how much"
+    yield from place.expect(not others, "resourceQuota.hard", others, words)
 
 
 def _budget(
