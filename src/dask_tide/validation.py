@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from dask_tide.config import TideConfig
+from dask_tide.controller.folder import check_shared
 from dask_tide.errors import ConfigError
 from dask_tide.providers.registry import load
 
@@ -21,7 +22,7 @@ def check(config: TideConfig) -> None:
     ConfigError
         Something is wrong, or missing here.
     """
-    load(config.provider)
+    factory = load(config.provider)
     if config.provider == "local":
         from dask_tide.providers.local.options import Options as LocalOptions
 
@@ -35,7 +36,7 @@ def check(config: TideConfig) -> None:
         for name, template in config.pools.items():
             protects(f"tide.pools.{name}.options", template.options)
     if config.folder is not None:
-        _check_folder(config.folder)
+        _check_folder(config.folder, alone=getattr(factory, "alone", False))
 
 
 def check_names(content: object, *path: str) -> None:
@@ -47,8 +48,10 @@ def check_names(content: object, *path: str) -> None:
             check_names(below, *path, name)
 
 
-def _check_folder(folder: Path) -> None:
+def _check_folder(folder: Path, *, alone: bool) -> None:
     try:
+        if not alone and folder.exists():
+            check_shared(folder)
         there = next(path for path in (folder, *folder.parents) if path.exists())
         # Permissions alone do not say it: nobody can write in /proc.
         with tempfile.TemporaryDirectory(dir=there):

@@ -247,6 +247,21 @@ def test_validate_leaves_nothing_in_the_folder(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [Path(good)]
 
 
+@pytest.mark.usefixtures("untouched")
+@pytest.mark.parametrize(("provider", "code"), [("local", 2), ("kubernetes", 0)])
+def test_validate_tells_of_a_folder_that_everybody_may_write_to(
+    tmp_path: Path, provider: str, code: int
+) -> None:
+    """A pod's volume may be so: nobody else is there."""
+    folder = tmp_path / "everybody's"
+    folder.mkdir()
+    folder.chmod(0o777)
+    bad = write(tmp_path / "bad.yaml", {"tide": {"folder": str(folder), "provider": provider}})
+    result = ask("validate", bad)
+    assert result.exit_code == code, result.output
+    assert ("its mode is 0777" in result.output) == bool(code)
+
+
 def test_it_is_a_subcommand_of_dask(tmp_path: Path) -> None:
     bad = write(tmp_path / "bad.yaml", {"tide": {"interval": "soon"}})
     result = subprocess.run(

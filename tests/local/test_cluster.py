@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import stat
 import sys
+from pathlib import Path
 from typing import Any
 
 import dask
@@ -298,6 +300,28 @@ def test_who_lets_other_machines_in_is_told_that_they_may_run_code(tide, warned,
     for warning in warnings:
         assert f":{cluster.scheduler_address.rpartition(':')[2]} without TLS" in warning
         assert "security=True" in warning
+
+
+def test_keys_and_spilled_results_lie_where_nobody_else_can_put_others(tide, tmp_path):
+    """Who may write to `folder` could rename the cluster's, and have its workers unpickle what he likes."""
+    pytest.importorskip("cryptography")
+    directory, folder = tmp_path / "fast", tmp_path / "ours"
+    folder.mkdir()
+    folder.chmod(0o775)
+    with dask.config.set({"temporary-directory": str(directory)}):
+        cluster = tide(minimum=1, security=True, folder=str(folder), name="mine")
+    with cluster.get_client() as client:
+        client.wait_for_workers(1)
+        (spilled,) = client.run(lambda dask_worker: dask_worker.local_directory).values()
+    (private,) = directory.glob("dask-mine-*")
+    assert Path(spilled).is_relative_to(private)
+    assert stat.S_IMODE(private.stat().st_mode) == 0o700
+    assert {*folder.rglob("*.pem")} == set()
+    assert len([*private.rglob("*.pem")]) > 1
+    assert [*(folder / "mine" / "logs").glob("*.log")]
+    cluster.close()
+    assert not private.exists()
+    assert {path.name for path in (folder / "mine").iterdir()} == {"logs", "journal.jsonl"}
 
 
 def test_credentials_need_cryptography(monkeypatch):

@@ -23,7 +23,7 @@ from distributed import Client, Scheduler, WorkerPlugin
 from distributed.security import Security
 from distributed.utils import get_ip
 
-from dask_tide.errors import ConfigError, LaunchRejected
+from dask_tide.errors import ConfigError, LaunchRejected, Unavailable
 from dask_tide.model import Phase, Pool
 from dask_tide.providers.base import ObservedUnit, ProviderContext, Template
 from dask_tide.providers.local import LocalProvider
@@ -87,7 +87,8 @@ class Woken:
 def make_context(
     folder: Path, address: str = "tcp://127.0.0.1:1", *pools: Pool, **fields: Any
 ) -> ProviderContext:
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(mode=0o700, exist_ok=True)
+    fields.setdefault("private", folder)
     fields.setdefault("templates", {pool.name: Template(pool) for pool in pools or (Pool("cpu", maximum=9),)})
     others: dict[str, Any] = {"cluster": "tide", "options": {}, "security": Security(), "wake": Woken()}
     return ProviderContext(scheduler_address=address, folder=folder, **others | fields)
@@ -674,7 +675,9 @@ PARENT = """
     async def main(state, folder):
         async with Scheduler(host="127.0.0.1", port=0, dashboard=False, dashboard_address="127.0.0.1:0") as s:
             templates = {"cpu": Template(Pool("cpu"))}
-            context = ProviderContext("tide", s.address, templates, {}, folder, Security(), lambda: None)
+            context = ProviderContext(
+                "tide", s.address, templates, {}, folder, folder, Security(), lambda: None
+            )
             provider = LocalProvider(context)
             if state == "importing":
                 print(flush=True)
@@ -811,17 +814,52 @@ async def test_workers_listen_on_the_one_interface_that_the_scheduler_does(tmp_p
             await provider.close()
 
 
-@pytest.mark.parametrize(
-    ("configured", "expected"),
-    [(None, "folder/scratch"), ("fast", "fast"), (".", "folder/scratch")],
-    ids=["unset", "elsewhere", "the folder is below it"],
-)
-def test_workers_spill_where_dask_is_told_to(tmp_path, configured, expected):
-    """It was ignored, and on a machine with a small /tmp that was full."""
-    directory = None if configured is None else str(tmp_path / configured)
-    with dask.config.set({"temporary-directory": directory}):
-        arguments = worker_arguments(make_context(tmp_path / "folder"), Pool("cpu"))
-    assert arguments[arguments.index("--local-directory") + 1] == str(tmp_path / expected)
+def test_workers_spill_into_the_private_folder(tmp_path):
+    """In one that is named somebody else could put pickles of his own in their place."""
+    arguments = worker_arguments(make_context(tmp_path / "folder", private=tmp_path / "private"), Pool("cpu"))
+    assert arguments[arguments.index("--local-directory") + 1] == str(tmp_path / "private" / "scratch")
+
+
+@pytest.mark.parametrize("whose", ["link", "everybody", "another"])
+async def test_a_private_folder_that_somebody_else_has_made_again_is_not_used(
+    scheduler, make, tmp_path, whose
+):
+    """After a cleaner of /tmp has removed it: workers unpickle what lies there."""
+    private = tmp_path / "private"
+    provider = make(private=private)
+    shutil.rmtree(private)
+    if whose == "link":
+        (tmp_path / "elsewhere").mkdir()
+        private.symlink_to(tmp_path / "elsewhere")
+    else:
+        private.mkdir()
+        private.chmod(0o777 if whose == "everybody" else 0o755)
+    if whose == "another":
+        if os.geteuid() != 0:
+            pytest.skip("only root can give it to another user")
+        os.chown(private, 4002, 4002)
+    with pytest.raises(LaunchRejected, match=r"link|others may write|belongs to user 4002"):
+        await provider.scale_up("cpu", 1)
+    assert not [*private.iterdir()]
+
+
+@pytest.mark.parametrize("log", ["tide-forkserver.log", "tide-cpu-mine.log"])
+async def test_logs_are_not_written_through_links(scheduler, make, tmp_path, monkeypatch, log):
+    """To a file that is not the writer's to choose."""
+    monkeypatch.setattr("dask_tide.providers.local.provider.unit_name", lambda *_: "tide-cpu-mine")
+    logs, other = tmp_path / "folder" / "logs", tmp_path / "other"
+    logs.mkdir(parents=True)
+    other.write_text("mine")
+    (logs / log).symlink_to(other)
+    if "forkserver" in log:
+        with pytest.raises(Unavailable, match="symbolic links"):
+            make()
+    else:
+        provider = make()
+        await provider.scale_up("cpu", 1)
+        await until(is_failed(provider))
+        assert "its log could not be opened" in (await only_unit(provider)).message
+    assert other.read_text() == "mine"
 
 
 def test_configured_preloads_are_kept(tmp_path):

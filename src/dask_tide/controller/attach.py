@@ -55,11 +55,10 @@ def attach(
     # The paths of now, wherever this process goes from here.
     named, path = (None if it is None else it.absolute() for it in (config.folder, config.journal.path))
     config = replace(config, name=cluster, folder=named, journal=replace(config.journal, path=path))
-    folder, clean_up = (
-        private_folder(cluster)
-        if config.folder is None
-        else (named_folder(config.folder, cluster), lambda: None)
-    )
+    alone = getattr(factory, "alone", False)
+    named_one = None if config.folder is None else named_folder(config.folder, cluster, alone=alone)
+    private, clean_up = private_folder(cluster)
+    folder = named_one or private
     if config.journal.path is None:
         config = replace(config, journal=replace(config.journal, path=folder / "journal.jsonl"))
     # Of all clusters that have this folder: mostly one after the other, each with a name of its own.
@@ -71,6 +70,7 @@ def attach(
         templates=config.pools,
         options=config.options,
         folder=folder,
+        private=private,
         security=scheduler.security,
         wake=controller.wake,
     )

@@ -1,4 +1,4 @@
-"""Folder: where a cluster's logs and journal lie.
+"""Folder: where a cluster's logs and journal lie, and where what nobody else may touch.
 
 A private one goes with its scheduler. What a killed one has left behind is removed when the same user's next
 one starts on this machine: in a private folder lies a file that its scheduler has locked, until the kernel
@@ -22,32 +22,66 @@ from typing import IO
 import dask
 
 from dask_tide.errors import ConfigError
+from dask_tide.ownership import intruders, make
 
 if sys.platform != "win32":
     import fcntl
 
-__all__ = ["named_folder", "private_folder"]
+__all__ = ["check_shared", "named_folder", "private_folder"]
 
 logger = logging.getLogger("distributed.tide.attach")
 
 _LOCK = "tide.lock"
 
 
-def named_folder(configured: Path, cluster: str) -> Path:
+def named_folder(configured: Path, cluster: str, *, alone: bool = False) -> Path:
     """The cluster's own in one that the user named, which stays.
+
+    Whoever may write to the named one can rename ours away and put one of his own there. So nothing of this
+    project's lies in it that is unpickled or executed, nor a key: that is in a private folder. It is data
+    alone (logs, the journal, what tasks took), and what is refused is what nobody has by chance: a folder of
+    another user's, or of everybody's. One of a group's is not: where each user has a group of his own,
+    ``mkdir`` makes it so (umask 002), and so are the folders of a project. The cluster's own, which is
+    made here with mode 0700, must be ours alone; a provider of the user's own may have more in it.
+
+    Parameters
+    ----------
+    alone
+        The scheduler shares its file system with nobody (a pod): who may write is not asked. Volumes are
+        mounted with mode 0777 there.
 
     Raises
     ------
     ConfigError
-        It cannot be made.
+        It cannot be made, or others could put something into it.
     """
     folder = configured / cluster
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make(configured, 0o755)
+        if not alone:
+            check_shared(configured)
+        make(folder)
+        if not alone and (reason := intruders(folder)):
+            raise ConfigError("tide.folder", str(configured), f"one with a {cluster} of your own: {reason}")
     except OSError as error:
         expected = f"a folder that can be written to ({error.strerror})"
         raise ConfigError("tide.folder", str(configured), expected) from error
     return folder
+
+
+def check_shared(configured: Path) -> None:
+    """Refuse a named folder, which exists, if it is another user's or everybody's.
+
+    Raises
+    ------
+    ConfigError
+        It is.
+    OSError
+        It cannot be looked at.
+    """
+    if reason := intruders(configured, shared=True):
+        expected = f"a folder of yours or root's, to which not everybody may write: {reason}"
+        raise ConfigError("tide.folder", str(configured), expected)
 
 
 def private_folder(cluster: str) -> tuple[Path, Callable[[], None]]:
@@ -61,7 +95,7 @@ def private_folder(cluster: str) -> tuple[Path, Callable[[], None]]:
     configured = dask.config.get("temporary-directory", None)
     try:
         parent = Path(configured or tempfile.gettempdir()).absolute()
-        parent.mkdir(parents=True, exist_ok=True)
+        make(parent, 0o755)
         return _made(parent, cluster)
     except OSError as error:
         expected = f"a folder that can be written to ({error.strerror})"

@@ -22,6 +22,7 @@ import msgspec
 
 from dask_tide.errors import JournalError
 from dask_tide.model import Action, Hold, Memory, Snapshot, Why
+from dask_tide.ownership import make
 
 logger = logging.getLogger("distributed.tide.journal")
 
@@ -155,7 +156,7 @@ class Journal:
             if not self._begun:
                 raise
             # The folder was there; a cleaner of /tmp, say, has removed it.
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make(path.parent)
             return _append_to(path)
 
     def _remove_beyond(self) -> None:

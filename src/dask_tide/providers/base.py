@@ -124,7 +124,11 @@ class ProviderContext:
     options
         The provider's own options (``tide.options``).
     folder
-        An existing private folder for logs and the like.
+        An existing folder for logs and the like, ours alone. With ``tide.folder`` it lies below that, where
+        others may be able to rename it, and stays.
+    private
+        An existing folder that nobody else can reach, on this machine's disk, and that goes with the
+        scheduler: for what is executed or unpickled, and keys. It may be ``folder``.
     security
         For TLS.
     wake
@@ -136,6 +140,7 @@ class ProviderContext:
     templates: Mapping[str, Template]
     options: Mapping[str, Any]
     folder: Path
+    private: Path
     security: Security
     wake: Callable[[], None]
 
@@ -194,7 +199,8 @@ class Closing(Protocol):
         """Called before :meth:`Provider.scale_down` of units whose workers have been told to close."""
 
 
-#: What an entry point of the group ``dask_tide.providers`` is.
+#: What an entry point of the group ``dask_tide.providers`` is. With an attribute ``alone`` that is true its
+#: scheduler shares no file system with other users (a pod): who may write to ``tide.folder`` is not asked.
 ProviderFactory = Callable[[ProviderContext], Provider]
 
 _ALPHABET = "bcdfghjklmnpqrstvwxz"

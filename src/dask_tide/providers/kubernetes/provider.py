@@ -65,6 +65,8 @@ class KubernetesProvider:
 
     boot_s = 5.0
     closes_workers = False
+    #: Its scheduler is a pod.
+    alone = True
 
     def __init__(self, context: ProviderContext, patience: Patience = Patience()) -> None:  # noqa: B008 -- it is frozen
         self._context = context

@@ -55,7 +55,7 @@ def worker_arguments(context: ProviderContext, pool: Pool, own: Sequence[str] = 
     # As in LocalCluster, no worker has a dashboard; its HTTP server, for metrics, is there nonetheless, and
     # would listen on all interfaces.
     arguments += ["--no-dashboard", "--dashboard-address", "127.0.0.1:0"]
-    arguments += ["--local-directory", str(_scratch(context.folder)), "--death-timeout", DEATH_TIMEOUT]
+    arguments += ["--local-directory", str(context.private / "scratch"), "--death-timeout", DEATH_TIMEOUT]
     # The option replaces the configured preloads, so they have to be repeated.
     configured = dask.config.get("distributed.worker.preload")
     for preload in [configured] if isinstance(configured, str) else configured:
@@ -63,14 +63,6 @@ def worker_arguments(context: ProviderContext, pool: Pool, own: Sequence[str] = 
     for preload in PRELOADS:
         arguments += ["--preload", preload]
     return arguments
-
-
-def _scratch(folder: Path) -> Path:
-    """Where workers spill to: in Dask's ``temporary-directory`` if that is set, as a private folder is."""
-    configured = dask.config.get("temporary-directory", None)
-    if configured and not folder.is_relative_to(directory := Path(configured).absolute()):
-        return directory
-    return folder / "scratch"
 
 
 def terminate_bytes(pool: Pool) -> int:
@@ -130,7 +122,7 @@ def _is_key(value: str | None) -> bool:
 
 
 def _key_file(context: ProviderContext, field: str) -> Path:
-    return context.folder / "tls" / f"{context.cluster}-{field}.pem"
+    return context.private / "tls" / f"{context.cluster}-{field}.pem"
 
 
 def _host(scheduler_address: str) -> str:

@@ -214,7 +214,7 @@ class _Forkserver:
         """Fork; True in the child, whose output goes to its log."""
         try:
             # Here, where it can be said why that fails. Read, too: it is part of the worker's logs.
-            log = os.open(worker.log, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+            log = os.open(worker.log, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600)
         except OSError as error:
             self._report(Exited(unit, worker.name, 1, f"its log could not be opened: {error}"))
             return False

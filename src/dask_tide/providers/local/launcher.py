@@ -174,4 +174,4 @@ def last_lines(path: Path, count: int = 10, limit_bytes: int = 4096) -> str:
 
 
 def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
+    return os.open(path, flags | os.O_NOFOLLOW, 0o600)

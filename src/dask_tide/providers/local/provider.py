@@ -14,6 +14,7 @@ from pathlib import Path
 
 from dask_tide.errors import ConfigError, LaunchRejected
 from dask_tide.model import Phase
+from dask_tide.ownership import make, make_own
 from dask_tide.providers.base import Observation, ObservedUnit, ProviderContext, unit_name
 
 from .command import forkserver_environment, keys_in_memory, terminate_bytes, worker_arguments, write_keys
@@ -149,7 +150,8 @@ class LocalProvider:
             self._make_folders()
             write_keys(self._context)
         except OSError as error:
-            raise LaunchRejected(f"{self._context.folder} cannot be written to: {error}") from error
+            where = error.filename or self._context.folder
+            raise LaunchRejected(f"{where} cannot be written to: {error}") from error
         launcher = self._listening_launcher()
         for _ in range(n - existing):
             self._start(pool, launcher)
@@ -193,8 +195,10 @@ class LocalProvider:
                 logger.warning("%s stays, though nobody needs it any more: %s", file, error)
 
     def _make_folders(self) -> None:
+        # What workers read back from their disk is unpickled.
+        make_own(self._context.private)
         for folder in (self._context.folder, self._logs):
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make(folder)
 
     def _launch(self) -> Launcher:
         return Launcher(self._environment, self._logs / f"{self._context.cluster}-forkserver.log")
