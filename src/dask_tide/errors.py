@@ -20,7 +20,11 @@ library's own leave the provider.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
+
 __all__ = [
+    "HIDDEN",
     "CapacityExhausted",
     "ConfigError",
     "DrainRefused",
@@ -39,6 +43,12 @@ __all__ = [
 #: Characters of a wrong value that a message shows: it may be a whole file.
 _LONGEST = 200
 
+#: Stands for a wrong value that is nobody else's business: messages are logged, and sent in bug reports.
+HIDDEN = "(not shown)"
+
+#: Names of what is so, as they end: ``notebook.token``, ``AWS_SECRET_ACCESS_KEY``, but not ``secretName``.
+_SECRET = re.compile(r"(token|passw(or)?d|passphrase|secret|(access|api|private)[_-]?key)$", re.IGNORECASE)
+
 
 class TideError(Exception):
     """The root of all errors of this project."""
@@ -52,12 +62,13 @@ class ConfigError(TideError, ValueError):
     key
         Where it stands, dotted: ``tide.pools.cpu.maximum``.
     value
-        What stands there.
+        What stands there; without what is a secret by its name.
     expected
         What should stand there, in words.
     """
 
     def __init__(self, key: str, value: object, expected: str) -> None:
+        value = _shown(key, value)
         super().__init__(f"{key}: got {_shorten(repr(value))}, expected {expected}")
         self.key = key
         self.value = value
@@ -65,6 +76,15 @@ class ConfigError(TideError, ValueError):
 
     def __reduce__(self) -> tuple[type[ConfigError], tuple[str, object, str]]:
         return type(self), (self.key, self.value, self.expected)
+
+
+def _shown(key: str, value: object) -> object:
+    """A value without the secrets in it."""
+    if value is not None and _SECRET.search(key):
+        return HIDDEN
+    if isinstance(value, Mapping):
+        return {name: _shown(str(name), item) for name, item in value.items()}
+    return [_shown("", item) for item in value] if isinstance(value, list) else value
 
 
 def _shorten(text: str) -> str:

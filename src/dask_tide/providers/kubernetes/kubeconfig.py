@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import yaml
 from lightkube import KubeConfig
 from lightkube.core.exceptions import ConfigError as LightkubeConfigError
 
-from dask_tide.errors import ConfigError
+from dask_tide.errors import HIDDEN, ConfigError
 
 __all__ = ["own_namespace", "read"]
 
@@ -68,7 +69,15 @@ def _refuse_odd(config: KubeConfig, found: Any) -> None:
         if entry in odd:
             key, value = odd[entry]
             expected = _ODD[entry[0]].get(key) or f"one of {', '.join(_EXEC)}"
-            raise ConfigError(f"{_KEY}: {entry[0]}.{entry[1]}.{key}", value, expected)
+            raise ConfigError(f"{_KEY}: {entry[0]}.{entry[1]}.{key}", _harmless(key, value), expected)
+
+
+def _harmless(key: str, value: Any) -> Any:
+    """What may be shown of a value: names, but no token, and no proxy's password."""
+    if key == "proxy-url" and isinstance(value, str):
+        return re.sub(r"^([\w+.-]+://)?.*@", r"\1", value, flags=re.DOTALL)
+    names = value if isinstance(value, list) else [value]
+    return value if all(isinstance(name, str) for name in names) else HIDDEN
 
 
 def own_namespace(kubeconfig: str | None = None, context: str | None = None) -> str | None:
@@ -124,7 +133,20 @@ def _tidy(config: KubeConfig) -> None:
             cluster.certificate_auth = None
 
 
-def _parse(path: Path) -> _Config:
+def _what(error: Exception) -> str:
+    """What is wrong with a file, and where, without what is written there."""
+    match error:
+        case yaml.MarkedYAMLError(problem_mark=yaml.Mark() as mark):
+            return f"{type(error).__name__}, line {mark.line + 1}, column {mark.column + 1}"
+        case yaml.YAMLError():
+            return type(error).__name__
+        case UnicodeDecodeError():
+            return f"{type(error).__name__}, byte {error.start}: {error.reason}"
+    return repr(error)
+
+
+def _load(path: Path) -> tuple[KubeConfig, dict[tuple[str, str], tuple[str, Any]]] | ConfigError:
+    """A file, and what is odd in it."""
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
         # Each of them may be missing, or null.
@@ -137,11 +159,20 @@ def _parse(path: Path) -> _Config:
             for key in keys
             if (said := (entry[kind.removesuffix("s")] or {}).get(key))
         }
+        return config, odd
     except (
         *(OSError, UnicodeDecodeError, yaml.YAMLError, msgspec.MsgspecError),
         *(AttributeError, KeyError, TypeError),
     ) as error:
-        raise ConfigError(_KEY, str(path), f"a kubeconfig file ({error!r})") from error
+        # To be raised elsewhere, so that its cause, which has lines of the file, does not come along.
+        return ConfigError(_KEY, str(path), f"a kubeconfig file ({_what(error)})")
+
+
+def _parse(path: Path) -> _Config:
+    loaded = _load(path)
+    if isinstance(loaded, ConfigError):
+        raise loaded
+    config, odd = loaded
     _tidy(config)
     for kind, keys in _PATHS.items():
         for entry in getattr(config, kind).values():
