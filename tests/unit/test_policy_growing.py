@@ -500,3 +500,14 @@ def test_p24_memory_nobody_told_makes_no_other_smaller():
     kinds = [work(processing=9, duration_s=100.0)]
     decision = decided(snapshot(pool(maximum=12), **together(parts), work=kinds))
     assert (launched(decision), let_go(decision)) == ({}, set())
+
+
+def test_what_takes_a_little_longer_once_is_not_taken_for_long():
+    """A pause of 0.6 s bought a hundred machines that boot for a minute, for 20 s of work."""
+
+    def world(stalled_s):
+        short = work(ready=20_000, processing=1, duration_s=0.001, stalled_s=stalled_s)
+        return snapshot(pool(boot_s=60.0), **together(busy(1)), work=[short], worth=30.0)
+
+    assert launched(decided(world(0.6))) == launched(decided(world(0.0)))
+    assert launched(decided(world(7.0))) == {"cpu": 99}, "all of its like may have changed"

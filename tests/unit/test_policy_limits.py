@@ -7,6 +7,7 @@ import pytest
 from builders import (
     DRAINING,
     NOTHING,
+    STARTING,
     after_a_while,
     busy,
     decided,
@@ -145,6 +146,48 @@ def test_p17_what_cannot_start_leaves_its_work_to_another_pool():
         actions, memory = decide(snapshot(failing, dear, work=[few], now_s=now_s), memory)
         assert "cheap" in launched(actions)
     assert told == [set(), set(), {"dear"}, {"dear"}, {"dear"}]
+
+
+def test_p20_a_pool_in_which_nothing_starts_is_tried_with_one_unit_at_a_time():
+    """A hundred that do not start cost as much as a hundred that do; the work goes elsewhere meanwhile."""
+    again = PoolMemory(failed=9, failures=3, retry_s=10.0)
+    failing = pool(state={"failed": 9, "failure": "no such image"})
+    assert held(decided(snapshot(failing, work=[MUCH], now_s=9.0), Memory({"cpu": again}))) == "BACKOFF"
+    actions, memory = decide(snapshot(failing, work=[MUCH], now_s=11.0), Memory({"cpu": again}))
+    assert launched(actions) == {"cpu": 1}
+    one = snapshot(failing, pool("dear", price=3.0), units=units(1, STARTING), work=[MUCH], now_s=12.0)
+    actions, memory = decide(one, memory)
+    assert launched(actions) == {"dear": 100}
+    assert "one is tried now" in str(the(actions, Hold).why)
+    started = pool(state={"failed": 9, "started": 1})
+    works = snapshot(started, **together(busy(1)), work=[MUCH], now_s=20.0)
+    assert launched(decided(works, memory)) == {"cpu": 99}
+
+
+# -- limits that pools share ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("names", [("dear", "cheap"), ("cheap", "dear")])
+def test_the_order_of_the_pools_is_not_who_gets_what_they_share(names):
+    pools = [pool(name, price=3.0 if name == "dear" else 1.0) for name in names]
+    assert launched(decided(snapshot(*pools, work=[MUCH], maximum=20))) == {"cheap": 20}
+    for_an_hour = snapshot(*pools, work=[MUCH], budget_per_hour=20 * 3600.0)
+    assert launched(decided(for_an_hour)) == {"cheap": 20}
+
+
+@pytest.mark.parametrize("shared", [{"maximum": 20}, {"budget_per_hour": 20 * 3600.0}])
+def test_p05_a_limit_that_pools_share_leaves_one_for_work_that_nobody_else_can_do(shared):
+    train = work("train", needs={"GPU": 1}, ready=4, duration_s=60.0)
+    pools = pool(), pool("gpu", resources={"GPU": 1})
+    assert launched(decided(snapshot(*pools, work=[MUCH, train], **shared))) == {"cpu": 19, "gpu": 1}
+    # It has one: the others are whoever's comes first.
+    world = snapshot(*pools, **together(busy(1, of="gpu")), work=[MUCH, train], **shared)
+    assert launched(decided(world)) == {"cpu": 19}
+
+
+def test_a_limit_that_pools_share_leaves_each_its_minimum():
+    pools = pool(), pool("b", minimum=3, price=2.0), pool("c", price=2.0, state={"floor": 2})
+    assert launched(decided(snapshot(*pools, work=[MUCH], maximum=20))) == {"cpu": 15, "b": 3, "c": 2}
 
 
 # -- changes while it runs --------------------------------------------------------------------

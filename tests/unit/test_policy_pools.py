@@ -194,3 +194,32 @@ def test_no_pool_at_all():
     gone = snapshot()
     nothing = type(gone)(0.0, gone.settings, ())
     assert decided(nothing) == ()
+
+
+@pytest.mark.parametrize(("long", "short"), [("alpha", "zeta"), ("zeta", "alpha")])
+def test_names_do_not_tell_which_pool_work_is_for(long, short):
+    """What is short finds the idle cheap ones free again soon; what is long had better have them."""
+    pools = [pool("spot", maximum=10, boot_s=60.0), pool("safe", maximum=10, price=3.0, boot_s=60.0)]
+    tasks = [work(long, ready=10, duration_s=600.0), work(short, ready=10, duration_s=0.1)]
+    world = snapshot(*pools, **together(idle(10, of="spot")), work=tasks, worth=30.0)
+    assert launched(decided(world)) == {"safe": 1}
+
+
+def test_one_task_does_not_take_a_large_machine_since_its_slots_are_cheap():
+    pools = [pool("small", threads=2), pool("large", threads=32, price=12.0)]
+
+    def launched_for(tasks):
+        return launched(decided(snapshot(*pools, work=[work(ready=tasks, duration_s=600.0)])))
+
+    assert launched_for(1) == {"small": 1}
+    assert launched_for(20) == {"small": 10}
+    assert launched_for(32) == {"large": 1}
+    assert launched_for(3200) == {"large": 100}
+
+
+def test_what_runs_elsewhere_keeps_no_idle_unit_however_cheap():
+    """There was no spot machine when the long tasks began; some have come since, for others."""
+    pools = [pool("spot"), pool("safe", price=3.0)]
+    parts = together(idle(4, of="spot"), busy(4, of="safe"))
+    world = snapshot(*pools, **parts, work=[work(processing=4, duration_s=7200.0)])
+    assert let_go(after_a_while(world)) == {f"spot-u{i}" for i in range(4)}

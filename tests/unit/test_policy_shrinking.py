@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 from builders import (
     DRAINING,
     GB,
+    NOTHING,
     PENDING,
     STARTING,
     after_a_while,
@@ -26,6 +28,7 @@ from builders import (
 )
 
 from dask_tide.model import Code, Drain, Hold, Phase, Release
+from dask_tide.policy import decide
 
 
 def by_hand(n, **fields):
@@ -289,9 +292,43 @@ def test_waiting_tasks_that_can_run_soon_keep_idle_units():
     world = snapshot(
         pool(boot_s=10.0), **some, work=[work(processing=4, duration_s=1.0), work("sum", waiting=8)]
     )
-    hold = the(after_a_while(world), Hold)
+    hold = the(after_a_while(world, for_s=9.0), Hold)
     assert hold.why.code == Code.KEPT_FOR_LATER.name
     assert hold.why.numbers["later"] == 8
+
+
+def test_what_is_always_soon_keeps_idle_units_for_no_longer_than_a_start_takes():
+    """What they wait for is somewhere else; that somebody's short tasks end again and again means nothing."""
+    train = work("train", needs={"GPU": 1}, processing=1, duration_s=7200.0)
+    short = work(processing=1, duration_s=1.0)
+    some = together(busy(1), idle(7, start=1), busy(1, of="gpu"))
+    world = snapshot(
+        pool(boot_s=30.0),
+        pool("gpu", resources={"GPU": 1}),
+        **some,
+        work=[short, train, work("score", waiting=8)],
+    )
+    memory, going = NOTHING, dict[int, int]()
+    for second in range(120):
+        actions, memory = decide(msgspec.structs.replace(world, now_s=float(second)), memory)
+        going.setdefault(len(let_go(actions)), second)
+    assert held(after_a_while(world, for_s=25.0)) == Code.KEPT_FOR_LATER.name
+    assert set(going) == {0, 7}
+    assert 30 < going[7] <= 2 * 30 + 1
+
+
+def test_between_wide_stages_that_do_not_use_all_of_them_idle_units_stay():
+    """Each stage is wide for 4 s and narrow for 4: nobody waits for a start of 10 s again and again."""
+    wide, narrow = work(processing=6, duration_s=1.0), work("join", processing=1, duration_s=1.0)
+    memory = NOTHING
+    for second in range(200):
+        wide_now = second % 8 < 4
+        parts = together(busy(6), idle(2, start=6)) if wide_now else together(busy(1), idle(7, start=1))
+        tasks = [wide if wide_now else narrow, work("next", waiting=60, levels=((10, 60),))]
+        world = snapshot(pool(boot_s=10.0), **parts, work=tasks, now_s=float(second))
+        actions, memory = decide(world, memory)
+        # At first two more than there was ever a use for are there.
+        assert len(let_go(actions)) <= 2, second
 
 
 def test_a_chain_of_waiting_tasks_keeps_one_unit_only():
@@ -329,8 +366,8 @@ def test_what_takes_longer_than_anybody_knew_is_taken_to_be_half_done(usual_s):
         )
 
     for stalled_s in (0.0, 1.0, 20.0, 59.0):
-        assert let_go(after_a_while(world(stalled_s))) == set()
-    assert len(let_go(after_a_while(world(61.0)))) == 5
+        assert let_go(after_a_while(world(stalled_s), for_s=59.0)) == set()
+    assert len(let_go(after_a_while(world(61.0), for_s=59.0))) == 5
 
 
 def test_waiting_tasks_that_wait_for_another_pool_do_not():

@@ -51,6 +51,7 @@ class Code(enum.Enum):
     BUDGET = "the work could use {want:units}, the budget allows {limit} ({spent:.1f} spent)"
     NO_CAPACITY = "the platform has no room for more than {limit:units}: {message}"
     BACKOFF = "{failures:starts} in a row came to nothing, the next attempt is in {wait_s:.1f} s: {message}"
+    TRIED = "{failures:starts} in a row came to nothing: one is tried now, others come once it has started: {message}"
     BLIND = "the platform did not answer, so nothing is known and nothing is done: {message}"
     FROZEN = "the pool is left alone: {message}"
     PINNED = "{surplus:units} more than needed, which cannot be drained: {message}"

@@ -126,6 +126,11 @@ class PoolState(msgspec.Struct, frozen=True, omit_defaults=True):
         """What one more unit costs for one second."""
         return self.pool.price if self.price is None else self.price
 
+    @property
+    def unit_boot_s(self) -> float:
+        """How long one more unit takes to start where a machine has room."""
+        return self.pool.boot_s if self.boot_s is None else self.boot_s
+
 
 class Snapshot(msgspec.Struct, frozen=True, omit_defaults=True):
     """The world at one moment.
@@ -157,6 +162,8 @@ class PoolMemory(msgspec.Struct, frozen=True, omit_defaults=True):
     needed
         ``(when_s, units)``: the need over the last while, decreasing, so that the first one is
         the largest need of the window (Kubernetes' autoscaler calls it stabilization window).
+    used
+        The same of those that there was a use for at once, and not only soon.
     started, failed
         The pool's counters when they were last looked at.
     failures
@@ -166,6 +173,7 @@ class PoolMemory(msgspec.Struct, frozen=True, omit_defaults=True):
     """
 
     needed: tuple[tuple[float, int], ...] = ()
+    used: tuple[tuple[float, int], ...] = ()
     started: int = 0
     failed: int = 0
     failures: int = 0

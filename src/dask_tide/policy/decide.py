@@ -27,8 +27,8 @@ from dask_tide.model import (
 )
 
 from . import limits, victims
-from .demand import assign
-from .need import NONE, Need
+from .demand import Demand, assign
+from .need import NONE, Homeless, Need
 from .stock import Stock, take_stock
 from .window import after, longest_need
 
@@ -52,34 +52,44 @@ def decide(snapshot: Snapshot, memory: Memory) -> tuple[tuple[Action, ...], Memo
     remembered: dict[str, PoolMemory] = {}
     allowance = limits.Allowance(snapshot)
     stocks = take_stock(snapshot)
-    taking = {name: stock.taking for name, stock in stocks.items()}
     reach = {}
     for state in snapshot.pools:
         stock = stocks[state.pool.name]
         limit = limits.ceiling(state, stock.existing, allowance, 0).units
         if state.manual is not None:
             limit = min(limit, state.manual)
-        if limits.rests(memory.pools.get(state.pool.name, PoolMemory()), snapshot):
-            limit = 0  # until it is tried again others may do the work
-        reach[state.pool.name] = stock.taking + max(0, limit - stock.existing)
-    demands, impossible = assign(snapshot, taking, reach)
+        # Beside what is tried there others may do the work.
+        tries = limits.tries(memory.pools.get(state.pool.name, PoolMemory()), stock.booting, snapshot)
+        more = min(tries, max(0, limit - stock.existing))
+        reach[state.pool.name] = stock.taking + int(more)
+    demands, impossible = assign(snapshot, stocks, reach)
     room = victims.Room(snapshot)
     haven, kept = _haven(snapshot), list[victims.Candidate]()
     stranded = room.stranded()
     refuge = _refuge(snapshot, stocks, reach, haven, stranded.pools) if stranded.results.keys else ""
-    # Spot first: what they hold may need another place.
-    for state in sorted(snapshot.pools, key=lambda state: not state.pool.spot):
+    for state in snapshot.pools:
         name = state.pool.name
+        allowance.reserve(
+            state, min(_least(state, stocks[name], demands[name]), reach[name] - stocks[name].taking)
+        )
+    for state in sorted(snapshot.pools, key=_decided_first):
+        name = state.pool.name
+        allowance.reserve(state, 0)
+        before = memory.pools.get(name, PoolMemory())
         need = Need(
             state,
             snapshot.settings,
             stocks[name],
             demands[name],
-            at_risk=_at_risk(kept, room, stocks[name], state, reach[name]) if name == haven else NONE,
-            stranded=stranded.results if name == refuge and stranded.alone else NONE,
-            to_move=stranded.results if name == refuge else NONE,
+            Homeless(
+                at_risk=_at_risk(kept, room, stocks[name], state, reach[name]) if name == haven else NONE,
+                stranded=stranded.results if name == refuge and stranded.alone else NONE,
+                to_move=stranded.results if name == refuge else NONE,
+            ),
+            now_s=snapshot.now_s,
+            used=before.used,
         )
-        decision = _PoolDecision(snapshot, need, memory.pools.get(name, PoolMemory()), allowance, room)
+        decision = _PoolDecision(snapshot, need, before, allowance, room)
         actions += decision.actions()
         remembered[name] = decision.memory
         if state.pool.spot:
@@ -91,6 +101,19 @@ def decide(snapshot: Snapshot, memory: Memory) -> tuple[tuple[Action, ...], Memo
         tasks, example = sum(work.ready for work in lost), min(work.example for work in lost)
         actions.append(Hold("", why(Code.BOUND, tasks=tasks, example=example)))
     return tuple(actions), Memory(remembered)
+
+
+def _least(state: PoolState, stock: Stock, demand: Demand) -> int:
+    """How many more units a pool is to have before others have all that they can use."""
+    if state.manual is not None:
+        return max(0, state.manual - stock.existing)
+    first = demand.unserved and not stock.taking
+    return max(int(first), state.pool.minimum - stock.existing, state.floor - stock.existing)
+
+
+def _decided_first(state: PoolState) -> tuple[bool, float]:
+    """Spot first: what they hold may need another place. Then the cheapest, whatever the order."""
+    return not state.pool.spot, state.unit_price / state.pool.threads_per_unit
 
 
 def _haven(snapshot: Snapshot) -> str:
@@ -165,6 +188,7 @@ class _PoolDecision:
         self.stock = need.stock
         self.live = need.stock.live
         self.memory = limits.after_failures(self.state, memory, snapshot)
+        self.memory = msgspec.structs.replace(self.memory, used=need.used)
         self.allowance = allowance
         self.room = room
         self.kept: list[victims.Candidate] = []
@@ -210,6 +234,11 @@ class _PoolDecision:
                     message=self.state.failure,
                 )
             )
+        tries = limits.tries(self.memory, self.stock.booting, self.snapshot)
+        if not tries:
+            failures, message = self.memory.failures, self.state.failure
+            return self._hold(why(Code.TRIED, failures=failures, message=message))
+        count = int(min(count, tries))
         self.allowance.draw(count, self.state)
         self._remember(max(target, self.need.units()))
         return Launch(self.pool.name, count, reason)

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import NamedTuple
 
 from dask_tide.model import LIVE, Pool, Resources, Snapshot, Work
 
+from .stock import Stock
+
 #: For so much longer than measured a task may take before its like are taken to have changed: the first one
-#: on a worker imports what it needs, and machines are busy.
+#: on a worker imports what it needs, and machines are busy. Or for this part of a unit's boot time.
 _DOUBT_S = 0.5
+_DOUBT_RATIO = 0.1
 #: The dimension in which every task takes room. No resource has this name.
 _THREADS = ""
 
@@ -53,6 +57,8 @@ class Demand:
     ----------
     prior_s
         What a task is taken to last whose like was never measured; 0: nothing is assumed.
+    doubt_s
+        For how much longer than measured a task may take.
     runnable
         Tasks that could run now.
     slots
@@ -68,6 +74,8 @@ class Demand:
     stranded
         Whether some of them find a slot on no unit that is there or on its way, ours or not: at
         least one unit must come, even if it pays for nothing else.
+    unserved
+        Whether some of those would rather have one of this pool than of any other.
     unfinished
         All tasks of this pool that have not finished, waiting ones too.
     later
@@ -76,12 +84,14 @@ class Demand:
 
     pool: Pool
     prior_s: float = 0.0
+    doubt_s: float = _DOUBT_S
     runnable: int = 0
     slots: int = 0
     work_s: float = 0.0
     seen_s: float = 0.0
     unmeasured: bool = False
     stranded: bool = False
+    unserved: bool = False
     unfinished: int = 0
     later: int = 0
     _longest_s: float = 0.0
@@ -96,8 +106,7 @@ class Demand:
     def usable(self) -> int:
         if not self.runnable:
             return 0  # what takes threads beside others keeps no unit by itself
-        # The tolerance keeps 3 × (1/3) one unit.
-        return math.ceil(max(self._used.values(), default=0.0) - 1e-9)
+        return self._units_used()
 
     def later_in_s(self, slots: int) -> float | None:
         """When the waiting tasks may run, with ``slots``; None: what they wait for does not run in this pool.
@@ -163,6 +172,15 @@ class Demand:
         free = min((units - self._used[name]) / share for name, share in self._shares(work).items())
         return max(0, math.floor(free + 1e-9))
 
+    def more_units(self, work: Work, tasks: int) -> int:
+        """How many more units are in use with so many more tasks of ``work``."""
+        used = max(self._used[name] + tasks * share for name, share in self._shares(work).items())
+        return max(0, math.ceil(used - 1e-9) - self._units_used())
+
+    def _units_used(self) -> int:
+        # The tolerance keeps 3 × (1/3) one unit.
+        return math.ceil(max(self._used.values(), default=0.0) - 1e-9)
+
     def occupy(self, threads: int) -> None:
         """So many threads of what there is are taken."""
         if threads:
@@ -208,7 +226,7 @@ class Demand:
         # While nothing finishes, a task takes at least as long as those have been running.
         if work.duration_s is None:
             return max(self.prior_s, work.stalled_s)
-        return work.stalled_s if work.stalled_s > work.duration_s + _DOUBT_S else work.duration_s
+        return work.stalled_s if work.stalled_s > work.duration_s + self.doubt_s else work.duration_s
 
 
 @dataclass(frozen=True)
@@ -220,20 +238,20 @@ class Impossible:
 
 
 def assign(
-    snapshot: Snapshot, taking: dict[str, int], reach: dict[str, int]
+    snapshot: Snapshot, stocks: Mapping[str, Stock], reach: Mapping[str, int]
 ) -> tuple[dict[str, Demand], tuple[Impossible, ...]]:
     """Share the work out among the pools.
 
-    First to units that are there, then to those that could be launched, each time in the order
-    of preference: the cheapest slot, then the order of the configuration. Work that asks for
-    more is placed first.
+    What runs is put where units have tasks. Then come units that are there, in the order of preference: the
+    cheapest slot, then the order of the configuration; then those that could be launched, where what is left
+    costs least. Work that asks for more is placed first, and of that what takes longest.
 
     Parameters
     ----------
     snapshot
         The world.
-    taking
-        Per pool, how many of its units take tasks, or will.
+    stocks
+        What there is of each pool.
     reach
         Per pool, how many could if it were launched to its limit just now: units that are
         paused or leaving count against the limit and take nothing.
@@ -242,7 +260,14 @@ def assign(
     -------
     Demand by pool name, and the work that nobody can ever run.
     """
-    demands = {state.pool.name: Demand(state.pool, snapshot.settings.prior_s) for state in snapshot.pools}
+    demands = {
+        state.pool.name: Demand(
+            state.pool, snapshot.settings.prior_s, max(_DOUBT_S, _DOUBT_RATIO * state.unit_boot_s)
+        )
+        for state in snapshot.pools
+    }
+    working = {name: stock.working for name, stock in stocks.items()}
+    taking = {name: stock.taking for name, stock in stocks.items()}
     # Threads of ours that are not free for what may run anywhere; a worker without any is not counted on.
     pool_of = {unit.name: unit.pool for unit in snapshot.units if unit.phase in LIVE and not unit.doomed}
     for worker in snapshot.workers:
@@ -260,7 +285,7 @@ def assign(
     eligible = {needs: _eligible(snapshot, needs) for needs in {work.needs for work in snapshot.work}}
     impossible = []
     # A total order: that of the snapshot says nothing.
-    for work in sorted(snapshot.work, key=lambda work: (-len(work.needs), repr(work))):
+    for work in sorted(snapshot.work, key=_placed_first):
         if work.bound:
             continue
         pools = eligible[work.needs]
@@ -276,12 +301,14 @@ def assign(
             elsewhere = min(left, foreign)
             foreign -= elsewhere
             left -= elsewhere
-        stranded = False
-        for limits in (taking, reach):
-            for name in pools if left else ():
-                taken = min(left, demands[name].room(work, limits[name]))
-                demands[name].take(work, taken, stranded=stranded)
-                left -= taken
+        running = min(left, work.processing - here)
+        left += _place(demands, work, running, pools, working) - running
+        left = _place(demands, work, left, pools, taking)
+        stranded = left == work.runnable - here
+        if left:
+            cheapest = _cheapest_first(snapshot, demands, work, left, pools, reach)
+            demands[cheapest[0]].unserved |= stranded
+            left = _place(demands, work, left, cheapest, reach, stranded=stranded)
             stranded = left == work.runnable - here
         # What is more than all pools can hold, and what waits, is for each in proportion to its size: so
         # each knows for how long there will be work.
@@ -292,6 +319,47 @@ def assign(
             demands[name].take(work, more, stranded=stranded)
             demands[name].take_waiting(work, waiting)
     return demands, tuple(impossible)
+
+
+def _placed_first(work: Work) -> tuple[int, float, str]:
+    """The order in which work is placed: a total one, as that of the snapshot says nothing."""
+    return -len(work.needs), -max(work.duration_s or 0.0, work.stalled_s), repr(work)
+
+
+def _place(
+    demands: Mapping[str, Demand],
+    work: Work,
+    tasks: int,
+    pools: Iterable[str],
+    limits: Mapping[str, int],
+    *,
+    stranded: bool = False,
+) -> int:
+    """Put as many tasks into so many units of these pools as fit; how many are left."""
+    for name in pools:
+        taken = min(tasks, demands[name].room(work, limits[name]))
+        demands[name].take(work, taken, stranded=stranded)
+        tasks -= taken
+    return tasks
+
+
+def _cheapest_first(
+    snapshot: Snapshot,
+    demands: Mapping[str, Demand],
+    work: Work,
+    tasks: int,
+    pools: list[str],
+    reach: Mapping[str, int],
+) -> list[str]:
+    """These pools by what so many tasks would cost there: a large unit is not cheap for one of them."""
+    prices = {state.pool.name: state.unit_price for state in snapshot.pools}
+
+    def price(name: str) -> float:
+        demand = demands[name]
+        fitting = min(tasks, demand.room(work, reach[name]))
+        return prices[name] * demand.more_units(work, fitting) / fitting if fitting else math.inf
+
+    return sorted(pools, key=price)
 
 
 def _shared(tasks: int, slots: list[int]) -> list[int]:

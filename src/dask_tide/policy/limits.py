@@ -6,9 +6,12 @@ import math
 from collections import Counter
 from dataclasses import dataclass
 
+import msgspec
+
 from dask_tide.model import EXISTING, LIVE, Code, PoolMemory, PoolState, Snapshot, Unit, Why, why
 
-#: After so many failed starts in a row a pool is not counted on. One may be bad luck, or one bad machine.
+#: After so many failed starts in a row a pool is not counted on, and tried with one unit at a time. One may
+#: be bad luck, or one bad machine.
 _FAILING = 3
 
 
@@ -42,21 +45,29 @@ class Allowance:
                 prices.get(u.pool, 0.0) if u.price is None else u.price for u in existing
             )
         self._some = bool(existing)
+        self._reserved: dict[str, tuple[int, float]] = {}
         self.over = _over(snapshot)
         self._exhausted = settings.budget_total is not None and snapshot.spent >= settings.budget_total
+
+    def reserve(self, state: PoolState, units: int) -> None:
+        """Leave so many units for this pool, whatever others ask for before it; 0: no more."""
+        self._reserved[state.pool.name] = units, units * _at_most(state)
 
     def more(self, state: PoolState) -> tuple[int, bool]:
         """How many more units of a pool, and whether the budget is what limits them."""
         if self._exhausted:
             return 0, True
         affordable, price = math.inf, _at_most(state)
+        others = [reserved for name, reserved in self._reserved.items() if name != state.pool.name]
+        units = self._units - sum(count for count, _ in others)
+        rate = self._rate - sum(rate for _, rate in others)
         if self._rate < math.inf and price > 0:
-            affordable = math.floor(self._rate / price + 1e-9)
-            if self._rate > 0 and not self._some and state.dearest is None and state.price is not None:
+            affordable = math.floor(rate / price + 1e-9)
+            if rate > 0 and not self._some and state.dearest is None and state.price is not None:
                 # Else nobody would ever learn what one costs of which only the most is known.
                 affordable = max(1, affordable)
-        more = max(0, min(self._units, affordable))
-        return (2**31 if more == math.inf else int(more)), affordable < self._units
+        more = max(0, min(units, affordable))
+        return (2**31 if more == math.inf else int(more)), affordable < units
 
     def draw(self, count: int, state: PoolState) -> None:
         self._units -= count
@@ -118,9 +129,14 @@ def ceiling(state: PoolState, existing: int, allowance: Allowance, want: int) ->
     return Ceiling(limit, reason)
 
 
-def rests(memory: PoolMemory, snapshot: Snapshot) -> bool:
-    """Whether starts have failed so often that nobody should count on the pool before it is tried again."""
-    return memory.failures >= _FAILING and memory.retry_s > snapshot.now_s
+def tries(memory: PoolMemory, booting: int, snapshot: Snapshot) -> float:
+    """How many more units may be started, after so many failures: any number where few have failed in a row.
+
+    Else one finds out whether they start again as well as a hundred do.
+    """
+    if memory.failures < _FAILING:
+        return math.inf
+    return int(memory.retry_s <= snapshot.now_s and not booting)
 
 
 def after_failures(state: PoolState, memory: PoolMemory, snapshot: Snapshot) -> PoolMemory:
@@ -134,6 +150,6 @@ def after_failures(state: PoolState, memory: PoolMemory, snapshot: Snapshot) -> 
         settings = snapshot.settings
         pause_s = min(settings.backoff_max_s, settings.backoff_s * 2 ** min(failures - 1, 30))
         retry_s = snapshot.now_s + pause_s
-    return PoolMemory(
-        needed=memory.needed, started=state.started, failed=state.failed, failures=failures, retry_s=retry_s
+    return msgspec.structs.replace(
+        memory, started=state.started, failed=state.failed, failures=failures, retry_s=retry_s
     )

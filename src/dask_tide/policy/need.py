@@ -2,14 +2,36 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from dask_tide.model import Code, PoolState, Settings, Why, why
 
-from . import sizing
+from . import sizing, window
 from .demand import Demand
 from .stock import Stock
 from .victims import Results
 
 NONE = Results()
+
+
+class Homeless(NamedTuple):
+    """Results for which a pool is to have room.
+
+    Attributes
+    ----------
+    at_risk
+        Results for which there is no room: only spot machines hold them.
+    stranded
+        The same of units that are about to go, where nobody else could receive them.
+    to_move
+        The same, where somebody has come for them and others are on their way.
+    """
+
+    at_risk: Results = NONE
+    stranded: Results = NONE
+    to_move: Results = NONE
+
+
 #: What a fresh process costs at the least beside its boot: what its first tasks import and cache.
 _WARM_S = 0.5
 
@@ -27,12 +49,17 @@ class Need:
         What there is.
     demand
         What the work asks for.
-    at_risk
-        Results that this pool is to take, for which there is no room: only spot machines hold them.
-    stranded
-        The same of units that are about to go, where nobody else could receive them.
-    to_move
-        The same, where somebody has come for them and others are on their way.
+    homeless
+        Results that it is to take.
+    now_s
+        The moment.
+    used
+        What there was a use for before, as :class:`~dask_tide.model.PoolMemory` has it.
+
+    Attributes
+    ----------
+    used
+        The same, with this moment's.
     """
 
     def __init__(
@@ -41,19 +68,24 @@ class Need:
         settings: Settings,
         stock: Stock,
         demand: Demand,
-        at_risk: Results = NONE,
-        stranded: Results = NONE,
-        to_move: Results = NONE,
+        homeless: Homeless,
+        *,
+        now_s: float,
+        used: window.Needs,
     ) -> None:
         self.state = state
         self.pool = state.pool
         self.settings = settings
         self.stock = stock
         self.demand = demand
-        self._at_risk, self._stranded, self._to_move = at_risk, stranded, to_move
-        self._boot_s = self.pool.boot_s if state.boot_s is None else state.boot_s
+        self._homeless = homeless
+        self._boot_s = state.unit_boot_s
         #: Bytes of results in this pool, and the units they need.
         self._held_bytes, self._for_results = self._results() if demand.unfinished else (0, 0)
+        # Units that are found have been of use to somebody.
+        before = used or ((now_s, stock.live),)
+        self._since_s = now_s - self._patience_s()
+        self.used = window.after(before, now_s, self.units_now(), self._patience_s())
 
     def _results(self) -> tuple[int, int]:
         stock = self.stock
@@ -108,7 +140,8 @@ class Need:
         wishes.append((size.units + self.stock.paused if demand.runnable else 0, more))
         room = why(Code.MEMORY, used_bytes=self._held_bytes, have=have, want=self._for_results)
         wishes.append((self._for_results, room))
-        for code, results in ((Code.SAFE_COPY, self._at_risk), (Code.RESCUE, self._stranded)):
+        homeless = self._homeless
+        for code, results in ((Code.SAFE_COPY, homeless.at_risk), (Code.RESCUE, homeless.stranded)):
             wishes.append((self._to_take(results), why(code, keys=results.keys)))
         target, reason = max(wishes, key=lambda wish: wish[0])
         if target <= have:
@@ -127,14 +160,15 @@ class Need:
         """Units that there is a use for now, or soon enough."""
         if self.state.manual is not None:
             return self.state.manual
-        later = self.demand.later if self._soon() else 0
+        # What is soon may be soon again and again.
+        later = min(self.demand.later, window.longest_need(self.used, self._since_s)) if self._soon() else 0
         return max(self.units_now(), later)
 
     def units_now(self) -> int:
         """Units that there is a use for now."""
         demand = self.demand
         usable = demand.usable + (self.stock.paused if demand.unfinished else 0)
-        results = max(map(self._to_take, (self._at_risk, self._stranded, self._to_move)))
+        results = max(map(self._to_take, self._homeless))
         return max(usable, self._for_results, results, self.pool.minimum, self.state.floor)
 
     def _soon(self) -> bool:

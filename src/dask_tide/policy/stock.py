@@ -36,6 +36,8 @@ class Stock:
     paused
         Running units none of whose workers takes tasks that may run anywhere: full of results, or busy with
         tasks that may not, they are no capacity.
+    working
+        Units that take tasks, and have some.
     vacating
         Units on machines that are about to go, which are being drained and have neither tasks nor results: it
         takes them no time, and the platform may make up for them by itself.
@@ -55,6 +57,7 @@ class Stock:
     coming: int = 0
     unplaced: int = 0
     paused: int = 0
+    working: int = 0
     vacating: int = 0
     workers: int = 0
     held_bytes: int = 0
@@ -89,6 +92,7 @@ def take_stock(snapshot: Snapshot) -> dict[str, Stock]:
     late_s = {state.pool.name: state.cold_boot_s or 0.0 for state in snapshot.pools}
     pool_of = {unit.name: unit.pool for unit in snapshot.units if unit.pool in stocks}
     taking: set[str] = set()
+    working: set[str] = set()
     at_work: Counter[str] = Counter()
     empty = {unit.name for unit in snapshot.units if unit.doomed and unit.phase is Phase.DRAINING}
     limits: dict[str, list[int]] = defaultdict(list)
@@ -107,6 +111,8 @@ def take_stock(snapshot: Snapshot) -> dict[str, Stock]:
             limits[pool].append(worker.limit_bytes)
         if worker.status in _TAKING and worker.taken < worker.threads:
             taking.add(worker.unit)
+            if worker.tasks > worker.taken:
+                working.add(worker.unit)
         if worker.tasks or worker.held_keys:
             empty.discard(worker.unit)
         if worker.status != "init":
@@ -127,5 +133,6 @@ def take_stock(snapshot: Snapshot) -> dict[str, Stock]:
         stock.registering = sum(u.phase is Phase.RUNNING and at_work[u.name] < whole[name] for u in live)
         stock.coming = sum(not unit.waits and unit.age_s <= late_s[name] for unit in booting)
         stock.unplaced = sum(unit.phase in BOOTING and unit.unplaced for unit in live)
+        stock.working = sum(unit.phase is Phase.RUNNING and unit.name in working for unit in live)
         stock.paused = sum(unit.phase is Phase.RUNNING and unit.name not in taking for unit in live)
     return stocks
