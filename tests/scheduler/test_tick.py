@@ -233,7 +233,8 @@ async def test_victim_that_left_or_came_back_elsewhere_is_spared(harbour):
     h.controller._begin(Drain("default", (unit,), ((unit, old.address),), why(Code.NO_WORK)), stale)
     assert h.controller.drains.units == set()
     await until(lambda: h.told("LEFT"), "it is told")
-    assert h.worker(unit).status is Status.running
+    await until(lambda: h.worker(unit).status is Status.running, "it is at work")
+    assert h.controller.drains.units == set()
 
 
 async def test_booting_unit_whose_worker_registered_is_not_released(harbour):
