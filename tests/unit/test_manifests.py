@@ -124,7 +124,10 @@ def test_of_a_secret_of_ones_own_pods_get_three_files(source):
     """What else was in it, the authority's key say, code of each client could read. Ours have no more."""
     tls = {"source": source, "secretName": "mine" if source == "secret" else None}
     made = objects({"security": {"tls": tls}, "notebook": {"enabled": True}})
-    expected = {"secretName": "mine" if source == "secret" else "r-tls", "defaultMode": 0o440}
+    expected: dict[str, object] = {
+        "secretName": "mine" if source == "secret" else "r-tls",
+        "defaultMode": 0o440,
+    }
     if source == "secret":
         expected["items"] = [{"key": key, "path": key} for key in ("ca.crt", "tls.crt", "tls.key")]
     found = [
