@@ -226,7 +226,6 @@ def context(
         templates={name: Template(Pool(name)) for name in pools},
         options=where | {"on-close": "keep"} | dict(options or {}),
         folder=folder,
-        private=folder,
         security=Security(),
         wake=lambda: None,
     )

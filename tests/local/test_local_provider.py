@@ -88,7 +88,6 @@ def make_context(
     folder: Path, address: str = "tcp://127.0.0.1:1", *pools: Pool, **fields: Any
 ) -> ProviderContext:
     folder.mkdir(mode=0o700, exist_ok=True)
-    fields.setdefault("private", folder)
     fields.setdefault("templates", {pool.name: Template(pool) for pool in pools or (Pool("cpu", maximum=9),)})
     others: dict[str, Any] = {"cluster": "tide", "options": {}, "security": Security(), "wake": Woken()}
     return ProviderContext(scheduler_address=address, folder=folder, **others | fields)
@@ -675,9 +674,7 @@ PARENT = """
     async def main(state, folder):
         async with Scheduler(host="127.0.0.1", port=0, dashboard=False, dashboard_address="127.0.0.1:0") as s:
             templates = {"cpu": Template(Pool("cpu"))}
-            context = ProviderContext(
-                "tide", s.address, templates, {}, folder, folder, Security(), lambda: None
-            )
+            context = ProviderContext("tide", s.address, templates, {}, folder, Security(), lambda: None)
             provider = LocalProvider(context)
             if state == "importing":
                 print(flush=True)

@@ -126,13 +126,13 @@ class ProviderContext:
     folder
         An existing folder for logs and the like, ours alone. With ``tide.folder`` it lies below that, where
         others may be able to rename it, and stays.
-    private
-        An existing folder that nobody else can reach, on this machine's disk, and that goes with the
-        scheduler: for what is executed or unpickled, and keys. It may be ``folder``.
     security
         For TLS.
     wake
         Call it when something changed: the controller looks at once, not at its next tick.
+    private
+        An existing folder that nobody else can reach, on this machine's disk, and that goes with the
+        scheduler: for what is executed or unpickled, and keys. None: ``folder`` is such a one.
     """
 
     cluster: str
@@ -140,9 +140,14 @@ class ProviderContext:
     templates: Mapping[str, Template]
     options: Mapping[str, Any]
     folder: Path
-    private: Path
     security: Security
     wake: Callable[[], None]
+    private: Path | None = None
+
+    @property
+    def safe_folder(self) -> Path:
+        """``private``, or ``folder`` if that is such a one."""
+        return self.folder if self.private is None else self.private
 
 
 class Provider(Protocol):

@@ -204,7 +204,6 @@ class ProviderContract:
                 templates={name: Template(pool) for name, pool in self.pools.items()},
                 options={},
                 folder=folder,
-                private=folder,
                 security=scheduler.security,
                 wake=lambda: None,
             )

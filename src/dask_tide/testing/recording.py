@@ -230,7 +230,7 @@ class RecordingProvider:
                 memory_limit=pool.memory_bytes,
                 resources=dict(pool.resources),
                 security=self.context.security,
-                local_directory=str(self.context.private),
+                local_directory=str(self.context.safe_folder),
             )
             for i in range(count)
         ]

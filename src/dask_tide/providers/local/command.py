@@ -55,7 +55,7 @@ def worker_arguments(context: ProviderContext, pool: Pool, own: Sequence[str] = 
     # As in LocalCluster, no worker has a dashboard; its HTTP server, for metrics, is there nonetheless, and
     # would listen on all interfaces.
     arguments += ["--no-dashboard", "--dashboard-address", "127.0.0.1:0"]
-    arguments += ["--local-directory", str(context.private / "scratch"), "--death-timeout", DEATH_TIMEOUT]
+    arguments += ["--local-directory", str(context.safe_folder / "scratch"), "--death-timeout", DEATH_TIMEOUT]
     # The option replaces the configured preloads, so they have to be repeated.
     configured = dask.config.get("distributed.worker.preload")
     for preload in [configured] if isinstance(configured, str) else configured:
@@ -122,7 +122,7 @@ def _is_key(value: str | None) -> bool:
 
 
 def _key_file(context: ProviderContext, field: str) -> Path:
-    return context.private / "tls" / f"{context.cluster}-{field}.pem"
+    return context.safe_folder / "tls" / f"{context.cluster}-{field}.pem"
 
 
 def _host(scheduler_address: str) -> str:

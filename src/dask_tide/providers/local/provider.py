@@ -196,7 +196,7 @@ class LocalProvider:
 
     def _make_folders(self) -> None:
         # What workers read back from their disk is unpickled.
-        make_own(self._context.private)
+        make_own(self._context.safe_folder)
         for folder in (self._context.folder, self._logs):
             make(folder)
 

@@ -101,6 +101,15 @@ def _pods_policy(release: Release) -> tuple[Manifest, list[Manifest], list[Manif
         {"name": "labels", "expression": "oldObject.metadata.?labels.orValue({})"},
         {"name": "before", "expression": "oldObject.metadata.?annotations.orValue({})"},
         {"name": "after", "expression": "object.metadata.?annotations.orValue({})"},
+        # How long the record is of who has changed what; a request may bring its own.
+        {
+            "name": "sizeBefore",
+            "expression": "size('%s'.format([oldObject.metadata.?managedFields.orValue([])]))",
+        },
+        {
+            "name": "sizeAfter",
+            "expression": "size('%s'.format([object.metadata.?managedFields.orValue([])]))",
+        },
     ]
     validations = [
         {
@@ -130,6 +139,16 @@ def _pods_policy(release: Release) -> tuple[Manifest, list[Manifest], list[Manif
             "variables.before.all(key, key in variables.allowed || key in variables.after)",
             "messageExpression": "'the scheduler may change these annotations of pods only: ' "
             "+ variables.allowed.join(', ')",
+        },
+        {
+            # The longest that means anything has 11, a number of 32 bits.
+            "expression": "variables.allowed.all(key, size(variables.after[?key].orValue('')) <= 16 || "
+            "variables.before[?key] == variables.after[?key])",
+            "message": "the scheduler may give annotations of pods 16 characters at the most",
+        },
+        {
+            "expression": "variables.sizeAfter <= 65536 || variables.sizeAfter <= variables.sizeBefore",
+            "message": "the scheduler may not fill the managedFields of pods",
         },
     ]
     return rule, variables, validations
