@@ -206,6 +206,14 @@ def beyond_the_policies(release: Release, worker: str, neighbour: str) -> dict[s
     pod = f"{space}/{worker}"
     image = {"spec": {"containers": [{"name": "worker", "image": "evil"}]}}
     head = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": worker}}
+    record = {
+        "manager": "x",
+        "operation": "Update",
+        "apiVersion": "v1",
+        "time": "2026-01-01T00:00:00Z",
+        "fieldsType": "FieldsV1",
+        "fieldsV1": {"f:metadata": {"f:annotations": {"f:" + "x" * 100_000: {}}}},
+    }
     return {
         "change an image": patch(pod, image, "application/strategic-merge-patch+json"),
         "change an image by JSON patch": patch(
@@ -227,6 +235,15 @@ def beyond_the_policies(release: Release, worker: str, neighbour: str) -> dict[s
         "remove a foreign annotation": annotate(pod, **{"example.com/owner": None}),
         "mark a pod and do something else, too": annotate(
             pod, **{DELETION_COST: "1", "example.com/owner": "me"}
+        ),
+        "write a book into a mark": annotate(pod, **{SAFE_TO_EVICT: "x" * 100_000}),
+        "write one into the record of who changed it": patch(
+            pod, {"metadata": {"annotations": {SAFE_TO_EVICT: "true"}, "managedFields": [record]}}
+        ),
+        "write one by applying it": patch(
+            f"{pod}?fieldManager=x&force=true",
+            head | {"metadata": {"name": worker, "annotations": {DO_NOT_DISRUPT: "x" * 100_000}}},
+            APPLY,
         ),
         "mark another release's pod": annotate(f"{space}/{neighbour}", **{DELETION_COST: "-1"}),
         "mark the scheduler's pod": annotate(f"{space}/{release.scheduler_pod()}", **{SAFE_TO_EVICT: "true"}),

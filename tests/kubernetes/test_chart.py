@@ -189,6 +189,15 @@ def annotated(**changed: str | None) -> dict[str, Any]:
     return {"metadata": {"annotations": {KEYS.get(key, key): value for key, value in changed.items()}}}
 
 
+def recorded(field: str) -> dict[str, Any]:
+    """A mark, and a record of a manager that says that it owns a field."""
+    change = annotated(cost="0")
+    fields: dict[str, Any] = {"f:metadata": {"f:annotations": {f"f:{field}": {}}}}
+    entry = {"manager": "me", "operation": "Update", "apiVersion": "v1", "time": "2026-01-01T00:00:00Z"}
+    change["metadata"]["managedFields"] = [{**entry, "fieldsType": "FieldsV1", "fieldsV1": fields}]
+    return change
+
+
 def patch(helm: Helm, api: Api, pod: str, change: dict[str, Any], query: str = "") -> Any:
     return api("PATCH", helm.path("pods", pod) + query, change, MERGE)
 
@@ -539,6 +548,10 @@ def test_of_pods_only_three_annotations_can_be_changed(helm: Helm) -> None:
         "annotation changed": (annotated(foreign="y"), "these annotations"),
         "annotation gone": (annotated(foreign=None), "these annotations"),
         "one allowed, one not": (annotated(cost="0", x="y"), "these annotations"),
+        "an annotation of 17": (annotated(safe="x" * 17), "16 characters"),
+        "a book": (annotated(disrupt="x" * 100_000), "16 characters"),
+        "one mark, one book": (annotated(cost="0", disrupt="x" * 100_000), "16 characters"),
+        "a book about who changed it": (recorded("x" * 100_000), "managedFields"),
     }
     for name, (change, why) in refused.items():
         said = refusal(partial(patch, helm, api, pod, change))
@@ -571,8 +584,11 @@ def test_of_pods_only_three_annotations_can_be_changed(helm: Helm) -> None:
         assert helm.get("pod", pod)["metadata"]["annotations"] == {"foreign": "here", **there}
     apply(annotations={KEYS["cost"]: "7"})
     assert helm.get("pod", pod)["metadata"]["annotations"][KEYS["cost"]] == "7"
-    # Others are not bound by it.
+    # Others are not bound by it; what they write the scheduler may leave, and take away.
     helm.kubectl("label", "pod", pod, "x=y")
+    helm.kubectl("annotate", "pod", pod, f"{KEYS['safe']}={'x' * 17}")
+    patch(helm, api, pod, annotated(cost="-100", disrupt="true"))
+    patch(helm, api, pod, annotated(safe="false"))
 
 
 def test_the_scale_ends_at_the_pools_maximum(helm: Helm) -> None:

@@ -431,6 +431,11 @@ MISTAKES: list[tuple[str, dict[str, Any], str]] = [
     ("r", {"notebook": {"work": {"emptyDir": None}}}, "notebook.work"),
     ("r", {"poolDefaults": {"resources": {"claims": [{"name": "gpu"}]}}}, "claims"),
     ("r", {"tide": {"idle-shutdown": "1h"}}, "tide.idle-shutdown"),
+    *(
+        ("r", pools, "podAnnotations")
+        for said in ({"karpenter.sh/do-not-disrupt": "x" * 17}, {"karpenter.sh/do-not-disrupt": True})
+        for pools in ({"poolDefaults": {"podAnnotations": said}}, {"pools": {"a": {"podAnnotations": said}}})
+    ),
     ("r", {"networkPolicy": {"egress": []}}, "networkPolicy.apiServer"),
     ("r", {"networkPolicy": {"egress": [{}], "apiServer": None}}, "get service,endpoints kubernetes"),
     ("r", {"networkPolicy": {"egress": [], "apiServer": "10.96.0.1"}}, "networkPolicy.apiServer"),

@@ -102,14 +102,10 @@ def _pods_policy(release: Release) -> tuple[Manifest, list[Manifest], list[Manif
         {"name": "before", "expression": "oldObject.metadata.?annotations.orValue({})"},
         {"name": "after", "expression": "object.metadata.?annotations.orValue({})"},
         # How long the record is of who has changed what; a request may bring its own.
-        {
-            "name": "sizeBefore",
-            "expression": "size('%s'.format([oldObject.metadata.?managedFields.orValue([])]))",
-        },
-        {
-            "name": "sizeAfter",
-            "expression": "size('%s'.format([object.metadata.?managedFields.orValue([])]))",
-        },
+        *(
+            {"name": name, "expression": f"size('%s'.format([{which}.metadata.?managedFields.orValue([])]))"}
+            for name, which in (("sizeBefore", "oldObject"), ("sizeAfter", "object"))
+        ),
     ]
     validations = [
         {
