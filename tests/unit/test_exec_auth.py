@@ -129,6 +129,7 @@ async def test_who_is_refused_again_is_refused(script: Callable[[str], str], tmp
         ("""echo '{"status": {"clientCertificateData": "x"}}'""", "said no token"),
         ("""echo '{"status": {"token": null}}'""", "said no token"),
         ("""echo '{"status": {"token": ""}}'""", "said no token"),
+        ("""echo '{"status": {"token": ["secret"]}}'""", r"said no token \(but list\)"),
     ],
 )
 async def test_a_program_that_says_no_token_is_told(

@@ -97,7 +97,8 @@ class ExecAuth(httpx2.Auth):
         except (ValueError, LookupError, TypeError) as error:
             raise LightkubeConfigError(f"{called} said no token ({error!r})") from error
         if not isinstance(token, str) or not token:
-            raise LightkubeConfigError(f"{called} said no token (but {token!r})")
+            what = type(token).__name__ if token else "nothing"
+            raise LightkubeConfigError(f"{called} said no token (but {what})")
         return token
 
 
