@@ -179,8 +179,8 @@ class Release:
         )  # fmt: skip
 
     def situation(self) -> str:
-        """For the message of a test that fails."""
-        return "\n".join([self.explain(), self.kubectl("get", "pods,replicasets", "--output=wide")])
+        """For the message of a test that fails; the longest last, as some who show it cut it."""
+        return "\n".join([self.kubectl("get", "pods,replicasets", "--output=wide"), self.explain()])
 
     def told(self, client: Client, words: str, deadline_s: float = DEADLINE_S) -> None:
         """Wait until it is told to who asks why; :meth:`explain` starts a Python in the pod each time."""

@@ -63,7 +63,7 @@ class Shipped(Release):
 
     def situation(self) -> str:
         seen = self.cloud.kubectl("get", "nodes,nodeclaims,nodepools,ec2nodeclasses", "--output=wide")
-        return "\n".join([super().situation(), seen, *map(str, self.cloud.bill())])
+        return "\n".join([seen, *map(str, self.cloud.bill()), super().situation()])
 
 
 @pytest.fixture
