@@ -17,6 +17,10 @@ TWO := --dist loadgroup -n 2
 # One that takes too long says where it is, and the next ones run.
 NODES := -m nodes --timeout-method=signal
 KUBERNETES := tests/kubernetes tests/rig --ignore=tests/rig/test_cloud.py
+# Tests at once may have more nodes than the kernel's 128 inotify instances are for (rig/README.md). A machine that
+# is for CI gets more of them, until it ends; others are left as they are.
+INOTIFY := /proc/sys/fs/inotify/max_user_instances
+MORE_NODES := [ "$$CI" != true ] || [ ! -w $(INOTIFY) ] || [ "$$(cat $(INOTIFY))" -ge 1024 ] || echo 1024 > $(INOTIFY)
 # Where PYTEST_ARGS select, they may select none of one run.
 MAYBE := $(if $(PYTEST_ARGS),|| [ $$? = 5 ])
 LOCK := --universal --python-version 3.11 --generate-hashes --upgrade --no-emit-index-url --no-emit-find-links \
@@ -73,6 +77,7 @@ test: test-tools
 	@$(MAKE) --no-print-directory --keep-going --jobs=2 test-nodes-and-oldest test-others
 
 test-tools: .venv/stamp .venv-oldest/stamp .venv-checkov/stamp rig-binaries
+	@$(MORE_NODES)
 
 test-nodes: test-tools
 	$(BIN)/python $(PYTEST) $(NODES) $(TWO) $(MAYBE)
