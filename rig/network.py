@@ -18,9 +18,11 @@ ROUTER = "10.66.0.1"
 POD_RANGE = "10.244.0.0/16"
 #: The process that holds the network.
 HOLDER = "network"
+#: The switch's address is its own. Else it is the lowest of its cards', which come and go, and nodes would go
+#: on sending to the former one: that takes TCP a minute or two.
 _SWITCH = f"""set -eu
 ip link set lo up
-ip link add br0 type bridge
+ip link add br0 address 0a:66:00:00:00:01 type bridge
 ip addr add {ROUTER}/24 dev br0
 ip link set br0 up
 cd /proc/sys/net

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import random
+import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from rig import cgroups
+from rig import cgroups, network
 from rig.keeper import Kept
 from rig.nodes import Cluster
 from rig.plane import Options, Place
@@ -51,3 +52,14 @@ def test_eight_at_a_time_are_cut_and_services_are_still_reached(
         list(threads.map(cluster.node_down, names))
     assert cluster.nodes() == [stays]
     assert wires.plugged == {wires.services} == {int(stays.removeprefix("n"))}
+
+
+def test_the_router_keeps_its_address_whatever_cards_come_and_go(able: None) -> None:
+    card = "v-1 address 02:00:00:00:00:01 type veth peer name eth0"
+    steps = [f"ip link add {card}", "ip link set v-1 master br0 up", "ip link delete v-1"]
+    script = "\n".join([network._SWITCH, *(f"{step}\nip -brief link show br0" for step in ["", *steps])])
+    command = ["unshare", "--net", "--", "bash", "-c", f"PATH=$PATH:/usr/sbin:/sbin\n{script}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
+    addresses = [line.split()[2] for line in done.stdout.splitlines()]
+    assert len(addresses) == 4
+    assert len(set(addresses)) == 1
