@@ -193,18 +193,19 @@ def clean() -> list[str]:
 
 def _clean_one(folder: Path) -> bool:
     """Remove a cluster if it is dead: at once from its place, then from the disk, which may take a while."""
+    gone = folder.with_name(f".gone-{folder.name}-{time.time_ns()}")
     with locked(runs() / ".lock"):
         try:
             with (folder / "keeper.lock").open("r+") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 cgroups.remove(folder)
-                gone = folder.rename(folder.with_name(f".gone-{folder.name}-{time.time_ns()}"))
-        except BlockingIOError:  # it runs
+        except FileNotFoundError:  # its start or its end was cut off in the middle
+            pass
+        except OSError:  # it runs, or something of it lives on for a while
             return False
-        except FileNotFoundError:  # its start or its end was cut off in the middle, or it went this moment
-            if (folder / "keeper.lock").exists():
-                return False
-            gone = folder
+        # As long as we have the lock: the next one of this name may begin at once.
+        with suppress(FileNotFoundError):  # it went this moment
+            folder.rename(gone)
     shutil.rmtree(gone, ignore_errors=True)
     return True
 

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 from served import alive
 from waiting import wait_until
 
-from rig.folders import CHECKOUT, RigError
-from rig.keeper import Kept
+from rig import cgroups
+from rig.folders import CHECKOUT, RigError, runs
+from rig.keeper import Kept, clean
 from rig.plane import own_name
 
 
@@ -54,6 +58,38 @@ def test_a_program_that_cannot_be_started_takes_no_cluster_down(begin: Callable[
     with pytest.raises(RigError, match="No such file"):
         kept.start("server", ["/no/such/program"])
     assert kept.status() == {}
+
+
+def test_a_cluster_that_begins_where_another_one_goes_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DASK_TIDE_RIG", str(tmp_path))
+    folder = runs() / "mine"
+    folder.mkdir()  # without its lock: it is about to go
+    remove = shutil.rmtree
+
+    def after_the_next_has_begun(path: Path, **options: Any) -> None:
+        folder.mkdir(exist_ok=True)
+        remove(path, **options)
+
+    monkeypatch.setattr(shutil, "rmtree", after_the_next_has_begun)
+    assert clean() == ["mine"]
+    assert folder.exists()
+
+
+def test_what_of_a_dead_cluster_lives_on_keeps_no_other_from_starting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def busy(folder: Path) -> None:
+        raise OSError(errno.EBUSY, "a process that the kernel has not ended yet", str(folder))
+
+    monkeypatch.setenv("DASK_TIDE_RIG", str(tmp_path))
+    (runs() / "dead").mkdir()
+    (runs() / "dead" / "keeper.lock").touch()
+    with monkeypatch.context() as for_a_while:
+        for_a_while.setattr(cgroups, "remove", busy)
+        assert clean() == []
+    assert clean() == ["dead"]
 
 
 def test_what_the_user_has_set_for_aws_etcd_and_proxies_is_not_for_servers(
