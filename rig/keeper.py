@@ -305,20 +305,28 @@ class Kept:
         """Process id and exit code (None while it runs) of each process, by name."""
         return {name: (pid, code) for name, (pid, code) in self._asked(do="status").items()}
 
-    def failed(self) -> str:
-        """What failed although nobody stopped it, with the end of its log; empty if nothing did."""
-        ended = [name for name, (_, code) in self.status().items() if code]
+    def failed(self, *names: str) -> str:
+        """What failed although nobody stopped it, with the end of its log; empty if nothing did.
+
+        Parameters
+        ----------
+        names
+            Whom to look at; all of them by default.
+        """
+        ended = [name for name, (_, code) in self.status().items() if code and name in (names or (name,))]
         return "\n".join(
             f"{name} ended:{_remembered(self.folder / 'logs' / f'{name}.log')}" for name in ended
         )
 
-    def wait_for(self, condition: Any, what: str, deadline_s: float = 60.0) -> None:
-        """Wait for a condition; a process that ends meanwhile is an error at once."""
+    def wait_for(
+        self, condition: Any, what: str, deadline_s: float = 60.0, *, of: Sequence[str] = ()
+    ) -> None:
+        """Wait for a condition; a process that ends meanwhile, one of these or any, is an error at once."""
 
         def met() -> bool:
             if condition():
                 return True
-            if failed := self.failed():
+            if failed := self.failed(*of):
                 raise RigError(f"while waiting for {what}: {failed}")
             return False
 

@@ -200,8 +200,10 @@ class Cluster(Plane):
             "RIG_CGROUPS": " ".join(map(str, cgroups.make(self.folder, machine.name))),
         }
         script = CHECKOUT / "rig" / "machine.sh"
-        outer = self.kept.start(_process(machine.name), ["bash", str(script), "enter"], environment)
-        self.kept.wait_for(lambda: _init(outer), f"{machine.name} has a PID 1", NODE_S)
+        process = _process(machine.name)
+        outer = self.kept.start(process, ["bash", str(script), "enter"], environment)
+        # Another machine that has died is no obstacle.
+        self.kept.wait_for(lambda: _init(outer), f"{machine.name} has a PID 1", NODE_S, of=[process])
         with self._wiring():
             self.network.plug_in(index, _init(outer))
 
@@ -247,7 +249,7 @@ class Cluster(Plane):
             return name in self.ready_nodes(api) or (folder / "kubelet.ended").exists()
 
         try:
-            self.kept.wait_for(decided, f"node {name} is Ready", NODE_S)
+            self.kept.wait_for(decided, f"node {name} is Ready", NODE_S, of=[_process(name)])
             if (folder / "kubelet.ended").exists():
                 raise RigError(f"the kubelet of node {name} ended")
         except RigError as error:
@@ -329,6 +331,7 @@ class Cluster(Plane):
             lambda: "Starting network policy controller full sync" in log.read_text(),
             f"node {name} enforces NetworkPolicies",
             NODE_S,
+            of=[_policies(name)],
         )
 
     def unplug(self, name: str) -> None:

@@ -60,6 +60,18 @@ def test_a_program_that_cannot_be_started_takes_no_cluster_down(begin: Callable[
     assert kept.status() == {}
 
 
+def test_who_waits_for_one_process_does_not_mind_that_another_has_ended(begin: Callable[[], Kept]) -> None:
+    """A machine boots, where another one has died."""
+    kept = begin()
+    kept.start("dead", ["false"])
+    kept.start("server", ["sleep", "600"])
+    wait_until(lambda: kept.status()["dead"][1] == 1, "it has ended")
+    looks = iter([False, True])
+    kept.wait_for(lambda: next(looks), "the server serves", of=["server"])
+    with pytest.raises(RigError, match="the server serves: dead ended"):
+        kept.wait_for(lambda: False, "the server serves")
+
+
 def test_a_cluster_that_begins_where_another_one_goes_is_left_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
