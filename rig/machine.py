@@ -106,6 +106,8 @@ def _cni(index: int) -> dict[str, Any]:
 
 CONTAINERD = f"""\
 version = 2
+# Else it runs without, where inotify instances are short, and is no use to kubelet.
+required_plugins = ["io.containerd.grpc.v1.cri"]
 disabled_plugins = [
   "io.containerd.snapshotter.v1.btrfs", "io.containerd.snapshotter.v1.zfs",
   "io.containerd.snapshotter.v1.aufs", "io.containerd.snapshotter.v1.devmapper",

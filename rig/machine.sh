@@ -105,19 +105,29 @@ start_containerd() { # CONFIGURATION LOG
     done
 }
 
-run_kubelet() {
+# As a service manager does: what ends by itself is started again, twice as late each time, up to 5 s. kubelet counts
+# on it where something is not there yet, such as the CRI of a containerd that answers; and inotify instances, of which
+# all machines here share a few, may be there later. What is killed stays dead, as a test may want it.
+keep_running() { # NAME COMMAND…
+    local name=$1 tenths=1 code
+    shift
     while :; do
-        /run/rig/bin/kubelet --config kubelet.json --kubeconfig kubelet.kubeconfig --hostname-override "$RIG_NAME" \
-            --node-ip "$RIG_ADDRESS" --node-labels "$RIG_LABELS" --register-with-taints "$RIG_TAINTS" \
-            --provider-id "$RIG_PROVIDER_ID" ${RIG_CLOUD_PROVIDER:+--cloud-provider="$RIG_CLOUD_PROVIDER"} \
-            --v=2 >> kubelet.log 2>&1 &
-        echo $! > kubelet.pid
-        wait $! || true
-        # As a service manager would: containerd answers before its CRI does, and kubelet ends for that.
-        tail -n 1 kubelet.log | grep -q "server is not initialized yet" || break
-        sleep 0.1
+        "$@" >> "$name.log" 2>&1 &
+        echo $! > "$name.pid"
+        code=0
+        wait $! || code=$?
+        ((code < 128)) || break
+        sleep "$((tenths / 10)).$((tenths % 10))"
+        tenths=$((tenths < 25 ? tenths * 2 : 50))
     done
-    touch kubelet.ended
+    touch "$name.ended"
+}
+
+run_kubelet() {
+    keep_running kubelet /run/rig/bin/kubelet --config kubelet.json --kubeconfig kubelet.kubeconfig \
+        --hostname-override "$RIG_NAME" --node-ip "$RIG_ADDRESS" --node-labels "$RIG_LABELS" \
+        --register-with-taints "$RIG_TAINTS" --provider-id "$RIG_PROVIDER_ID" \
+        ${RIG_CLOUD_PROVIDER:+--cloud-provider="$RIG_CLOUD_PROVIDER"} --v=2
 }
 
 boot() {
@@ -127,11 +137,12 @@ boot() {
     see_own_sysctls
     pretend_size
     see_network
-    start_containerd containerd.toml containerd.log
+    keep_running containerd containerd --config containerd.toml &
+    until ctr version > /dev/null 2>&1; do sleep 0.02; done
     run_kubelet &
-    /run/rig/bin/kube-proxy --config proxy.json > proxy.log 2>&1 &
+    keep_running proxy /run/rig/bin/kube-proxy --config proxy.json &
     trap 'exit 0' TERM
-    # PID 1 stays, and reaps; a daemon that dies stays dead, as a test may want it, and kubelet until somebody asks.
+    # PID 1 stays, and reaps; a kubelet that was killed stays dead until somebody asks.
     trap 'run_kubelet &' HUP
     while :; do sleep infinity & wait $! || true; done
 }
