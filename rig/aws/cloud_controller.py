@@ -33,12 +33,13 @@ class CloudController:
 
     def tick(self) -> None:
         """Look at the Nodes, if something may have changed."""
-        instances = list(self.machines.instances.values())
         monitor = time.monotonic() - self._monitored_s > MONITOR_S
-        if not monitor and all(instance.joined or not instance.alive for instance in instances):
+        if not monitor and all(instance.joined for instance in self.machines.alive()):
             return
-        by_provider_id = {instance.provider_id: instance for instance in instances}
-        for node in self.api("GET", "/api/v1/nodes?resourceVersion=0")["items"]:
+        nodes = self.api("GET", "/api/v1/nodes?resourceVersion=0")["items"]
+        # After the Nodes: else one that was launched while they were asked for would not be known.
+        by_provider_id = {each.provider_id: each for each in list(self.machines.instances.values())}
+        for node in nodes:
             instance = by_provider_id.get(node["spec"].get("providerID", ""))
             taints = node["spec"].get("taints") or []
             if instance and any(taint["key"] == UNINITIALIZED for taint in taints):
