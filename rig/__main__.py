@@ -140,7 +140,8 @@ def _instances(arguments: argparse.Namespace) -> None:
     told = cloud.bill() if arguments.all else cloud.instances()
     print(f"{'INSTANCE':20} {'TYPE':10} {'ZONE':11} {'MARKET':10} {'POOL':12} {'PAID':>7} {'COST':>9}  NODE")
     for each in told:
-        state = "terminated" if not each.alive else each.node if each.joined else f"{each.node} (boots)"
+        boots = "cannot boot: " + each.trouble.splitlines()[0] if each.trouble else "boots"
+        state = "terminated" if not each.alive else each.node if each.joined else f"{each.node} ({boots})"
         paid = f"{each.paid_s:6.0f}s {each.cost:8.4f}$"
         print(f"{each.id:20} {each.kind:10} {each.zone:11} {each.market:10} {each.pool:12} {paid}  {state}")
     print(f"{sum(each.paid_s for each in told):.0f} machine-seconds, {sum(each.cost for each in told):.4f} $")

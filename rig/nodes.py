@@ -253,14 +253,20 @@ class Cluster(Plane):
             if (folder / "kubelet.ended").exists():
                 raise RigError(f"the kubelet of node {name} ended")
         except RigError as error:
-            logs = [folder / f"{log}.log" for log in ("containerd", "kubelet")]
-            said = {log.name: log.read_text() for log in logs if log.exists()}
-            if any("too many open files" in text for text in said.values()):
+            if any("too many open files" in text for text in self._logs(name).values()):
                 # A limit of the whole machine, 128 by default: it is not ours to raise.
                 hint = "end other clusters, or: sysctl fs.inotify.max_user_instances=1024"
                 raise RigError(f"no inotify instances are left for node {name}: {hint}") from error
-            ends = [f"{log}:\n{text[-2000:]}" for log, text in said.items()]
-            raise RigError("\n".join([str(error), *ends])) from error
+            raise RigError(f"{error}\n{self.console(name)}") from error
+
+    def console(self, name: str) -> str:
+        """What a node's daemons, and its PID 1, have said last."""
+        return "\n".join(f"{log}:\n{text[-2000:]}" for log, text in self._logs(name).items())
+
+    def _logs(self, name: str) -> dict[str, str]:
+        logs = [self.folder / "nodes" / name / f"{log}.log" for log in ("containerd", "proxy", "kubelet")]
+        logs.append(self.folder / "logs" / f"{_process(name)}.log")
+        return {log.name: log.read_text(errors="replace") for log in logs if log.exists()}
 
     def node_down(self, name: str, *, forget: bool = False) -> None:
         """Kill a node as when an instance is terminated: nothing is said to anybody.

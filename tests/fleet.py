@@ -144,7 +144,9 @@ class Fleet(Release):
         logs = [self.cloud.folder / "logs" / f"{name}.log" for name in ("aws", self.cloud.sky.autoscaler)]
         ends = [line[:400] for log in logs if log.exists() for line in log.read_text().splitlines()[-15:]]
         seen = kubectl("get", "nodes" if self.group else "nodes,nodeclaims", "--output=wide")
-        return "\n".join([seen, *map(str, self.bill()), *ends, super().situation()])
+        boot = [each.node for each in self.machines().values() if not each.joined]
+        consoles = [f"{node}, which boots:\n{self.cloud.console(node)[-1000:]}" for node in boot]
+        return "\n".join([seen, *map(str, self.bill()), *consoles, *ends, super().situation()])
 
 
 def until_told(client: Client, count: int, **options: Any) -> list[Future[int]]:

@@ -30,6 +30,8 @@ class Instance:
         Whether its Node is or was there.
     notice_s
         When it will be taken back, if that was announced.
+    trouble
+        Why it could not boot, which is our own fault and no cloud's; empty if it could.
     """
 
     id: str
@@ -43,6 +45,7 @@ class Instance:
     ended_s: float | None = None
     joined: bool = False
     notice_s: float | None = None
+    trouble: str = ""
 
     @property
     def alive(self) -> bool:

@@ -110,7 +110,11 @@ class Machines:
         say(f"launched {instance}")
 
     def _boot(self, instance: Instance, user_data: str) -> None:
-        self.hardware.boot(instance, Kubelet.parse(user_data), INSTANCE_TYPES[instance.kind])
+        try:
+            self.hardware.boot(instance, Kubelet.parse(user_data), INSTANCE_TYPES[instance.kind])
+        except Exception as error:
+            instance.trouble = str(error) or repr(error)  # nobody else would say why it never joins
+            raise
         say(f"booted {instance.id}")
 
     def _ended(self, instance: Instance, now_s: float) -> None:
