@@ -74,6 +74,12 @@ def gone_in_time(fleet: Fleet, *machines: str) -> None:
     assert all(each.ended_s and each.notice_s and each.ended_s < each.notice_s for each in paid)
 
 
+def deaf(fleet: Fleet) -> bool:
+    """Whether Karpenter is refused messages; it may have asked before, and waits for an answer for 20 s."""
+    asked = [call["status"] for call in fleet.cloud.api_calls() if call["operation"] == "ReceiveMessage"]
+    return bool(asked) and asked[-1] >= 400
+
+
 def none_computed_again(client: Client) -> None:
     computed_once(client)
 
@@ -175,13 +181,13 @@ def test_p11_a_worker_sees_the_notice_itself_where_nobody_else_does(install: Cal
     fleet = install(
         {"cpu": SPOT}, {"tide": {"interruption": {"watch": "aws", "interval": "1s"}}}, markets=["spot"]
     )
-    # Karpenter does not hear of it.
     fleet.cloud.throttle(True, "sqs:ReceiveMessage")
     with fleet.client() as client:
         [machine] = start(client, fleet, 1)
         done = results(client)
         running = until_told(client, 1)
         [leaver] = fleet.pods()
+        wait_until(lambda: deaf(fleet), "Karpenter does not hear of it", DEADLINE_S)
         fleet.cloud.interrupt(machine)
         wait_until(lambda: set(workers(client)) - {leaver}, "another worker", DEADLINE_S, fleet.situation)
         assert "EC2 will terminate its spot instance" in fleet.explain()
