@@ -160,6 +160,16 @@ def copy(store: Path, target: Path) -> None:
             shutil.copy2(database, copied)
 
 
+def renew(store: Path, source: Path) -> None:
+    """Put a copy of another store in a store's place; who copies that meanwhile gets the one or the other."""
+    fresh = store.with_suffix(".new")
+    shutil.rmtree(fresh, ignore_errors=True)  # of one that was killed
+    copy(source, fresh)
+    with locked(_lock(store)):
+        shutil.rmtree(store)
+        fresh.rename(store)
+
+
 def _import(tars: Sequence[Path], store: Path) -> None:
     store.mkdir()
     isolated = ["unshare", "--mount", "--net", "--pid", "--fork", "--mount-proc", "--kill-child"]

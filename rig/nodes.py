@@ -237,8 +237,7 @@ class Cluster(Plane):
         listed = self.folder / "tars.json"
         tars = dict.fromkeys([*json.loads(listed.read_text()), str(tar.resolve())])
         baked = images.bake([Path(each) for each in tars if Path(each).exists()])
-        shutil.rmtree(self.folder / "store")
-        images.copy(baked, self.folder / "store")
+        images.renew(self.folder / "store", baked)
         listed.write_text(json.dumps(list(tars)))
 
     def wait_ready(self, name: str) -> None:
