@@ -428,7 +428,7 @@ async def test_of_several_workers_that_could_run_it_one_stays(harbour):
     held = h.client.submit(gates.held, "held", workers=[h.worker(first).address])
     where = [h.worker(unit).address for unit in others]
     after = h.client.submit(gates.quick, "after", 1, held, workers=where)
-    await until(lambda: gates.starts("held"), "it runs")
+    await until(lambda: gates.starts("held") and after.key in h.scheduler.tasks, "one runs, one is known")
     h.controller.adapt()
     await until(lambda: len(h.provider.names) == 2, "two go")
     await until(lambda: h.told("PINNED"), "one is kept")
