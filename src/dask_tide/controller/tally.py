@@ -29,6 +29,8 @@ _UNFINISHED = frozenset({"waiting", "queued", "no-worker", "processing"})
 _OWN_NAMES = ""
 #: If no heartbeat has told of more tasks than that which are given out, all kinds of tasks may have begun.
 _UNKNOWN = 1000
+#: Sending a function for the first time, and importing what it needs, may take that: no sign that it is long.
+_FIRST_S = 0.1
 #: More kinds of work than this would make decisions and journals slow and large.
 _KINDS = 256
 
@@ -219,8 +221,8 @@ class Tally(SchedulerPlugin):
                 waiting=tasks.counts["waiting"],
                 ready=tasks.counts["queued"] + tasks.counts["no-worker"],
                 processing=(given := max(0, tasks.counts["processing"] - seceded.get(tasks, 0))),
-                duration_s=self._duration_s(tasks),
-                stalled_s=max(0.0, at_s - tasks.progress_s) if given and tasks in begun else 0.0,
+                duration_s=(duration_s := self._duration_s(tasks)),
+                stalled_s=_stalled_s(tasks, at_s, duration_s) if given and tasks in begun else 0.0,
                 levels=tasks.levels.shape() if tasks.counts["waiting"] else (),
                 elsewhere=min(given, others.get(tasks, 0)),
             )
@@ -368,6 +370,11 @@ def _finite(duration: Any) -> float:
     if not 0 <= (duration_s := float(duration)) <= LONGEST_S:
         raise ValueError(duration)
     return duration_s
+
+
+def _stalled_s(tasks: _Class, at_s: float, duration_s: float | None) -> float:
+    """For how long they have been running with none of them ending, as far as that is evidence."""
+    return max(0.0, at_s - tasks.progress_s - (_FIRST_S if duration_s is None else 0.0))
 
 
 def _merged(work: list[Work]) -> list[Work]:
