@@ -20,6 +20,7 @@ off as *expected*: nothing that was running counts as having killed a worker.
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import time
 import weakref
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
     from dask.typing import Key
     from distributed.comm.core import Comm
 
-__all__ = ["Leaver", "depart", "departs", "shuffles", "turn_away"]
+__all__ = ["Leaver", "depart", "departs", "futures", "shuffles", "turn_away"]
 
 # Below `distributed`, since Dask shows no other logger's INFO.
 logger = logging.getLogger("distributed.tide.departure")
@@ -310,6 +311,23 @@ async def _copy_beside_actors(server: Leaver, comm: Comm, address: str) -> None:
 def results(dask_worker: Worker) -> list[Key]:
     """Keys of what a worker holds, without its actors."""
     return list(dask_worker.data)
+
+
+async def futures(dask_worker: Worker) -> list[Key]:
+    """Keys of what tasks of a worker have asked for, and somebody there still has a future of.
+
+    Parameters
+    ----------
+    dask_worker
+        The worker, in whose event loop this must run. The name is what Dask's ``run`` wants.
+    """
+    client = dask_worker._client
+    if client is None or client not in Worker._initialized_clients or not client.refcount:
+        return []
+    gc.collect()  # those that a task has let go may refer to one another
+    await asyncio.sleep(0)  # that they have gone is heard in the next round
+    wanted = [key for key, state in client.futures.items() if state.status not in ("cancelled", "lost")]
+    return [key for key in wanted if key in client.refcount]
 
 
 def turn_away(dask_worker: Worker) -> None:

@@ -55,6 +55,10 @@ class NotFetched(DrainRefused):
         self.ws = ws
         self.results = results
 
+    def lasts(self) -> bool:
+        """Whether it still has all of them, and nobody else any."""
+        return all(ts.who_has == {self.ws} for ts in self.results)
+
 
 @dataclass(frozen=True)
 class _Asked:

@@ -33,6 +33,8 @@ from dask_tide.model import Code, Why, why
 
 from .clock import now_s
 from .copies import Copies, NotFetched
+from .futures import FuturesLeft
+from .futures import check as check_futures
 from .nannies import Nannies
 
 if TYPE_CHECKING:
@@ -111,7 +113,7 @@ class Drains:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._ended: list[DrainEnd] = []
         #: By unit, the refusals that :meth:`standing` is about.
-        self._standing: dict[str, tuple[NotFetched, str]] = {}
+        self._standing: dict[str, tuple[NotFetched | FuturesLeft, str]] = {}
         self._nannies = Nannies(scheduler)
         #: Workers whose threads do not end, and those that were paused before.
         self._blocked: set[WorkerState] = set()
@@ -157,14 +159,14 @@ class Drains:
         return ended
 
     def standing(self) -> dict[str, str]:
-        """Units whose drain would be refused again, and why: they still have all that nobody can fetch.
+        """Units whose drain would be refused again, and why: they still have all that keeps them.
 
         If something of it has gone, that may have been what was at fault.
         """
         self._standing = {
             unit: (error, reason)
             for unit, (error, reason) in self._standing.items()
-            if self._here(error.ws) and all(ts.who_has == {error.ws} for ts in error.results)
+            if self._here(error.ws) and error.lasts()
         }
         return {unit: reason for unit, (_, reason) in self._standing.items()}
 
@@ -209,8 +211,9 @@ class Drains:
             self._back_to_work(workers)
             reason = why(Code.DRAIN_REFUSED, message=str(error))
             self._end(unit, pool, False, started_s, reason)
-            if isinstance(error, NotFetched):
+            if isinstance(error, NotFetched | FuturesLeft):
                 self._standing[unit] = error, str(reason)
+            if isinstance(error, NotFetched):
                 self._bring_back(error)
         else:
             # Of one that has ended by itself its nanny may have started the next already.
@@ -226,6 +229,8 @@ class Drains:
 
     async def _empty(self, ws: WorkerState) -> None:
         """Steps 1 to 3; returns when nothing runs on the worker any more."""
+        if not ws.processing:
+            await self._check_futures(ws)
         copied, began_s, tasks = asyncio.ensure_future(self._copy(ws)), now_s(), len(ws.processing)
         asked_s: dict[TaskState, float] = {}
         stuck_s: dict[TaskState, float] = {}
@@ -242,6 +247,7 @@ class Drains:
                 if copied.done():
                     await copied  # refused: its tasks need not end first for it to be back at work
                     if not ws.processing:
+                        await self._check_futures(ws)
                         return
                     if len(ws.processing) < tasks or now_s() - began_s > _COPY_AGAIN_S:
                         # What has ended since, and what another one had that leaves now.
@@ -260,6 +266,11 @@ class Drains:
             raise DrainRefused(
                 f"{tasks} unfinished task{'' if tasks == 1 else 's'} may run on worker {ws.name} only"
             )
+
+    async def _check_futures(self, ws: WorkerState) -> None:
+        """Refuse where tasks have left futures; not those that are cancelled and do not end."""
+        if self._here(ws) and ws not in self._blocked and ws.address not in self._avoided():
+            await check_futures(self._scheduler, ws)
 
     async def _make_sure(self, ws: WorkerState) -> None:
         """Nothing keeps it any more."""
