@@ -187,6 +187,29 @@ async def test_by_hand_nobody_waits_for_a_request(harbour):
     await asyncio.wait([asking])
 
 
+@pytest.mark.parametrize("direct", [False, True])
+async def test_by_hand_too_who_is_being_sent_data_stays(harbour, monkeypatch, direct):
+    """Else they were lost on their way, and ``scatter`` failed."""
+    h = await harbour(**KEEP)
+    (unit,) = await h.scaled(1)
+    (worker,) = h.provider.workers(unit)
+    take, sent, may = worker.handlers["update_data"], asyncio.Event(), asyncio.Event()
+
+    async def slow(**data):
+        sent.set()
+        await may.wait()
+        return take(**data)
+
+    monkeypatch.setitem(worker.handlers, "update_data", slow)
+    scattering = asyncio.ensure_future(h.client.scatter("data", direct=direct))
+    await sent.wait()
+    h.controller.scale(0)
+    await h.tick(3)
+    assert "a client's request has to do with it" in await h.client.scheduler.tide_explain()
+    may.set()
+    assert await (await scattering) == "data"
+
+
 async def test_data_sent_directly_shorten_nobodys_wait(harbour):
     h = await harbour(**KEEP)
     h.controller.floor(2, 3600.0)

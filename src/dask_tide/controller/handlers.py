@@ -66,11 +66,13 @@ def _minded(controller: Controller, handler: Any) -> Any:
 
     # Dask hands the connection to those whose first parameter has this name.
     async def minded(comm: Comm, **arguments: Any) -> Any:
+        data = stock.__name__ == "scatter"
         # It waits for a worker to give the data to, and no task says that one is wanted.
-        if stock.__name__ == "scatter" and not controller.scheduler.running:
+        if data and not controller.scheduler.running:
             controller.expect(arguments.get("timeout") or 2.0)
         one = arguments.get("worker")  # of `proxy`
-        with controller.requests.asked(arguments.get("workers") if one is None else [one], comm):
+        workers = arguments.get("workers") if one is None else [one]
+        with controller.requests.asked(workers, comm, data=data):
             return await stock(*([comm] if takes_comm else []), **arguments)
 
     minded.stock = stock  # type: ignore[attr-defined]

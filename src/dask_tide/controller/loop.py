@@ -276,7 +276,7 @@ class Controller:
             self.tally.bindings,
             doomed,
             self._blocked.threads,
-            self.requests.answering(now_s, free),
+            self.requests.answering(now_s, free) | self.requests.answering(now_s, states, data=True),
             dict.fromkeys(self._leaks.full, Code.FULL.name)
             | dict.fromkeys(self._blocked.stuck, Code.BLOCKED.name),
         )

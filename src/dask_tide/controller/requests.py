@@ -24,15 +24,20 @@ class Requests:
 
     def __init__(self, wake: Callable[[], None]) -> None:
         self._wake = wake
-        #: Of whom something is asked (None: of all), and the connection of who asks.
-        self._under_way: list[tuple[Collection[str] | None, Comm | None]] = []
+        #: Of whom something is asked (None: of all), the connection of who asks, and whether to take data.
+        self._under_way: list[tuple[Collection[str] | None, Comm | None, bool]] = []
         #: Until when a client may be about to connect to some.
         self._expected_until_s = 0.0
 
     @contextmanager
-    def asked(self, workers: Collection[str] | None, comm: Comm | None = None) -> Iterator[None]:
-        """Something is asked of these, by name or address (None: of all), by way of ``comm``."""
-        request = workers, comm
+    def asked(
+        self, workers: Collection[str] | None, comm: Comm | None = None, *, data: bool = False
+    ) -> Iterator[None]:
+        """Something is asked of these, by name or address (None: of all), by way of ``comm``.
+
+        If it is to take ``data``, these are lost if a worker goes.
+        """
+        request = workers, comm, data
         self._under_way.append(request)
         try:
             yield
@@ -48,15 +53,19 @@ class Requests:
         """Whether something is asked, or may be."""
         return now_s < self._expected_until_s or bool(self._standing())
 
-    def answering(self, now_s: float, workers: Iterable[WorkerState]) -> set[str]:
-        """Addresses of those of ``workers`` of whom something is asked, or may be."""
+    def answering(self, now_s: float, workers: Iterable[WorkerState], *, data: bool = False) -> set[str]:
+        """Addresses of those of ``workers`` of whom something is asked, or may be; or only to take data."""
         if not self.any(now_s):
             return set()
-        asked = self._standing()
+        asked = self._standing(data=data)
         everybody = now_s < self._expected_until_s or None in asked
         named = {name for names in asked for name in names or ()}
         return {ws.address for ws in workers if everybody or ws.address in named or ws.name in named}
 
-    def _standing(self) -> list[Collection[str] | None]:
+    def _standing(self, *, data: bool = False) -> list[Collection[str] | None]:
         """Of whom those ask who are still there."""
-        return [workers for workers, comm in self._under_way if comm is None or not comm.closed()]
+        return [
+            workers
+            for workers, comm, of_data in self._under_way
+            if (comm is None or not comm.closed()) and (of_data or not data)
+        ]
