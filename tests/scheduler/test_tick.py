@@ -547,6 +547,26 @@ async def test_an_idle_worker_that_stays_paused_is_replaced_at_the_maximum_too(h
     assert "1 unit there can take no more: paused" in str(h.told("AT_MAXIMUM_BESIDE")[-1].why)
 
 
+async def test_a_paused_worker_that_says_nothing_may_be_at_work(harbour, monkeypatch):
+    """Its task holds the interpreter's lock, so that no heartbeat tells of it; it was begun a second time."""
+    monkeypatch.setattr("dask_tide.controller.since._CERTAIN_S", 0.2)
+    h = await harbour(**KEEP, pools={"default": {"memory": "4 GiB", "maximum": 1}})
+    await h.client.submit(gates.quick, "first")
+    [unit] = await h.running(1)
+    [ws] = h.provider.workers(unit)
+    ws.periodic_callbacks["heartbeat"].stop()
+    busy = h.client.submit(gates.held, "busy", 2)
+    await until(lambda: gates.starts("busy"), "it runs")
+    ws.memory_manager.memory_pause_fraction = 1e-6
+    await until(lambda: h.worker(unit).status is Status.paused, "it is paused")
+    since_s = h.controller.now_s()
+    await until(lambda: h.controller.now_s() - since_s > 3.0, "some time")
+    assert h.provider.names == [unit]
+    gates.let("busy")
+    assert await busy == 2
+    assert gates.starts("busy") == 1
+
+
 async def test_a_worker_that_its_results_fill_is_not(harbour, monkeypatch):
     monkeypatch.setattr("dask_tide.controller.since._CERTAIN_S", 0.2)
     h = await harbour(**KEEP, pools={"default": {"memory": "4 GiB", "maximum": 1}})

@@ -34,6 +34,8 @@ def worker(
 
 
 def stuck(blocked: Blocked, now_s: float, *workers: Any, boot_s: float = 0.0) -> list[str]:
+    for ws in workers:
+        ws.last_seen = now_s
     blocked.look(now_s, workers, [PoolRecord(boot_s=boot_s)] * len(workers))
     return sorted(blocked.stuck)
 
@@ -89,7 +91,9 @@ def test_who_waits_for_what_a_cancelled_task_has_waits_for_its_thread():
 def test_who_is_nobodys_stays():
     blocked = Blocked()
     for now_s in (0.0, 100.0):
-        blocked.look(now_s, [worker()], [None])
+        ws = worker()
+        ws.last_seen = now_s
+        blocked.look(now_s, [ws], [None])
     assert blocked.threads == {"a": 1}
     assert blocked.stuck == set()
 

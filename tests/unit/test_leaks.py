@@ -34,7 +34,8 @@ def worker(
     )
 
 
-def full(leaks: Leaks, now_s: float, ws: Any, **record: Any) -> set[str]:
+def full(leaks: Leaks, now_s: float, ws: Any, *, silent: bool = False, **record: Any) -> set[str]:
+    ws.last_seen = 0.0 if silent else now_s
     leaks.look(now_s, [ws], [PoolRecord(**{"baseline_bytes": 100 * MB} | record)])
     return leaks.full
 
@@ -46,6 +47,14 @@ def test_it_must_have_been_so_for_a_while_and_for_as_long_as_another_one_would_t
     assert full(leaks, 3.1, worker()) == {"a"}
     assert full(leaks, 59.0, worker(), boot_s=60.0) == set()
     assert full(leaks, 61.0, worker(), boot_s=60.0) == {"a"}
+
+
+def test_who_says_nothing_may_have_begun_a_task_since():
+    """One that holds the interpreter's lock."""
+    leaks = Leaks()
+    for now_s in (0.0, 4.0, 60.0):
+        assert full(leaks, now_s, worker(), silent=True) == set()
+    assert full(leaks, 61.0, worker()) == {"a"}
 
 
 def test_another_time_is_counted_anew():
@@ -81,7 +90,9 @@ def test_others_are_not(other, record):
 def test_nor_is_somebodys_own():
     leaks = Leaks()
     for now_s in (0.0, 100.0):
-        leaks.look(now_s, [worker()], [None])
+        ws = worker()
+        ws.last_seen = now_s
+        leaks.look(now_s, [ws], [None])
         assert leaks.full == set()
 
 

@@ -53,7 +53,7 @@ class Blocked:
             What is known of each one's pool; None: it is nobody's.
         """
         seen = {ws.address: threads for ws in workers if ws.processing and (threads := _cancelled(ws))}
-        lasts_s = self._since.look(now_s, seen, len(workers))
+        lasts_s = self._since.look(now_s, (ws for ws in workers if ws.address in seen), len(workers))
         self.threads = {address: seen[address] for address in lasts_s}
         if not lasts_s:
             self.stuck = set()

@@ -61,7 +61,7 @@ class Leaks:
             # A fresh one that is as full as that would be paused, too.
             if record and _leaks(ws) and record.baseline_bytes < ratio * ws.memory_limit
         }
-        lasts_s = self._since.look(now_s, seen, len(workers))
+        lasts_s = self._since.look(now_s, (ws for ws in workers if ws.address in seen), len(workers))
         self.full = {address for address, seconds in lasts_s.items() if seconds > seen[address]}
 
 
