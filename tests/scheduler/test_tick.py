@@ -499,6 +499,33 @@ async def test_of_two_copies_the_last_one_stays_without_an_attempt(harbour):
     assert await kept == 1
 
 
+async def test_a_result_that_no_other_worker_has_room_for_stays_where_it_is(harbour):
+    """The others had room for it together: whoever fetched it was killed, or who had it."""
+    h = await harbour(release={"keep": "0s", "tail": "0s"})
+    holder, *others = await h.scaled(3)
+    for ws in h.scheduler.workers.values():
+        ws.memory_limit = 40 * 2**20
+    large = await h.client.scatter(b"x" * (20 * 2**20), workers=[h.worker(holder).address])
+    pieces, busy = [], []
+    for unit in others:
+        address = h.worker(unit).address
+        pieces += await h.client.scatter(
+            [bytes([i]) * 2**20 for i in range(15)], workers=[address], hash=False
+        )
+        busy.append(h.client.submit(gates.held, unit, workers=[address]))
+        await until(lambda unit=unit: gates.starts(unit), "it works")
+    h.controller.adapt(minimum=0, maximum=3)
+    await until(lambda: h.told("KEPT_FOR_RESULT"), "it is kept")
+    await h.tick(3)
+    assert sorted(h.provider.names) == sorted([holder, *others])
+    assert not h.told("DRAIN_REFUSED")
+    del pieces[:8]
+    await until(lambda: sorted(h.provider.names) == sorted(others), "it goes when one has", detail=h.units)
+    assert await large == b"x" * (20 * 2**20)
+    gates.let()
+    await h.client.gather(busy)
+
+
 async def test_a_worker_whose_thread_runs_what_was_cancelled_is_replaced_if_others_wait_there(
     harbour, monkeypatch
 ):

@@ -237,6 +237,16 @@ def test_p15_only_as_many_go_as_the_others_have_room_for():
     assert len(gone) == 2
 
 
+@pytest.mark.parametrize(("largest", "gone"), [(4 * GB, set()), (3 * GB, {"cpu-u0"})])
+def test_p15_a_result_that_no_other_one_has_room_for_stays(largest, gone):
+    """All others have room for it together, and none alone: it would be killed, with what it has."""
+    others = busy(3, start=1, held_keys=20, held_bytes=4 * GB, limit_bytes=10 * GB)
+    holds = {"held_keys": 2, "held_bytes": 5 * GB, "only_copies": 2, "largest_bytes": largest}
+    holder = idle(1, limit_bytes=10 * GB, **holds)
+    world = snapshot(pool(), work=[work(processing=3)], **together(holder, others))
+    assert let_go(after_a_while(world)) == gone
+
+
 def test_p15_what_is_still_being_drained_takes_room_already():
     """Or else the next tick, a quarter of a second later, would let two more go, and the next."""
     leaving = units(2, DRAINING)

@@ -25,6 +25,7 @@ _LEAVING = (Status.closing_gracefully, Status.closing, Status.closed)
 #: tick. No hook tells when a result gets or loses a replica, so they must be counted; 2,500 take 1 ms.
 _CANDIDATES = 16
 _KEYS = 2500
+_NOT_COUNTED = None, 0
 
 
 def owners(scheduler: Scheduler, units: Container[str]) -> list[str]:
@@ -87,7 +88,8 @@ def workers(
             blocked=blocked.get(ws.address, 0),
             held_keys=len(ws.has_what),
             held_bytes=ws.nbytes,
-            only_copies=0 if not ws.has_what else only_copies.get(ws.address),
+            only_copies=0 if not ws.has_what else only_copies.get(ws.address, _NOT_COUNTED)[0],
+            largest_bytes=only_copies.get(ws.address, _NOT_COUNTED)[1],
             used_bytes=process_bytes(ws),
             limit_bytes=ws.memory_limit or 0,
             pinned=_pin(ws, lasts=unit not in doomed)
@@ -166,9 +168,9 @@ def _pinned(scheduler: Scheduler, idle: list[WorkerState]) -> dict[str, str]:
     return pinned
 
 
-def _only_copies(idle: Iterable[WorkerState]) -> dict[str, int]:
-    """How many results only this worker has, for the few that are likeliest to go."""
-    counted: dict[str, int] = {}
+def _only_copies(idle: Iterable[WorkerState]) -> dict[str, tuple[int, int]]:
+    """How many results only this worker has, and the largest one's bytes, for the few likeliest to go."""
+    counted: dict[str, tuple[int, int]] = {}
     budget = _KEYS
     holding = [ws for ws in idle if ws.has_what]
     holding.sort(key=lambda ws: (len(ws.has_what), ws.address))
@@ -177,7 +179,8 @@ def _only_copies(idle: Iterable[WorkerState]) -> dict[str, int]:
         budget -= len(ws.has_what)
         if budget < 0:
             break
-        counted[ws.address] = sum(_is_last(ws, ts.who_has or (), rank) for ts in ws.has_what)
+        last = [ts.get_nbytes() for ts in ws.has_what if _is_last(ws, ts.who_has or (), rank)]
+        counted[ws.address] = len(last), max(last, default=0)
     return counted
 
 

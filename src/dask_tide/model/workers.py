@@ -27,6 +27,8 @@ class Worker(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
         Results that it holds and their size.
     only_copies
         How many of those no other running worker holds; None where it was not looked up.
+    largest_bytes
+        Size of the largest one of these; 0 where it was not looked up.
     used_bytes, limit_bytes
         Memory of its process including what it has spilled, and the memory limit; 0: unknown.
     pinned
@@ -48,6 +50,7 @@ class Worker(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     held_keys: int = 0
     held_bytes: int = 0
     only_copies: int | None = None
+    largest_bytes: int = 0
     used_bytes: int = 0
     limit_bytes: int = 0
     pinned: str = ""

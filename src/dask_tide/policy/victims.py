@@ -44,6 +44,11 @@ class Candidate:
         return sum(_to_move(worker) for worker in self.workers)
 
     @property
+    def largest_bytes(self) -> int:
+        """The largest one of these results: one worker has to take it."""
+        return max((worker.largest_bytes for worker in self.workers), default=0)
+
+    @property
     def pinned(self) -> str:
         return next((w.pinned for w in self.workers if w.pinned), "")
 
@@ -213,6 +218,8 @@ class Room:
         if keys and len(own) == len(self._room):
             return False
         if moving and moving > free:
+            return False
+        if candidate.largest_bytes > max((self._room[w] for w in self._room.keys() - own.keys()), default=0):
             return False
         for address in own:
             del self._room[address]
