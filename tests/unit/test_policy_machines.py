@@ -527,6 +527,19 @@ def test_of_several_pools_the_dearest_gives_way_to_the_budget():
     assert not let_go(decided(world), of="cpu")
 
 
+@pytest.mark.parametrize("stays", [{"minimum": 2}, {"state": {"manual": 2}}], ids=str)
+def test_where_the_dearest_may_not_go_others_give_way_to_the_budget(stays):
+    world = snapshot(
+        pool("cpu"),
+        pool("safe", price=3.0, **stays),
+        **together(_priced(1.0, 4), _priced(3.0, 2, of="safe")),
+        work=[work(processing=6, ready=9, duration_s=60.0)],
+        budget_per_hour=7.0 * 3600,
+    )
+    assert len(let_go(decided(world), of="cpu")) == 3
+    assert not let_go(decided(world), of="safe")
+
+
 def test_one_unit_is_started_to_learn_what_it_costs():
     """At the most a whole machine of 4.6 an hour; the budget is 2."""
     unseen = pool(state={"price": 4.6 / 3600})

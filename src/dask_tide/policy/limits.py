@@ -29,8 +29,8 @@ class Allowance:
     Attributes
     ----------
     over
-        By pool, how many units are more than an hour's budget pays for, counted from the dearest on: it was
-        lowered, or machines have turned out to be dearer.
+        By pool, how many units are more than an hour's budget pays for, counted from the dearest on that may
+        go: it was lowered, or machines have turned out to be dearer.
     """
 
     def __init__(self, snapshot: Snapshot) -> None:
@@ -100,10 +100,14 @@ def _over(snapshot: Snapshot) -> Counter[str]:
     live = [unit for unit in snapshot.units if unit.phase in LIVE and unit.pool in states]
     dearest_first = sorted(((known(unit), unit.pool) for unit in live), reverse=True)
     excess = sum(price for price, _ in dearest_first) * 3600 - budget_per_hour
+    may_go = Counter(unit.pool for unit in live if states[unit.pool].manual is None)
+    may_go.subtract({name: states[name].pool.minimum for name in may_go})
     over: Counter[str] = Counter()
     for price, pool in dearest_first:
         if excess <= 1e-9 * budget_per_hour or not price:
             break
+        if over[pool] >= may_go[pool]:
+            continue
         over[pool] += 1
         excess -= price * 3600
     return over
