@@ -551,3 +551,41 @@ def test_one_unit_is_started_to_learn_what_it_costs():
     cheap = snapshot(seen, **together(_priced(0.1 / 3600, 1)), work=[jobs], budget_per_hour=2.0)
     assert launched(decided(cheap)) == {"cpu": 9}
     assert held(decided(snapshot(unseen, work=[jobs], budget_per_hour=0.0))) == Code.BUDGET.name
+
+
+def out_of_stock(n, **fields):
+    """Units of a pool for which there is no machine, and that pool."""
+    state = {"capacity": 0, "capacity_message": "no spot capacity"}
+    nowhere = units(n, PENDING, of="spot", unplaced=True, message="no spot capacity")
+    return pool("spot", spot=True, price=0.3, state=state, **fields), nowhere
+
+
+SHARED = [{"maximum": 4}, {"budget_per_hour": 4 * 0.3 * 3600}]
+
+
+@pytest.mark.parametrize("shared", SHARED, ids=str)
+def test_p20_units_without_a_place_leave_a_shared_limit_to_who_has_one(shared):
+    """They would take all of it for as long as there is no machine."""
+    spot, nowhere = out_of_stock(4)
+    world = snapshot(spot, pool("safe"), units=nowhere, work=[work(ready=20, duration_s=600.0)], **shared)
+    actions = decided(world)
+    assert let_go(actions) == {unit.name for unit in nowhere}
+    assert "no spot capacity" in str(the(actions, Release, "spot").why)
+    assert not launched(actions)
+    after = msgspec.structs.replace(world, units=())
+    assert launched(decided(after)) == {"safe": 4 if "maximum" in shared else 1}
+
+
+@pytest.mark.parametrize("there_all_the_same", [{"state": {"floor": 2}}, {"minimum": 2}], ids=str)
+def test_units_without_a_place_leave_a_shared_limit_to_a_minimum_or_floor(there_all_the_same):
+    spot, nowhere = out_of_stock(4)
+    world = snapshot(spot, pool("safe", **there_all_the_same), units=nowhere, work=[work(ready=1)], maximum=4)
+    assert let_go(decided(world)) == {unit.name for unit in nowhere}
+
+
+def test_units_without_a_place_stay_where_they_are_in_nobodys_way():
+    jobs = work(ready=20, duration_s=600.0)
+    spot, nowhere = out_of_stock(4)
+    least, _ = out_of_stock(4, minimum=4)
+    assert not let_go(decided(snapshot(spot, units=nowhere, work=[jobs], maximum=4)))
+    assert not let_go(decided(snapshot(least, pool("safe"), units=nowhere, work=[jobs], maximum=4)))

@@ -5,12 +5,13 @@ from __future__ import annotations
 import itertools
 import math
 from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Collection, Container
 from operator import attrgetter
 
 import msgspec
 
 from dask_tide.model import (
+    BOOTING,
     Action,
     Code,
     Drain,
@@ -52,17 +53,17 @@ def decide(snapshot: Snapshot, memory: Memory) -> tuple[tuple[Action, ...], Memo
     remembered: dict[str, PoolMemory] = {}
     allowance = limits.Allowance(snapshot)
     stocks = take_stock(snapshot)
-    reach = {}
-    for state in snapshot.pools:
-        stock = stocks[state.pool.name]
-        limit = limits.ceiling(state, stock.existing, allowance, 0).units
-        if state.manual is not None:
-            limit = min(limit, state.manual)
-        # Beside what is tried there others may do the work.
-        tries = limits.tries(memory.pools.get(state.pool.name, PoolMemory()), stock.booting, snapshot)
-        more = min(tries, max(0, limit - stock.existing))
-        reach[state.pool.name] = stock.taking + int(more)
+    surely = _reach(snapshot, memory, stocks, allowance)
+    spare = {name for state in snapshot.pools for name in _spare(state, stocks[state.pool.name])}
+    reach = surely
+    if spare:
+        rest = tuple(unit for unit in snapshot.units if unit.name not in spare)
+        without = limits.Allowance(msgspec.structs.replace(snapshot, units=rest))
+        hoped = _reach(snapshot, memory, stocks, without)
+        reach = {name: surely[name] if stocks[name].unplaced else hoped[name] for name in hoped}
     demands, impossible = assign(snapshot, stocks, reach)
+    if not any(_cramped(state, stocks, demands, surely, reach) for state in snapshot.pools):
+        spare = set()
     room = victims.Room(snapshot)
     haven, kept = _haven(snapshot), list[victims.Candidate]()
     stranded = room.stranded()
@@ -89,7 +90,7 @@ def decide(snapshot: Snapshot, memory: Memory) -> tuple[tuple[Action, ...], Memo
             now_s=snapshot.now_s,
             used=before.used,
         )
-        decision = _PoolDecision(snapshot, need, before, allowance, room)
+        decision = _PoolDecision(snapshot, need, before, allowance, room, spare)
         actions += decision.actions()
         remembered[name] = decision.memory
         if state.pool.spot:
@@ -101,6 +102,44 @@ def decide(snapshot: Snapshot, memory: Memory) -> tuple[tuple[Action, ...], Memo
         tasks, example = sum(work.ready for work in lost), min(work.example for work in lost)
         actions.append(Hold("", why(Code.BOUND, tasks=tasks, example=example)))
     return tuple(actions), Memory(remembered)
+
+
+def _reach(
+    snapshot: Snapshot, memory: Memory, stocks: dict[str, Stock], allowance: limits.Allowance
+) -> dict[str, int]:
+    """Per pool, how many units could take tasks if it were launched to its limit just now."""
+    reach = {}
+    for state in snapshot.pools:
+        stock = stocks[state.pool.name]
+        limit = limits.ceiling(state, stock.existing, allowance, 0).units
+        if state.manual is not None:
+            limit = min(limit, state.manual)
+        # Beside what is tried there others may do the work.
+        tries = limits.tries(memory.pools.get(state.pool.name, PoolMemory()), stock.booting, snapshot)
+        more = min(tries, max(0, limit - stock.existing))
+        reach[state.pool.name] = stock.taking + int(more)
+    return reach
+
+
+def _spare(state: PoolState, stock: Stock) -> list[str]:
+    """Units without a place, but for those that are to be there all the same."""
+    stay = max(state.pool.minimum, state.floor) if state.manual is None else state.manual
+    booting = (unit for unit in stock.units if unit.phase in BOOTING and not unit.doomed)
+    return sorted(unit.name for unit in booting if unit.unplaced)[: max(0, stock.live - stay)]
+
+
+def _cramped(
+    state: PoolState,
+    stocks: dict[str, Stock],
+    demands: dict[str, Demand],
+    surely: dict[str, int],
+    reach: dict[str, int],
+) -> bool:
+    """Whether a pool has a use for units that it may have only once others give way."""
+    name = state.pool.name
+    stock, demand = stocks[name], demands[name]
+    wanted = max(demand.usable, stock.taking + _least(state, stock, demand))
+    return surely[name] < min(reach[name], wanted)
 
 
 def _least(state: PoolState, stock: Stock, demand: Demand) -> int:
@@ -179,6 +218,7 @@ class _PoolDecision:
         memory: PoolMemory,
         allowance: limits.Allowance,
         room: victims.Room,
+        spare: Container[str],
     ) -> None:
         self.snapshot = snapshot
         self.need = need
@@ -191,6 +231,7 @@ class _PoolDecision:
         self.memory = msgspec.structs.replace(self.memory, used=need.used)
         self.allowance = allowance
         self.room = room
+        self.spare = spare
         self.kept: list[victims.Candidate] = []
 
     def actions(self) -> list[Action]:
@@ -199,7 +240,7 @@ class _PoolDecision:
         if self.state.frozen:
             return [self._hold(why(Code.FROZEN, message=self.state.frozen))]
         ended = self._ended()
-        if gone := self._evacuate() + self._replace():
+        if gone := self._evacuate() + self._replace() + self._give_way():
             return ended + gone
         over = min(self.allowance.over[self.pool.name], self.live - self.pool.minimum)
         if over > 0 and self.state.manual is None:
@@ -332,6 +373,16 @@ class _PoolDecision:
         if full := [candidate for candidate in doomed if candidate.workers and not candidate.pinned]:
             actions.append(self._drain(full, reason, busy=True))
         return actions
+
+    def _give_way(self) -> list[Action]:
+        """Give back those without a place that keep others from a limit that the pools share."""
+        going = [unit for unit in self.stock.units if unit.name in self.spare]
+        if not going:
+            return []
+        names = tuple(sorted(unit.name for unit in going))
+        message = min(unit.message for unit in going)
+        reason = why(Code.NO_CAPACITY, limit=self.live - self.stock.unplaced, message=message)
+        return [Release(self.pool.name, names, reason)]
 
     def _replace(self) -> list[Action]:
         """Let units go that take no task any more; others follow where they are wanted."""
