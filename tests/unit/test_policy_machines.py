@@ -261,6 +261,23 @@ def test_the_last_copy_of_a_result_does_not_stay_on_a_spot_machine():
     assert (launch.count, launch.why.code) == (1, Code.SAFE_COPY.name)
 
 
+@pytest.mark.parametrize("cannot", [{"state": {"capacity": 0}}, {"state": {"manual": 0}}], ids=str)
+def test_of_safe_pools_one_takes_results_that_may_have_units(cannot):
+    spot, safe, dearer = pool("spot", spot=True), pool("safe", **cannot), pool("dearer", price=2.0)
+    there, gpu = together(holder("spot")), pool("gpu", resources={"GPU": 1})
+    assert launched(after_a_while(snapshot(spot, safe, dearer, gpu, **there))) == {"dearer": 1}
+    assert not launched(after_a_while(snapshot(spot, safe, gpu, **there)))
+
+
+def test_whoever_comes_for_results_is_not_replaced_by_a_cheaper_one():
+    """There was no room for that one a moment ago."""
+    pools = pool("spot", spot=True), pool("safe"), pool("dearer", price=2.0)
+    coming = units(1, STARTING, of="dearer"), ()
+    actions = after_a_while(snapshot(*pools, **together(holder("spot"), coming)))
+    assert not launched(actions)
+    assert not let_go(actions)
+
+
 def test_it_is_moved_once_there_is_somewhere_else_and_stays_there():
     spare = units(1, of="safe")
     there = together(holder("spot"), (spare, (worker("safe-u0", limit_bytes=4 * GB),)))

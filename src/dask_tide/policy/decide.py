@@ -65,7 +65,7 @@ def decide(snapshot: Snapshot, memory: Memory) -> tuple[tuple[Action, ...], Memo
     if not any(_cramped(state, stocks, demands, surely, reach) for state in snapshot.pools):
         spare = set()
     room = victims.Room(snapshot)
-    haven, kept = _haven(snapshot), list[victims.Candidate]()
+    haven, kept = _haven(snapshot, stocks, reach), list[victims.Candidate]()
     stranded = room.stranded()
     refuge = _refuge(snapshot, stocks, reach, haven, stranded.pools) if stranded.results.keys else ""
     for state in snapshot.pools:
@@ -155,11 +155,20 @@ def _decided_first(state: PoolState) -> tuple[bool, float]:
     return not state.pool.spot, state.unit_price / state.pool.threads_per_unit
 
 
-def _haven(snapshot: Snapshot) -> str:
-    """Name of the pool for results that shall not stay on spot machines; empty: there is none."""
+def _haven(snapshot: Snapshot, stocks: dict[str, Stock], reach: dict[str, int]) -> str:
+    """Name of the pool for results that shall not stay on spot machines; empty: there is none.
+
+    Whoever is on the way already stays the one.
+    """
+
+    def order(state: PoolState) -> tuple[bool, bool, bool, float]:
+        stock, name = stocks[state.pool.name], state.pool.name
+        coming = bool(stock.coming_later)
+        may = coming or reach[name] > stock.taking
+        return bool(state.pool.resources), not may, not coming, state.unit_price
+
     safe = [state for state in snapshot.pools if not state.pool.spot and state.pool.maximum]
-    plain_first = [(bool(state.pool.resources), state.unit_price, state.pool.name) for state in safe]
-    return min(plain_first, key=lambda entry: entry[:2])[2] if safe else ""
+    return min(safe, key=order).pool.name if safe else ""
 
 
 def _refuge(
