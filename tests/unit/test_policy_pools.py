@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from builders import (
     DRAINING,
+    PENDING,
     RUNNING,
     after_a_while,
     busy,
@@ -169,6 +170,19 @@ def test_units_that_are_leaving_or_paused_are_no_room_either():
 def test_units_that_are_there_come_before_cheaper_ones_that_are_not():
     world = snapshot(SPOT, STEADY, **together(idle(2, of="steady")), work=[work(ready=2, duration_s=60.0)])
     assert launched(decided(world)) == {}
+
+
+def test_units_on_their_way_keep_their_work_when_cheaper_ones_are_asked_for_beside_them():
+    """Whether there is a spot machine again is not known yet."""
+    coming, tried = units(4, PENDING, of="steady", age_s=40.0), units(3, PENDING, of="spot", age_s=1.0)
+    world = snapshot(SPOT, STEADY, units=[*tried, *coming], work=[work(ready=5, duration_s=60.0)])
+    assert not let_go(after_a_while(world), of="steady")
+
+
+def test_units_that_are_there_come_before_cheaper_ones_on_their_way():
+    there, coming = idle(2, of="steady"), (units(2, PENDING, of="spot"), ())
+    world = snapshot(SPOT, STEADY, **together(there, coming), work=[work(ready=2, duration_s=60.0)])
+    assert let_go(after_a_while(world)) == {"spot-u0", "spot-u1"}
 
 
 def test_a_few_short_tasks_too_many_do_not_start_the_next_pool():

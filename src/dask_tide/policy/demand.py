@@ -243,8 +243,9 @@ def assign(
     """Share the work out among the pools.
 
     What runs is put where units have tasks. Then come units that are there, in the order of preference: the
-    cheapest slot, then the order of the configuration; then those that could be launched, where what is left
-    costs least. Work that asks for more is placed first, and of that what takes longest.
+    cheapest slot, then the order of the configuration; then those on their way, as they were asked for: one
+    that was asked for since may find no machine. Then those that could be launched, where what is left costs
+    least. Work that asks for more is placed first, and of that what takes longest.
 
     Parameters
     ----------
@@ -267,6 +268,7 @@ def assign(
         for state in snapshot.pools
     }
     working = {name: stock.working for name, stock in stocks.items()}
+    ready = {name: stock.ready for name, stock in stocks.items()}
     taking = {name: stock.taking for name, stock in stocks.items()}
     # Threads of ours that are not free for what may run anywhere; a worker without any is not counted on.
     pool_of = {unit.name: unit.pool for unit in snapshot.units if unit.phase in LIVE and not unit.doomed}
@@ -303,7 +305,9 @@ def assign(
             left -= elsewhere
         running = min(left, work.processing - here)
         left += _place(demands, work, running, pools, working) - running
-        left = _place(demands, work, left, pools, taking)
+        left = _place(demands, work, left, pools, ready)
+        asked_first = sorted(pools, key=lambda name: -stocks[name].booting_s)
+        left = _place(demands, work, left, asked_first, taking)
         stranded = left == work.runnable - here
         if left:
             cheapest = _cheapest_first(snapshot, demands, work, left, pools, reach)

@@ -27,6 +27,8 @@ class Stock:
         Units that give workers, or will; not those whose machine is about to go.
     booting
         Live units without a worker yet, which have a place or may get one.
+    booting_s
+        How long ago the first of those was asked for.
     registering
         Live units some of whose workers have not registered yet, or just now.
     coming
@@ -53,6 +55,7 @@ class Stock:
     existing: int = 0
     live: int = 0
     booting: int = 0
+    booting_s: float = 0.0
     registering: int = 0
     coming: int = 0
     unplaced: int = 0
@@ -130,6 +133,7 @@ def take_stock(snapshot: Snapshot) -> dict[str, Stock]:
         stock.live = len(live)
         booting = [unit for unit in live if unit.phase in BOOTING and not unit.unplaced]
         stock.booting = len(booting)
+        stock.booting_s = max((unit.age_s for unit in booting), default=0.0)
         stock.registering = sum(u.phase is Phase.RUNNING and at_work[u.name] < whole[name] for u in live)
         stock.coming = sum(not unit.waits and unit.age_s <= late_s[name] for unit in booting)
         stock.unplaced = sum(unit.phase in BOOTING and unit.unplaced for unit in live)
