@@ -286,6 +286,41 @@ def test_it_is_moved_once_there_is_somewhere_else_and_stays_there():
     assert held(moved, "safe") == Code.KEPT_FOR_RESULT.name
 
 
+def at_work(of, **fields):
+    """A unit that has room for a result, and a task."""
+    there = units(1, of=of, start=1)
+    return there, workers_of(there, tasks=1, limit_bytes=4 * GB, **fields)
+
+
+def test_it_does_not_go_from_a_safe_machine_to_a_spot_one_that_is_at_work():
+    """It would have to come back when the work is done, and another safe machine for it."""
+    busy_spot, jobs = at_work("spot"), [work(processing=1, duration_s=600.0)]
+    alone = snapshot(*pools_of_two_markets(), **together(holder("safe"), busy_spot), work=jobs)
+    assert held(after_a_while(alone), "safe") == Code.KEPT_FOR_RESULT.name
+    spare = units(1, of="safe", start=2)
+    other = spare, workers_of(spare, limit_bytes=4 * GB)
+    two = snapshot(*pools_of_two_markets(), **together(holder("safe"), busy_spot, other), work=jobs)
+    assert let_go(after_a_while(two)) == {"safe-u2"}
+    spot, safe = pools_of_two_markets()
+    none = msgspec.structs.replace(safe, manual=0)
+    by_hand = snapshot(spot, none, **together(holder("safe"), busy_spot), work=jobs)
+    assert let_go(decided(by_hand)) == {"safe-u0"}
+
+
+def test_a_gpu_does_not_stay_since_only_spot_machines_are_there():
+    pools = pool("spot", spot=True), pool("gpu", resources={"GPU": 1})
+    there = together(holder("gpu"), at_work("spot"))
+    world = snapshot(*pools, **there, work=[work(processing=1, duration_s=600.0)])
+    assert let_go(after_a_while(world)) == {"gpu-u0"}
+
+
+def test_on_safe_machines_it_goes_where_there_is_room():
+    working = units(2, of="safe", start=1)
+    there = together(holder("safe"), at_work("spot"), (working, workers_of(working, tasks=1, limit_bytes=GB)))
+    jobs = [work(processing=3, duration_s=600.0)]
+    assert let_go(after_a_while(snapshot(*pools_of_two_markets(), **there, work=jobs))) == {"safe-u0"}
+
+
 def test_where_all_pools_are_spot_it_stays():
     world = snapshot(pool("spot", spot=True), **together(holder("spot")))
     assert held(after_a_while(world), "spot") == Code.KEPT_FOR_RESULT.name

@@ -355,7 +355,7 @@ class _PoolDecision:
                 continue  # running, and its worker has just left: the next tick sees what became of it
             elif candidate.pinned:
                 kept = kept or why(Code.PINNED, surplus=surplus, message=candidate.pinned)
-            elif self.room.admit(candidate):
+            elif self.room.admit(candidate, anywhere=busy):
                 drains.append(candidate)
             else:
                 self.kept.append(candidate)

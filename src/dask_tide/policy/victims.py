@@ -167,6 +167,8 @@ class Room:
         by_hand = {state.pool.name for state in snapshot.pools if state.manual is not None}
         surely = {unit.name for unit in snapshot.units if unit.doomed or unit.phase is Phase.STOPPING}
         spot = {state.pool.name for state in snapshot.pools if state.pool.spot}
+        #: Pools in which results are to stay: those on demand, but for GPUs and the like.
+        self._homes = {s.pool.name for s in snapshot.pools if not s.pool.spot and not s.pool.resources}
         self._room: dict[str, int] = {}
         #: Addresses of those that are not on spot machines.
         self._safe: set[str] = set()
@@ -190,6 +192,7 @@ class Room:
                 if pool not in spot:
                     self._safe.add(worker.address)
         self._free = sum(self._room.values())
+        self._safe_free = sum(self._room[address] for address in self._safe)
 
     def stranded(self) -> Stranded:
         """What units hold that are going, and nobody who stays. To be asked before anybody is admitted."""
@@ -205,25 +208,33 @@ class Room:
     def safe_bytes(self) -> int:
         """What workers that are not on spot machines could receive beside what is on its way."""
         self._count()
-        return max(0, sum(self._room[address] for address in self._safe & self._room.keys()) - self._moving)
+        return max(0, self._safe_free - self._moving)
 
-    def admit(self, candidate: Candidate) -> bool:
-        """Let ``candidate`` go if what it and the earlier ones hold fits into the others."""
+    def admit(self, candidate: Candidate, *, anywhere: bool = True) -> bool:
+        """Let ``candidate`` go if what it and the earlier ones hold fits into the others.
+
+        If not ``anywhere``, what is not on a spot machine does not go to one, but to free a GPU.
+        """
         self._count()
         own = {w.address: self._room[w.address] for w in candidate.workers if w.address in self._room}
+        safe = own.keys() & self._safe
         free = self._free - sum(own.values())
+        safe_free = self._safe_free - sum(own[address] for address in safe)
         moving = self._moving + candidate.bytes_to_move
         keys = self._keys + candidate.only_copies
+        anywhere |= candidate.unit.pool not in self._homes or not candidate.only_copies
+        others = len(self._room) - len(own) if anywhere else len(self._safe) - len(safe)
         # However small they are: somebody has to receive them.
-        if keys and len(own) == len(self._room):
+        if keys and not others:
             return False
-        if moving and moving > free:
+        if moving and moving > (free if anywhere else safe_free):
             return False
         if candidate.largest_bytes > max((self._room[w] for w in self._room.keys() - own.keys()), default=0):
             return False
         for address in own:
             del self._room[address]
-        self._free, self._moving, self._keys = free, moving, keys
+        self._safe -= safe
+        self._free, self._safe_free, self._moving, self._keys = free, safe_free, moving, keys
         return True
 
 
