@@ -286,6 +286,17 @@ def test_by_hand_the_work_does_not_matter():
     assert held(decided(world)) == Code.MANUAL.name
 
 
+@pytest.mark.parametrize(("left", "more"), [(8, {"cpu": 2}), (4, {"cpu": 1}), (0, {})])
+def test_what_a_drain_has_copied_already_takes_no_memory_twice(left, more):
+    """Else whoever is drained, as it is idle, would be followed by another one, and so on."""
+    stay = busy(2, held_keys=8, held_bytes=6 * GB, limit_bytes=10 * GB)
+    leaves = units(1, DRAINING, start=2)
+    held = {"held_keys": 8, "held_bytes": 8 * GB, "only_copies": left}
+    leaving = workers_of(leaves, status="closing_gracefully", limit_bytes=10 * GB, **held)
+    world = snapshot(**together(stay, (leaves, leaving)), work=[work(processing=2, duration_s=60.0)])
+    assert launched(decided(world)) == more
+
+
 def test_p24_results_that_fill_the_memory_ask_for_more():
     full = busy(2, held_bytes=8 * GB, limit_bytes=10 * GB)
     actions = decided(snapshot(**together(full), work=[work(processing=2, waiting=1, duration_s=60.0)]))

@@ -62,6 +62,16 @@ class Worker(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
         return self.tasks == 0
 
     @property
+    def last_keys(self) -> int:
+        """Results that no other running worker holds; all that it holds where that was not looked up."""
+        return self.held_keys if self.only_copies is None else self.only_copies
+
+    @property
+    def last_bytes(self) -> int:
+        """Their size, on the average of what it holds."""
+        return self.held_bytes * self.last_keys // max(1, self.held_keys)
+
+    @property
     def taken(self) -> int:
         """Threads that no task can have which may run anywhere."""
         return self.bound + self.blocked

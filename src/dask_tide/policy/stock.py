@@ -46,7 +46,8 @@ class Stock:
     workers
         Registered workers.
     held_bytes
-        What those hold, in results or otherwise, beyond what an empty one does.
+        What those hold, in results or otherwise, beyond what an empty one does; of those that are being
+        drained what has not been copied yet.
     worker_bytes
         What one of them may hold, on the average of those that have a limit; 0: none has.
     """
@@ -97,7 +98,8 @@ def take_stock(snapshot: Snapshot) -> dict[str, Stock]:
     taking: set[str] = set()
     working: set[str] = set()
     at_work: Counter[str] = Counter()
-    empty = {unit.name for unit in snapshot.units if unit.doomed and unit.phase is Phase.DRAINING}
+    draining = {unit.name for unit in snapshot.units if unit.phase is Phase.DRAINING}
+    empty = {unit.name for unit in snapshot.units if unit.doomed} & draining
     limits: dict[str, list[int]] = defaultdict(list)
     for worker in snapshot.workers:
         pool = pool_of.get(worker.unit)
@@ -108,8 +110,9 @@ def take_stock(snapshot: Snapshot) -> dict[str, Stock]:
         # Of results in memory their own size says too little, and what an idle process has not given back to
         # the system is none. Nor is most of what a task works with.
         process = base and worker.tasks and worker.held_keys
-        beyond = min(worker.used_bytes - base, _UNDERSTATED * worker.held_bytes) if process else 0
-        stock.held_bytes += max(worker.held_bytes, beyond)
+        held_bytes = worker.last_bytes if worker.unit in draining else worker.held_bytes
+        beyond = min(worker.used_bytes - base, _UNDERSTATED * held_bytes) if process else 0
+        stock.held_bytes += max(held_bytes, beyond)
         if worker.limit_bytes:
             limits[pool].append(worker.limit_bytes)
         if worker.status in _TAKING and worker.taken < worker.threads:

@@ -37,7 +37,7 @@ class Candidate:
     @property
     def only_copies(self) -> int:
         """Results that must be copied before it goes; all it holds where that was not looked up."""
-        return sum(map(_only_copies, self.workers))
+        return sum(worker.last_keys for worker in self.workers)
 
     @property
     def bytes_to_move(self) -> int:
@@ -179,9 +179,9 @@ class Room:
         for worker in snapshot.workers:
             phase, pool = phases.get(worker.unit, Phase.RUNNING), pool_of.get(worker.unit, "")
             if phase in _GOING:
-                keys = _only_copies(worker)
+                keys = worker.last_keys
                 # Some may have been copied already.
-                self._moving += worker.held_bytes * keys // max(1, worker.held_keys)
+                self._moving += worker.last_bytes
                 self._keys += keys
                 # A drain that somebody asked for by hand is refused rather.
                 if keys and (pool not in by_hand or worker.unit in surely):
@@ -236,10 +236,6 @@ class Room:
         self._safe -= safe
         self._free, self._safe_free, self._moving, self._keys = free, safe_free, moving, keys
         return True
-
-
-def _only_copies(worker: Worker) -> int:
-    return worker.held_keys if worker.only_copies is None else worker.only_copies
 
 
 def _to_move(worker: Worker) -> int:
