@@ -196,6 +196,18 @@ def test_a_few_short_tasks_too_many_do_not_start_the_next_pool():
     assert held(actions, "steady") == Code.TOO_LATE.name
 
 
+@pytest.mark.parametrize("worth", [0.0, 30.0, 3600.0])
+def test_what_units_of_one_pool_will_have_done_starts_none_of_another(worth):
+    """Beside a long task two units do 100 short ones in 25 s, and another one takes 60 s to come."""
+    tasks = [work("long", processing=1, duration_s=600.0), work(processing=2, ready=100, duration_s=0.5)]
+    slow = pool("steady", boot_s=60.0)
+    world = snapshot(SPOT, slow, **together(busy(3, of="spot")), work=tasks, worth=worth)
+    assert launched(decided(world)) == {}
+    sooner = pool("steady", boot_s=5.0)
+    world = snapshot(SPOT, sooner, **together(busy(3, of="spot")), work=tasks, worth=worth)
+    assert launched(decided(world))
+
+
 def test_many_do():
     slow = pool("steady", boot_s=60.0)
     world = snapshot(

@@ -99,6 +99,8 @@ class Demand:
     _running: list[_Kind] = field(default_factory=list)
     _kinds: list[_Kind] = field(default_factory=list)
     _levels: list[_Levels] = field(default_factory=list)
+    #: Of work that others do, too: unit-seconds, and how many units do that elsewhere.
+    _helped: list[tuple[float, float]] = field(default_factory=list)
     _used: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     _known_shares: dict[Resources, dict[str, float]] = field(default_factory=dict)
 
@@ -125,6 +127,10 @@ class Demand:
             if busy > units - 1 / max(self.slots, 1) + 1e-9:
                 return left_s
         return 0.0
+
+    def done_elsewhere(self, in_s: float) -> float:
+        """Unit-seconds of this work that units of other pools will have done by then."""
+        return sum(min(work_s, units * in_s) for work_s, units in self._helped)
 
     def steps(self, patience_s: float) -> list[tuple[int, float]]:
         """How much work units can share: ``(units, unit-seconds)``, for each number at which it changes.
@@ -209,6 +215,11 @@ class Demand:
             left_s = usual_s - work.stalled_s if work.stalled_s < usual_s else work.stalled_s
             self._longest_s = max(self._longest_s, left_s)
             self._running.append(_Kind(left_s, tasks * max(self._shares(work).values())))
+
+    def help(self, work: Work, tasks: int, others: float) -> None:
+        """So many tasks of ``work`` that are here wait while others run ``others`` at a time elsewhere."""
+        share = max(self._shares(work).values())
+        self._helped.append((tasks * share * self._known_s(work), others * share))
 
     def take_waiting(self, work: Work, tasks: int) -> None:
         """Put so many of the waiting tasks of ``work`` here."""
@@ -298,6 +309,7 @@ def assign(
         here = min(held, work.processing - work.elsewhere)
         held -= here
         demands[pools[0]].unfinished += here
+        before = {name: demands[name].runnable for name in pools}
         left = work.runnable - here - work.elsewhere
         if not work.needs:
             elsewhere = min(left, foreign)
@@ -306,6 +318,8 @@ def assign(
         running = min(left, work.processing - here)
         left += _place(demands, work, running, pools, working) - running
         left = _place(demands, work, left, pools, ready)
+        at_work = {name: demands[name].runnable - before[name] for name in pools}
+        wait = left
         asked_first = sorted(pools, key=lambda name: -stocks[name].booting_s)
         left = _place(demands, work, left, asked_first, taking)
         stranded = left == work.runnable - here
@@ -322,6 +336,9 @@ def assign(
         ):
             demands[name].take(work, more, stranded=stranded)
             demands[name].take_waiting(work, waiting)
+            if mine := demands[name].runnable - before[name] - at_work[name]:
+                others = work.runnable - here - wait - at_work[name]
+                demands[name].help(work, mine, others * mine / wait)
     return demands, tuple(impossible)
 
 

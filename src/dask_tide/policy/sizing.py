@@ -86,7 +86,8 @@ def _paying(
     when tasks turn out to be long. One more unit comes where all that are there stay busy for so much longer
     than a start takes that it pays by time alone, however little the work is that waits.
 
-    ``sooner`` are unit-seconds that others will have worked until then which are not ready yet.
+    ``sooner`` are unit-seconds that others will have worked until then which are not ready yet. What units of
+    other pools will have done of the same work is none for new ones either.
     """
     have = stock.taking
     if demand.usable <= have:
@@ -103,6 +104,7 @@ def _paying(
     if boot_s > 0:
         paying = 0
         tails = demand.tails()
+        sooner += demand.done_elsewhere(boot_s)
         for limit, work_s in demand.steps(patience_s):
             later_s = work_s - tails[0][1] - sooner
             enough = (
