@@ -22,6 +22,9 @@ class Phase(enum.Enum):
     EXPIRED = "expired"  # it was given its time to start and did not
     UNKNOWN = "unknown"  # the platform did not answer when asked, or the unit's machine does not
 
+    # Enum's own is written in Python, and one tick asks thousands of times in which phases a unit is.
+    __hash__ = object.__hash__
+
 
 P = Phase
 

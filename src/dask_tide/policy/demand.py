@@ -296,6 +296,9 @@ def assign(
         max(0, min(w.tasks - w.taken, w.threads)) for w in snapshot.workers if w.unit and w.status == "paused"
     )
     eligible = {needs: _eligible(snapshot, needs) for needs in {work.needs for work in snapshot.work}}
+    asked_first = {
+        needs: sorted(pools, key=lambda name: -stocks[name].booting_s) for needs, pools in eligible.items()
+    }
     impossible = []
     # A total order: that of the snapshot says nothing.
     for work in sorted(snapshot.work, key=_placed_first):
@@ -320,8 +323,7 @@ def assign(
         left = _place(demands, work, left, pools, ready)
         at_work = {name: demands[name].runnable - before[name] for name in pools}
         wait = left
-        asked_first = sorted(pools, key=lambda name: -stocks[name].booting_s)
-        left = _place(demands, work, left, asked_first, taking)
+        left = _place(demands, work, left, asked_first[work.needs], taking)
         stranded = left == work.runnable - here
         if left:
             cheapest = _cheapest_first(snapshot, demands, work, left, pools, reach)
@@ -336,8 +338,9 @@ def assign(
         ):
             demands[name].take(work, more, stranded=stranded)
             demands[name].take_waiting(work, waiting)
-            if mine := demands[name].runnable - before[name] - at_work[name]:
-                others = work.runnable - here - wait - at_work[name]
+            mine = demands[name].runnable - before[name] - at_work[name]
+            others = work.runnable - here - wait - at_work[name]
+            if mine and others:
                 demands[name].help(work, mine, others * mine / wait)
     return demands, tuple(impossible)
 
