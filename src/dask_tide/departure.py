@@ -20,13 +20,10 @@ off as *expected*: nothing that was running counts as having killed a worker.
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 import time
-import weakref
-from collections.abc import Collection
+from collections.abc import Awaitable, Callable, Collection
 from contextlib import suppress
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from dask.utils import format_bytes
@@ -36,16 +33,15 @@ from distributed.comm.core import FatalCommClosedError, connect
 from distributed.core import Status, send_recv
 from distributed.protocol import pickle
 from distributed.worker import WORKER_ANY_RUNNING
-from distributed.worker_state_machine import FreeKeysEvent, RescheduleMsg
-from tornado.ioloop import PeriodicCallback
 
 from dask_tide import parking, readiness
+from dask_tide.leaving import announce, futures, names, results, shuffles, stimulus_id, turn_away
 
 if TYPE_CHECKING:
     from dask.typing import Key
     from distributed.comm.core import Comm
 
-__all__ = ["Leaver", "depart", "departs", "futures", "shuffles", "turn_away"]
+__all__ = ["Leaver", "depart"]
 
 # Below `distributed`, since Dask shows no other logger's INFO.
 logger = logging.getLogger("distributed.tide.departure")
@@ -66,16 +62,8 @@ REACH_S = 5.0
 STARTING_S = 10.0
 #: How long the last two requests, and closing the worker, may take after the deadline.
 CLOSE_S = 2.0
-#: How many keys a message names.
-NAMED = 20
-
-#: Name of the callback that a worker has which departs.
-_CALLBACK = "tide-departure"
 
 Leaver = Nanny | Worker
-
-#: Workers of this process whose nannies depart.
-_announced: weakref.WeakSet[Worker] = weakref.WeakSet()
 
 
 async def depart(server: Leaver, timeout_s: float) -> None:
@@ -133,16 +121,23 @@ async def _leave_scheduler(server: Leaver, address: str, timeout_s: float) -> No
     try:
         async with deadline:
             if isinstance(server, Nanny):
-                with suppress(OSError):  # the worker has ended: what follows will tell
-                    await server.rpc(address).run(function=pickle.dumps(announce))
+                await _ask(server, address, announce)
             await _outlast_shuffles(server, address, start + SHUFFLE_PART * timeout_s)
-            await _drain(server, address)
+            left = await _drain(server, address)
     except OSError as error:  # a TimeoutError is one
         if not deadline.expired():
             logger.warning("Worker %s leaves at once, the scheduler cannot be reached: %s", address, error)
             return
     else:
-        logger.info("Worker %s has left after %.1f s; nothing is lost.", address, time.monotonic() - start)
+        took_s = time.monotonic() - start
+        if left:
+            logger.warning(
+                "Worker %s has left after %.1f s. Tasks have left futures of %d results on it; what nobody "
+                "else wants of these is forgotten: %s.",
+                *(address, took_s, len(left), names(left)),
+            )
+        else:
+            logger.info("Worker %s has left after %.1f s; nothing is lost.", address, took_s)
         return
     try:
         async with asyncio.timeout(CLOSE_S):
@@ -158,7 +153,7 @@ async def _leave_scheduler(server: Leaver, address: str, timeout_s: float) -> No
         async with asyncio.timeout(CLOSE_S):
             # Expected: what it still runs must not be held responsible for its end. (`close=False` cannot be
             # said: an RPC takes an argument of that name for its own.)
-            await server.scheduler.unregister(address=address, expected=True, stimulus_id=_stimulus_id())
+            await server.scheduler.unregister(address=address, expected=True, stimulus_id=stimulus_id())
     except OSError:
         logger.warning("Worker %s could not tell the scheduler that it leaves.", address)
 
@@ -166,46 +161,33 @@ async def _leave_scheduler(server: Leaver, address: str, timeout_s: float) -> No
 async def _outlast_shuffles(server: Leaver, address: str, until_s: float) -> None:
     """Return when no P2P shuffle relies on the worker any more, or at that moment."""
     said = False
-    while time.monotonic() < until_s and await _shuffles(server, address):
+    while time.monotonic() < until_s and await _ask(server, address, shuffles):
         if not said:
             logger.info("Worker %s waits for a P2P shuffle to end that it takes part in.", address)
             said = True
         await asyncio.sleep(POLL_S)
 
 
-async def _shuffles(server: Leaver, address: str) -> bool:
+async def _ask(server: Leaver, address: str, function: Callable[[Worker], Any]) -> Any:
+    """What a function says that is called with the worker, in its event loop; None: it has ended."""
     if isinstance(server, Worker):
-        return shuffles(server)
+        said = function(server)
+        return await said if isinstance(said, Awaitable) else said
     try:
-        answer = await server.rpc(address).run(function=pickle.dumps(shuffles))
-    except OSError:  # the worker has ended
-        return False
-    return bool(answer["status"] == "OK" and answer["result"])
+        answer = await server.rpc(address).run(function=pickle.dumps(function))
+    except OSError:
+        return None
+    return answer["result"] if answer["status"] == "OK" else None
 
 
-def shuffles(dask_worker: Worker) -> bool:
-    """Whether a worker takes part in a P2P shuffle that is not over: its outputs are part of it.
-
-    Parameters
-    ----------
-    dask_worker
-        The worker, in whose event loop this must run. The name is what Dask's ``run`` wants.
-    """
-    plugin: Any = dask_worker.extensions.get("shuffle")
-    return bool(plugin is not None and plugin.heartbeat())
-
-
-async def _drain(server: Leaver, address: str) -> None:
-    """Return when the scheduler has struck the empty worker off."""
-    if isinstance(server, Worker):
-        turn_away(server)
-    else:
-        with suppress(OSError):  # the worker has ended: the scheduler will know, or say what is lost
-            await server.rpc(address).run(function=pickle.dumps(turn_away))
+async def _drain(server: Leaver, address: str) -> Collection[Key]:
+    """Return when the scheduler has struck the empty worker off; of what it had left futures then."""
+    # If it has ended, the scheduler will know, or say what is lost.
+    await _ask(server, address, turn_away)
     # One connection for all: it breaks when the scheduler goes. A pool would try for 30 s to make a new one.
     comm = await _connect(server)
     try:
-        await _retire(server, comm, address)
+        return await _retire(server, comm, address)
     finally:
         comm.abort()
 
@@ -246,38 +228,41 @@ async def _listens(address: str) -> bool:
     return True
 
 
-async def _retire(server: Leaver, comm: Comm, address: str) -> None:
+async def _retire(server: Leaver, comm: Comm, address: str) -> Collection[Key]:
     safe: set[Key] | None = None  # what it had to do when all that it held was last copied
+    left: Collection[Key] = ()
     copied_s = 0.0
     refused = False
     while True:
         # First this: the scheduler logs whoever asks for the tasks of a worker that it does not know.
         if not await send_recv(comm, op="ncores", workers=[address]):
-            return  # somebody else has struck it off
+            return left  # somebody else has struck it off
         try:
             tasks = set((await send_recv(comm, op="processing", workers=[address]))[address])
         except KeyError:
-            return  # in this moment
+            return left  # in this moment
         if tasks and tasks == safe and time.monotonic() < copied_s + COPY_AGAIN_S:
             await asyncio.sleep(POLL_S)
             continue
         # Only when no task was left *after* the scheduler stopped giving it new ones (the first retirement
         # sees to that) has the scheduler heard of all its results, and may it be struck off.
         done = safe is not None and not tasks
+        if done:
+            left = await _ask(server, address, futures) or ()
         retired = await send_recv(
             comm,
             op="retire_workers",
             workers=[address],
             remove=done,
             close_workers=False,
-            stimulus_id=_stimulus_id(),
+            stimulus_id=stimulus_id(),
         )
         if address in retired:
             if done:
-                return
+                return left
             copied_s = time.monotonic()
             if tasks and tasks != safe:
-                logger.info("Worker %s finishes %d tasks first: %s", address, len(tasks), _names(tasks))
+                logger.info("Worker %s finishes %d tasks first: %s", address, len(tasks), names(tasks))
             safe = tasks
         else:
             # Dask sets it to the status it had: closing_gracefully, since `turn_away` comes first.
@@ -294,95 +279,12 @@ async def _copy_beside_actors(server: Leaver, comm: Comm, address: str) -> None:
     """Copy what can be: of a worker that has an actor ``retire_workers`` copies nothing."""
     workers = (await send_recv(comm, op="identity"))["workers"]
     others = [other for other, one in workers.items() if other != address and one["status"] == "running"]
-    keys: list[Key] = []
-    if isinstance(server, Worker):
-        keys = results(server)
-    else:
-        with suppress(OSError):  # the worker has ended
-            answer = await server.rpc(address).run(function=pickle.dumps(results))
-            keys = answer["result"] if answer["status"] == "OK" else []
+    keys = await _ask(server, address, results)
     if keys and others:
         # To one of them; what one of them has already is left alone. A key may have been released since, or
         # all of them have stopped: the next attempt will know.
         with suppress(KeyError, ValueError):
             await send_recv(comm, op="replicate", keys=keys, n=1, workers=others, delete=False)
-
-
-def results(dask_worker: Worker) -> list[Key]:
-    """Keys of what a worker holds, without its actors."""
-    return list(dask_worker.data)
-
-
-async def futures(dask_worker: Worker) -> list[Key]:
-    """Keys of what tasks of a worker have asked for, and somebody there still has a future of.
-
-    Parameters
-    ----------
-    dask_worker
-        The worker, in whose event loop this must run. The name is what Dask's ``run`` wants.
-    """
-    client = dask_worker._client
-    if client is None or client not in Worker._initialized_clients or not client.refcount:
-        return []
-    gc.collect()  # those that a task has let go may refer to one another
-    await asyncio.sleep(0)  # that they have gone is heard in the next round
-    wanted = [key for key, state in client.futures.items() if state.status not in ("cancelled", "lost")]
-    return [key for key in wanted if key in client.refcount]
-
-
-def turn_away(dask_worker: Worker) -> None:
-    """Let a worker take no new task and hand back those that it has not started.
-
-    It goes on doing so: tasks may be on their way, and a scheduler that could not retire a
-    worker may set it to running again.
-
-    Parameters
-    ----------
-    dask_worker
-        The worker, in whose event loop this must run. The name is what Dask's ``run`` wants.
-    """
-    if _CALLBACK not in dask_worker.periodic_callbacks:
-        callback = PeriodicCallback(partial(_hand_back, dask_worker), POLL_S * 1000)
-        # The worker stops it when it closes.
-        dask_worker.periodic_callbacks[_CALLBACK] = callback
-        callback.start()
-        dask_worker.stream_handlers["worker-status-change"] = partial(_heed, dask_worker)
-    _hand_back(dask_worker)
-
-
-def _heed(worker: Worker, status: str, stimulus_id: str) -> None:
-    """The scheduler gives a worker another status; one that departs does not go back to work."""
-    if status != Status.running.name:
-        worker.handle_worker_status_change(status, stimulus_id)
-
-
-def announce(dask_worker: Worker) -> None:
-    """Let a worker know that its nanny departs with it; it goes on working until :func:`turn_away`."""
-    _announced.add(dask_worker)
-
-
-def departs(worker: Worker) -> bool:
-    """Whether it has begun to depart, or its nanny has."""
-    return worker in _announced or _CALLBACK in worker.periodic_callbacks
-
-
-def _hand_back(worker: Worker) -> None:
-    if worker.status not in WORKER_ANY_RUNNING:
-        return
-    if worker.status != Status.closing_gracefully:
-        # Tells the scheduler, and starts none of the tasks that are ready.
-        worker.status = Status.closing_gracefully
-    state = worker.state
-    keys = [ts.key for tasks in (state.waiting, state.ready, state.constrained) for ts in tasks]
-    if not keys:
-        return
-    # First forget them, then say so, as a task does that raises Reschedule: the scheduler's _reschedule
-    # relies on never hearing of them again. Both in one turn of the loop: none can start in between.
-    stimulus_id = _stimulus_id()
-    worker.handle_stimulus(FreeKeysEvent(keys=keys, stimulus_id=stimulus_id))
-    for key in keys:
-        worker.batched_send(RescheduleMsg(key=key, stimulus_id=stimulus_id).to_dict())
-    logger.info("Worker %s hands back %d tasks: %s", worker.address, len(keys), _names(keys))
 
 
 async def _report_lost(server: Leaver, address: str, timeout_s: float) -> None:
@@ -400,16 +302,7 @@ async def _report_lost(server: Leaver, address: str, timeout_s: float) -> None:
         timeout_s,
         len(lost),
         format_bytes(size),
-        _names(lost),
+        names(lost),
         len(tasks),
-        _names(tasks),
+        names(tasks),
     )
-
-
-def _names(keys: Collection[Key]) -> str:
-    named = ", ".join(sorted(map(str, keys))[:NAMED])
-    return (f"{named} and {len(keys) - NAMED} more" if len(keys) > NAMED else named) or "none"
-
-
-def _stimulus_id() -> str:
-    return f"tide-departure-{time.time()}"

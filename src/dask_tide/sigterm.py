@@ -19,8 +19,9 @@ from dask.utils import parse_timedelta
 from distributed import Worker
 from distributed.worker import WORKER_ANY_RUNNING
 
-from dask_tide.departure import Leaver, depart, departs
+from dask_tide.departure import Leaver, depart
 from dask_tide.errors import ConfigError
+from dask_tide.leaving import departs
 
 if TYPE_CHECKING:
     from types import FrameType

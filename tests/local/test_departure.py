@@ -20,7 +20,7 @@ import dask
 import psutil
 import pytest
 from commands import Processes, ended, registered
-from distributed import Client, Scheduler, Worker
+from distributed import Client, Scheduler, Worker, get_client
 from distributed.comm.core import FatalCommClosedError, connect
 from distributed.core import Status, rpc
 from distributed.security import Security
@@ -28,7 +28,7 @@ from known import nanny_runs
 from records import Tasks
 from waiting import until
 
-from dask_tide import departure, sigterm
+from dask_tide import departure, leaving, sigterm
 
 
 @pytest.fixture(params=[True, False], ids=["nanny", "no-nanny"])
@@ -231,6 +231,25 @@ async def test_actor_is_waited_for(processes, scheduler, client):
     assert "nothing is lost" in processes.log("leaver")
 
 
+async def test_what_tasks_have_left_futures_of_is_told(processes, scheduler, client):
+    """These are of the worker's own client, and go with it."""
+
+    def leave():
+        return get_client().submit(sum, [1, 2], key="left-behind")
+
+    leaver = processes.worker(scheduler.address, "leaver")
+    future = client.submit(leave)
+    await until(future.done, "it has asked for another one")
+    processes.worker(scheduler.address, "other")
+    await registered(scheduler, "other")
+
+    leaver.send_signal(signal.SIGTERM)
+
+    assert await ended(leaver) == 0
+    assert "what nobody else wants of these is forgotten: left-behind." in processes.log("leaver")
+    assert "nothing is lost" not in processes.log("leaver")
+
+
 async def test_an_actor_keeps_no_other_result(processes, scheduler, client, tasks):
     """Of a worker that has one Dask moves nothing."""
 
@@ -350,13 +369,13 @@ async def test_sigterm_to_a_group_whose_nanny_waits_for_a_shuffle(processes, sch
     """For longer than the worker's process waits for a word of it."""
 
     def shuffles() -> None:
-        from dask_tide import departure, sigterm
+        from dask_tide import leaving, sigterm
 
         def shuffles(dask_worker):
             return True
 
-        shuffles.__module__, shuffles.__qualname__ = departure.__name__, "shuffles"
-        departure.shuffles = shuffles  # what the nanny asks for, by its name
+        shuffles.__module__, shuffles.__qualname__ = leaving.__name__, "shuffles"
+        leaving.shuffles = shuffles  # what the nanny asks for, by its name
         sigterm.DEFER_S, sigterm.READ_S = 0.2, 0.3
 
     leaver = processes.worker(scheduler.address, "leaver", timeout="6s")
@@ -557,7 +576,7 @@ async def test_elsewhere_than_in_the_main_thread_nothing_is_done(caplog):
 async def test_a_worker_that_departs_is_not_put_back_to_work(scheduler):
     """Whose drain is refused just then is sent back, by a scheduler that does not know."""
     async with Worker(scheduler.address, nthreads=1) as worker:
-        departure.turn_away(worker)
+        leaving.turn_away(worker)
         for message in (
             {"op": "worker-status-change", "status": "running", "stimulus_id": "back"},
             {"op": "free-keys", "keys": ["none"], "stimulus_id": "read"},

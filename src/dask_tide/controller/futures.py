@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from distributed.core import rpc
 from distributed.protocol import pickle
 
-from dask_tide import departure
+from dask_tide import leaving
 from dask_tide.errors import DrainRefused
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ async def check(scheduler: Scheduler, ws: WorkerState) -> None:
     try:
         # The scheduler may not have heard yet of what such a task has submitted.
         async with rpc(ws.address, connection_args=scheduler.connection_args) as worker:
-            answer = await worker.run(function=pickle.dumps(departure.futures))
+            answer = await worker.run(function=pickle.dumps(leaving.futures))
     except OSError:  # it has ended
         return
     if answer["status"] != "OK":  # it lacks this project
