@@ -38,7 +38,7 @@ AWS_SCHEMAS ?= ../shared/aws
 # Where it is set, every interpreter that a test starts compiles distributed again: 0.8 s of a CPU.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo demo-kubernetes demo-aws test test-tools test-nodes test-nodes-and-oldest test-others test-kubernetes test-on-nodes test-on-planes test-oldest check check-deploy format bench bench-kubernetes bench-aws image lock clean
+.PHONY: help demo demo-kubernetes demo-aws test test-tools test-nodes test-others test-others-and-oldest test-kubernetes test-on-nodes test-on-planes test-oldest check check-deploy format bench bench-kubernetes bench-aws image lock clean
 .PHONY: cluster cluster-plane cluster-down cloud cloud-down rig-binaries
 .DEFAULT_GOAL := help
 
@@ -74,7 +74,7 @@ demo-aws: .venv/stamp
 
 # Tests on real nodes wait for minutes: the others run meanwhile, and give way to the nodes.
 test: test-tools
-	@$(MAKE) --no-print-directory --keep-going --jobs=2 test-nodes-and-oldest test-others
+	@$(MAKE) --no-print-directory --keep-going --jobs=2 test-nodes test-others-and-oldest
 
 test-tools: .venv/stamp .venv-oldest/stamp .venv-checkov/stamp rig-binaries
 	@$(MORE_NODES)
@@ -82,9 +82,9 @@ test-tools: .venv/stamp .venv-oldest/stamp .venv-checkov/stamp rig-binaries
 test-nodes: test-tools
 	$(BIN)/python $(PYTEST) $(NODES) $(TWO) $(MAYBE)
 
-test-nodes-and-oldest: test-tools
+test-others-and-oldest: test-tools
 	@failed=0; \
-	$(MAKE) --no-print-directory test-nodes || failed=1; \
+	$(MAKE) --no-print-directory test-others || failed=1; \
 	$(MAKE) --no-print-directory test-oldest || failed=1; \
 	exit $$failed
 
@@ -103,7 +103,7 @@ test-on-planes: .venv/stamp
 
 test-oldest: .venv-oldest/stamp
 	.venv-oldest/bin/python -c "import distributed; print('With the oldest: distributed', distributed.__version__)"
-	.venv-oldest/bin/python $(PYTEST) $(TWO) $(OLDEST_TESTS) $(MAYBE)
+	nice -n 5 .venv-oldest/bin/python $(PYTEST) $(TWO) $(OLDEST_TESTS) $(MAYBE)
 
 check: .venv/stamp check-deploy
 	$(BIN)/ruff format --check .
