@@ -65,5 +65,6 @@ async def test_once_the_thread_has_ended_it_goes_on(harbour):
     gates.let("forgotten")
     assert await asyncio.wait_for(h.client.gather(later), 60) == [0, 1, 2]
     assert h.provider.names == [unit]
+    await until(lambda: h.told("DRAIN_REFUSED"), "a tick takes it down")
     assert "has free threads again" in str(h.told("DRAIN_REFUSED")[0].why)
     assert h.worker(unit).status is Status.running
