@@ -412,7 +412,7 @@ async def test_a_worker_that_a_waiting_task_may_not_do_without_stays(harbour):
     address = {unit: h.worker(unit).address for unit in (first, second)}
     held = h.client.submit(gates.held, "held", workers=[address[first]])
     after = h.client.submit(gates.quick, "after", 1, held, workers=[address[second]])
-    await until(lambda: gates.starts("held"), "it runs")
+    await until(lambda: gates.starts("held") and after.key in h.scheduler.tasks, "one runs, one is known")
     h.controller.adapt()
     await until(lambda: third not in h.provider.names, "one that nobody needs goes")
     await until(lambda: h.told("PINNED"), "the other one is kept")
