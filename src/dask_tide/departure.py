@@ -35,7 +35,7 @@ from distributed.protocol import pickle
 from distributed.worker import WORKER_ANY_RUNNING
 
 from dask_tide import parking, readiness
-from dask_tide.leaving import announce, futures, names, results, shuffles, stimulus_id, turn_away
+from dask_tide.leaving import announce, futures, names, new_stimulus, results, shuffles, turn_away
 
 if TYPE_CHECKING:
     from dask.typing import Key
@@ -131,11 +131,7 @@ async def _leave_scheduler(server: Leaver, address: str, timeout_s: float) -> No
     else:
         took_s = time.monotonic() - start
         if left:
-            logger.warning(
-                "Worker %s has left after %.1f s. Tasks have left futures of %d results on it; what nobody "
-                "else wants of these is forgotten: %s.",
-                *(address, took_s, len(left), names(left)),
-            )
+            logger.warning("Worker %s has left after %.1f s. %s", address, took_s, _forgotten(left))
         else:
             logger.info("Worker %s has left after %.1f s; nothing is lost.", address, took_s)
         return
@@ -153,7 +149,7 @@ async def _leave_scheduler(server: Leaver, address: str, timeout_s: float) -> No
         async with asyncio.timeout(CLOSE_S):
             # Expected: what it still runs must not be held responsible for its end. (`close=False` cannot be
             # said: an RPC takes an argument of that name for its own.)
-            await server.scheduler.unregister(address=address, expected=True, stimulus_id=stimulus_id())
+            await server.scheduler.unregister(address=address, expected=True, stimulus_id=new_stimulus())
     except OSError:
         logger.warning("Worker %s could not tell the scheduler that it leaves.", address)
 
@@ -255,7 +251,7 @@ async def _retire(server: Leaver, comm: Comm, address: str) -> Collection[Key]:
             workers=[address],
             remove=done,
             close_workers=False,
-            stimulus_id=stimulus_id(),
+            stimulus_id=new_stimulus(),
         )
         if address in retired:
             if done:
@@ -287,6 +283,13 @@ async def _copy_beside_actors(server: Leaver, comm: Comm, address: str) -> None:
             await send_recv(comm, op="replicate", keys=keys, n=1, workers=others, delete=False)
 
 
+def _forgotten(left: Collection[Key]) -> str:
+    return (
+        f"Tasks have left futures of {len(left)} results on it; "
+        f"what nobody else wants of these is forgotten: {names(left)}."
+    )
+
+
 async def _report_lost(server: Leaver, address: str, timeout_s: float) -> None:
     scheduler = server.scheduler
     if not await scheduler.ncores(workers=[address]):
@@ -306,3 +309,5 @@ async def _report_lost(server: Leaver, address: str, timeout_s: float) -> None:
         len(tasks),
         names(tasks),
     )
+    if left := await _ask(server, address, futures):
+        logger.warning("Worker %s: %s", address, _forgotten(left))

@@ -7,20 +7,21 @@ import gc
 import logging
 import time
 import weakref
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from distributed import Worker
 from distributed.core import Status
 from distributed.worker import WORKER_ANY_RUNNING
-from distributed.worker_state_machine import FreeKeysEvent, RescheduleMsg
+from distributed.worker_state_machine import AddKeysMsg, FreeKeysEvent, RescheduleMsg
 from tornado.ioloop import PeriodicCallback
 
 if TYPE_CHECKING:
     from dask.typing import Key
+    from distributed import Client
 
-__all__ = ["announce", "departs", "futures", "names", "results", "shuffles", "stimulus_id", "turn_away"]
+__all__ = ["announce", "departs", "futures", "names", "new_stimulus", "results", "shuffles", "turn_away"]
 
 # Below `distributed`, since Dask shows no other logger's INFO.
 logger = logging.getLogger("distributed.tide.departure")
@@ -32,6 +33,9 @@ _NAMED = 20
 
 #: Name of the callback that a worker has which departs.
 _CALLBACK = "tide-departure"
+
+#: How the stimuli of Dask's active memory manager begin.
+_SURPLUS = "active_memory_manager-"
 
 #: Workers of this process whose nannies depart.
 _announced: weakref.WeakSet[Worker] = weakref.WeakSet()
@@ -62,13 +66,21 @@ async def futures(dask_worker: Worker) -> list[Key]:
     dask_worker
         The worker, in whose event loop this must run. The name is what Dask's ``run`` wants.
     """
-    client = dask_worker._client
-    if client is None or client not in Worker._initialized_clients or not client.refcount:
+    client = _client(dask_worker)
+    if client is None:
         return []
     gc.collect()  # those that a task has let go may refer to one another
     await asyncio.sleep(0)  # that they have gone is heard in the next round
     wanted = [key for key, state in client.futures.items() if state.status not in ("cancelled", "lost")]
     return [key for key in wanted if key in client.refcount]
+
+
+def _client(worker: Worker) -> Client | None:
+    """That of its tasks, if they have asked for others and somebody here still has futures of these."""
+    client = worker._client
+    if client is None or client not in Worker._initialized_clients or not client.refcount:
+        return None
+    return client
 
 
 def turn_away(dask_worker: Worker) -> None:
@@ -87,7 +99,9 @@ def turn_away(dask_worker: Worker) -> None:
         # The worker stops it when it closes.
         dask_worker.periodic_callbacks[_CALLBACK] = callback
         callback.start()
-        dask_worker.stream_handlers["worker-status-change"] = partial(_heed, dask_worker)
+        handlers = dask_worker.stream_handlers
+        handlers["worker-status-change"] = partial(_heed, dask_worker)
+        handlers["remove-replicas"] = partial(_keep_surplus, dask_worker, handlers["remove-replicas"])
     _hand_back(dask_worker)
 
 
@@ -95,6 +109,21 @@ def _heed(worker: Worker, status: str, stimulus_id: str) -> None:
     """The scheduler gives a worker another status; one that departs does not go back to work."""
     if status != Status.running.name:
         worker.handle_worker_status_change(status, stimulus_id)
+
+
+def _keep_surplus(
+    worker: Worker, remove: Callable[..., Any], keys: Collection[Key], stimulus_id: str
+) -> None:
+    """The scheduler has results removed; surplus ones stay where tasks have left futures.
+
+    These may be in them and would go with them: at the end nobody would know that they have been left.
+    """
+    if not stimulus_id.startswith(_SURPLUS) or _client(worker) is None:
+        remove(keys=keys, stimulus_id=stimulus_id)
+    elif kept := [key for key in keys if key in worker.data]:
+        # So says a worker that refuses. It is another stimulus, since the scheduler repeats it when it
+        # wants none of them at all.
+        worker.batched_send(AddKeysMsg(keys=kept, stimulus_id=new_stimulus()).to_dict())
 
 
 def announce(dask_worker: Worker) -> None:
@@ -119,7 +148,7 @@ def _hand_back(worker: Worker) -> None:
         return
     # First forget them, then say so, as a task does that raises Reschedule: the scheduler's _reschedule
     # relies on never hearing of them again. Both in one turn of the loop: none can start in between.
-    stimulus = stimulus_id()
+    stimulus = new_stimulus()
     worker.handle_stimulus(FreeKeysEvent(keys=keys, stimulus_id=stimulus))
     for key in keys:
         worker.batched_send(RescheduleMsg(key=key, stimulus_id=stimulus).to_dict())
@@ -132,6 +161,6 @@ def names(keys: Collection[Key]) -> str:
     return (f"{named} and {len(keys) - _NAMED} more" if len(keys) > _NAMED else named) or "none"
 
 
-def stimulus_id() -> str:
+def new_stimulus() -> str:
     """Under which the scheduler and the worker remember what is done now."""
     return f"tide-departure-{time.time()}"

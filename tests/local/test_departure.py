@@ -21,11 +21,13 @@ import psutil
 import pytest
 from commands import Processes, ended, registered
 from distributed import Client, Scheduler, Worker, get_client
+from distributed.active_memory_manager import ActiveMemoryManagerExtension
 from distributed.comm.core import FatalCommClosedError, connect
 from distributed.core import Status, rpc
 from distributed.security import Security
 from known import nanny_runs
 from records import Tasks
+from tornado.ioloop import PeriodicCallback
 from waiting import until
 
 from dask_tide import departure, leaving, sigterm
@@ -56,6 +58,21 @@ def caught(pid: int) -> bool:
     status = Path(f"/proc/{pid}/status").read_text()
     (mask,) = [line.split()[1] for line in status.splitlines() if line.startswith("SigCgt")]
     return bool(int(mask, 16) >> (signal.SIGTERM - 1) & 1)
+
+
+def rounds(scheduler: Scheduler, key: str) -> list[set]:
+    """Let Dask's memory manager look all the time; who held a result after each round."""
+    manager: ActiveMemoryManagerExtension = scheduler.extensions["amm"]
+    holders = []
+    manager.stop()
+
+    def look() -> None:
+        manager.run_once()
+        holders.append({ws.name for ws in scheduler.tasks[key].who_has or ()})
+
+    scheduler.periodic_callbacks["rounds"] = callback = PeriodicCallback(look, 10)
+    callback.start()
+    return holders
 
 
 async def results(client: Client, tasks: Tasks, count: int = 5) -> list:
@@ -231,21 +248,31 @@ async def test_actor_is_waited_for(processes, scheduler, client):
     assert "nothing is lost" in processes.log("leaver")
 
 
-async def test_what_tasks_have_left_futures_of_is_told(processes, scheduler, client):
+@pytest.mark.parametrize("ends", ["at once", "after a task", "at the deadline"])
+async def test_what_tasks_have_left_futures_of_is_told(processes, scheduler, client, tasks, ends):
     """These are of the worker's own client, and go with it."""
 
     def leave():
         return get_client().submit(sum, [1, 2], key="left-behind")
 
-    leaver = processes.worker(scheduler.address, "leaver")
-    future = client.submit(leave)
+    timeout = "5s" if ends == "at the deadline" else "10m"
+    leaver = processes.worker(scheduler.address, "leaver", timeout=timeout)
+    future = client.submit(leave, key="leave")
     await until(future.done, "it has asked for another one")
+    running = None if ends == "at once" else client.submit(tasks.function(gated=True), "running")
+    await until(lambda: tasks.starts or not running, "a task runs")
     processes.worker(scheduler.address, "other")
     await registered(scheduler, "other")
+    # What has been copied Dask removes in the next round, and the futures in it with it.
+    holders = rounds(scheduler, "leave")
 
     leaver.send_signal(signal.SIGTERM)
 
+    if ends == "after a task":
+        await until(lambda: holders.count({"other"}) > 9, "Dask wants it removed", detail=lambda: holders)
+        tasks.open()
     assert await ended(leaver) == 0
+    assert {"other"} in holders
     assert "what nobody else wants of these is forgotten: left-behind." in processes.log("leaver")
     assert "nothing is lost" not in processes.log("leaver")
 

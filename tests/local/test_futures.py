@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from distributed import get_client
 from waiting import wait_until
@@ -48,28 +50,38 @@ def two(tide, monkeypatch):
     return cluster, {ws.name: ws.address for ws in list(cluster.scheduler.workers.values())}
 
 
+async def rounds(manager):
+    """Dask removes what has been copied in the next of them, and the futures in it with it."""
+    for _ in range(20):
+        manager.run_once()
+        await asyncio.sleep(0.02)
+
+
 def told(cluster, code):
     return [e for line in cluster.controller.journal.recent for e in line.events if e.why.code == code]
 
 
-@pytest.mark.parametrize("busy", [False, True])
-def test_what_a_task_has_left_futures_of_is_kept(two, tasks, busy):
+@pytest.mark.parametrize("runs", [None, "the same", "another one"])
+def test_what_a_task_has_left_futures_of_is_kept(two, tasks, runs):
     """They were forgotten with their worker, though the result that they are in had been copied."""
     cluster, addresses = two
     (leaver, here), (_, there) = addresses.items()
     with cluster.get_client() as client:
         large = client.scatter(b"x" * MIB, workers=[there])
-        if busy:
-            kept = client.submit(waiting_futures, tasks.function(gated=True), workers=[here])
-            also = client.submit(tasks.function(gated=True), "also", workers=[there])
-            wait_until(lambda: tasks.starts.keys() == {"busy", "also"}, "both are busy")
+        if runs == "the same":
+            kept, busy = client.submit(waiting_futures, tasks.function(gated=True), workers=[here]), []
         else:
-            kept, also = client.submit(futures, workers=[here]), None
+            kept = client.submit(futures, workers=[here])
             wait_until(kept.done, "it has asked for others")
+            busy = [client.submit(tasks.function(gated=True), "busy", workers=[here])] if runs else []
+        if runs:
+            busy.append(client.submit(tasks.function(gated=True), "also", workers=[there]))
+            wait_until(lambda: tasks.starts.keys() == {"busy", "also"}, "both are busy")
         cluster.scale(1)
-        if busy:
-            leaving = cluster.scheduler.workers[here]
+        if runs:
+            leaving, manager = cluster.scheduler.workers[here], cluster.scheduler.extensions["amm"]
             wait_until(lambda: leaving not in cluster.scheduler.running, "it drains", detail=cluster.explain)
+            cluster.sync(rounds, manager)
             tasks.open()
         wait_until(lambda: told(cluster, "DRAIN_REFUSED"), "it is refused", detail=cluster.explain)
         assert "tasks have left the only 2 futures" in str(told(cluster, "DRAIN_REFUSED")[0].why)
@@ -78,7 +90,7 @@ def test_what_a_task_has_left_futures_of_is_kept(two, tasks, busy):
         assert client.submit(first, values["submitted"]).result(timeout=60) == 42
         assert client.submit(first, values["scattered"]).result(timeout=60) == {"scattered": 3}
         assert len(large.result()) == MIB
-        del kept, also, large, values
+        del kept, busy, large, values
         cluster.adapt(minimum=0, maximum=2)
         wait_until(lambda: not cluster.workers, "it goes once nobody wants them", detail=cluster.explain)
 

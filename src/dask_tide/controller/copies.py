@@ -102,8 +102,8 @@ class Copies:
         self._round: asyncio.Future[None] | None = None
         self._counted: tuple[object, dict[WorkerState, int]] = None, {}
 
-    async def away(self, ws: WorkerState) -> bool:
-        """Copy what ``ws`` holds to workers that are at work; it must not be running any more.
+    async def away(self, ws: WorkerState, results: Container[TaskState]) -> bool:
+        """Copy what ``ws`` holds of these to workers that are at work; it must not be running any more.
 
         Returns
         -------
@@ -115,7 +115,7 @@ class Copies:
             A result cannot be pickled, or whoever could take it has failed to fetch it.
         """
         manager = self._manager()
-        policy = _CopyAway(ws.address, self)
+        policy = _CopyAway(ws, results, self)
         manager.add_policy(policy)
         if not self._policies:
             self._listen()
@@ -277,12 +277,14 @@ def _in_short(error: str) -> str:
 
 
 class _CopyAway(RetireWorker):
-    """Dask's policy, but with other receivers; and a copy on another one that leaves counts for nothing."""
+    """Dask's policy, of some results, with other receivers; a copy on one that leaves counts for nothing."""
 
-    __slots__ = ("copies",)
+    __slots__ = ("copies", "results", "ws")
 
-    def __init__(self, address: str, copies: Copies) -> None:
-        super().__init__(address)
+    def __init__(self, ws: WorkerState, results: Container[TaskState], copies: Copies) -> None:
+        super().__init__(ws.address)
+        self.ws = ws
+        self.results = results
         self.copies = copies
 
     def run(self) -> SuggestionGenerator:
@@ -296,6 +298,9 @@ class _CopyAway(RetireWorker):
             except StopIteration:
                 return
             ts = suggestion.ts
+            if ts not in self.results:
+                answer = self.ws  # as if done
+                continue
             if suggestion.op == "drop" and not copies.stays(ts):
                 answer = None
                 continue
@@ -306,8 +311,8 @@ class _CopyAway(RetireWorker):
                 copies.ask(ts, answer, room)
 
     def done(self) -> bool:
-        """Whether all it holds is where it stays."""
+        """Whether all of them are where they stay."""
         ws = self.copies.scheduler.workers.get(self.address)
         if ws is None or self not in self.manager.policies:
             return True
-        return all(self.copies.stays(ts) for ts in ws.has_what if not ts.actor)
+        return all(self.copies.stays(ts) for ts in ws.has_what if ts in self.results and not ts.actor)

@@ -229,8 +229,6 @@ class Drains:
 
     async def _empty(self, ws: WorkerState) -> None:
         """Steps 1 to 3; returns when nothing runs on the worker any more."""
-        if not ws.processing:
-            await self._check_futures(ws)
         copied, began_s, tasks = asyncio.ensure_future(self._copy(ws)), now_s(), len(ws.processing)
         asked_s: dict[TaskState, float] = {}
         stuck_s: dict[TaskState, float] = {}
@@ -245,9 +243,10 @@ class Drains:
                 if ws in self._blocked and ws.processing and ws.address not in self._has_blocked():
                     raise DrainRefused(f"worker {ws.name} has free threads again")
                 if copied.done():
-                    await copied  # refused: its tasks need not end first for it to be back at work
-                    if not ws.processing:
-                        await self._check_futures(ws)
+                    all_copied = (
+                        await copied
+                    )  # refused: its tasks need not end first for it to be back at work
+                    if all_copied and not tasks and not ws.processing:
                         return
                     if len(ws.processing) < tasks or now_s() - began_s > _COPY_AGAIN_S:
                         # What has ended since, and what another one had that leaves now.
@@ -268,13 +267,14 @@ class Drains:
             )
 
     async def _check_futures(self, ws: WorkerState) -> None:
-        """Refuse where tasks have left futures; not those that are cancelled and do not end."""
+        """Refuse where tasks have futures; not if they do not end, or it goes whatever it costs."""
         if self._here(ws) and ws not in self._blocked and ws.address not in self._avoided():
             await check_futures(self._scheduler, ws)
 
     async def _make_sure(self, ws: WorkerState) -> None:
         """Nothing keeps it any more."""
-        await self._copy(ws)
+        if not await self._copy(ws):
+            raise self._not_moved(ws)
         self._check_bound(ws)
 
     async def _leave(self, ws: WorkerState) -> bool:
@@ -283,10 +283,21 @@ class Drains:
         retired = await self._retire(ws)
         return self._nannies.vacate(ws) or retired
 
-    async def _copy(self, ws: WorkerState) -> None:
-        """Copy away what it holds."""
-        if self._here(ws) and not await self._copies.away(ws) and self._here(ws):
+    async def _copy(self, ws: WorkerState) -> bool:
+        """Copy away what it holds; False: not as long as its tasks have futures.
+
+        They may have left them in a result. What is copied is removed here, and what was in it, too.
+        """
+        results = set(ws.has_what)  # not what comes after the check
+        try:
+            await self._check_futures(ws)
+        except FuturesLeft:
+            if ws.processing:
+                return False
+            raise
+        if self._here(ws) and not await self._copies.away(ws, results) and self._here(ws):
             raise self._not_moved(ws)
+        return True
 
     async def _retire(self, ws: WorkerState) -> bool:
         """Strike it off; whether it was still there."""
