@@ -1,6 +1,7 @@
 # Each target works on a fresh clone of a bare Debian 12: it needs python3 (3.11 or newer), pip and
-# the package index. Everything goes into .venv (and .venv-oldest, .venv-checkov); nothing is installed elsewhere,
-# but for Debian's own python3-venv where it is missing and we are root.
+# the package index. Everything goes into .venv (and .venv-oldest, .venv-checkov); what the rig builds
+# lies in ~/.cache/dask-tide/rig. Nothing else is installed, but where we are root Debian's packages that are missing: its own
+# python3-venv, and what nodes and the image need (rig/packages.py).
 
 PYTHON ?= python3
 PYTEST_ARGS ?=
@@ -61,7 +62,7 @@ help:
 	@echo "make cloud   the same on a simulated AWS with Karpenter: machines come with the pods and go with them"
 	@echo "             (needs root; make cloud-down: end it)"
 	@echo "make lock    new versions into requirements/"
-	@echo "make clean   remove what the others made"
+	@echo "make clean   remove the environments and caches in this folder (the rig's is ~/.cache/dask-tide/rig)"
 
 demo: .venv/stamp
 	$(BIN)/dask tide demo

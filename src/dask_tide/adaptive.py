@@ -54,11 +54,13 @@ class TideAdaptive:
     cluster
         Has ``scale(n)`` and ``scale_down(names)``, and ``worker_spec`` or ``plan``.
     minimum, maximum
-        Bounds on the number of units (entries of ``worker_spec``: workers, or batch jobs).
+        Bounds on the number of units (entries of ``worker_spec``: workers, or batch jobs). Without a maximum
+        it is 10, or ``minimum`` if that is more.
     interval
         Time between reports.
     **options
-        Keys of the configuration section ``tide``; stock ``Adaptive``'s are accepted and ignored.
+        Keys of the configuration section ``tide``, but for ``pools`` and ``provider``; stock
+        ``Adaptive``'s are accepted and ignored.
 
     Attributes
     ----------

@@ -61,7 +61,8 @@ class TideCluster(Cluster):
     pools
         Instead of the five above: several kinds of workers, by name, each a mapping with the keys
         of the configuration (``threads``, ``memory``, ``resources``, ``minimum``, ``maximum``,
-        ``price``, ``workers-per-unit``, ``boot-time``, ``options``; with Kubernetes those of the chart).
+        ``price``, ``spot``, ``workers-per-unit``, ``boot-time``, ``options``; with Kubernetes the
+        chart's).
     name
         The cluster's name, a DNS label.
     host, scheduler_port, protocol, dashboard_address, security
@@ -87,7 +88,8 @@ class TideCluster(Cluster):
         With Kubernetes: for the scheduler to come up (``"5m"``).
     **settings
         Any other key of the configuration section ``tide``, with underscores for hyphens:
-        ``release={"keep": "30s"}``, ``idle_shutdown="1h"``, ``journal={"path": "journal.jsonl"}``.
+        ``release={"keep": "30s"}``, ``idle_shutdown="1h"``, ``journal={"path": "journal.jsonl"}``. With
+        Kubernetes not ``departure`` and ``readiness``, which follow from the pools.
 
     Raises
     ------

@@ -17,7 +17,7 @@ class Settings(msgspec.Struct, frozen=True, omit_defaults=True):
     ----------
     keep_s
         How long idle units are kept when there is no work; None: as long as starting them
-        again would cost (their boot time and drain time).
+        again would take (their boot time).
     idle_timeout_s
         Upper bound of that.
     machine_idle_s
