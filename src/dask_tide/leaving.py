@@ -69,9 +69,11 @@ async def futures(dask_worker: Worker) -> list[Key]:
     client = _client(dask_worker)
     if client is None:
         return []
-    gc.collect()  # those that a task has let go may refer to one another
+    if not dask_worker.state.executing and not dask_worker.state.long_running:
+        gc.collect()  # those that a task has let go may refer to one another
     await asyncio.sleep(0)  # that they have gone is heard in the next round
-    wanted = [key for key, state in client.futures.items() if state.status not in ("cancelled", "lost")]
+    known = list(client.futures.items())  # at once: tasks ask for more in their threads
+    wanted = [key for key, state in known if state.status not in ("cancelled", "lost")]
     return [key for key in wanted if key in client.refcount]
 
 

@@ -57,6 +57,11 @@ async def rounds(manager):
         await asyncio.sleep(0.02)
 
 
+def finished(scheduler, count):
+    """Whether there are so many tasks, all of them in memory."""
+    return [ts.state for ts in list(scheduler.tasks.values())] == ["memory"] * count
+
+
 def told(cluster, code):
     return [e for line in cluster.controller.journal.recent for e in line.events if e.why.code == code]
 
@@ -72,7 +77,7 @@ def test_what_a_task_has_left_futures_of_is_kept(two, tasks, runs):
             kept, busy = client.submit(waiting_futures, tasks.function(gated=True), workers=[here]), []
         else:
             kept = client.submit(futures, workers=[here])
-            wait_until(kept.done, "it has asked for others")
+            wait_until(lambda: finished(cluster.scheduler, 4), "all that it has asked for is there")
             busy = [client.submit(tasks.function(gated=True), "busy", workers=[here])] if runs else []
         if runs:
             busy.append(client.submit(tasks.function(gated=True), "also", workers=[there]))

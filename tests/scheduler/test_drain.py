@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import importlib
 import socket
 from typing import Any
 
@@ -11,7 +12,7 @@ import gates
 import pytest
 from distributed import get_worker
 from distributed.active_memory_manager import RetireWorker
-from distributed.core import Status
+from distributed.core import Status, rpc
 from distributed.worker_state_machine import GatherDepFailureEvent
 from harbour import KEEP
 from waiting import until
@@ -880,3 +881,60 @@ async def test_worker_dies_while_it_is_to_be_parked(harbour, monkeypatch):
         await until(lambda: not h.controller.drains.units, "the drain has ended")
     assert h.told("DRAIN_REFUSED") == []
     assert h.controller.errors == 0
+
+
+class Lacking:
+    """What a worker cannot read that has not got this project."""
+
+    def __reduce__(self):
+        return importlib.import_module, ("dask_tide_that_is_not_installed",)
+
+
+async def test_who_lacks_this_project_is_drained_all_the_same(harbour, monkeypatch):
+    """It cannot say whether tasks have left futures there, and never will."""
+    monkeypatch.setattr("dask_tide.controller.futures._CLIENT", "Client-")
+    monkeypatch.setattr("dask_tide.leaving.futures", Lacking())
+    h = await harbour(**KEEP)
+    victim, _ = await steady(h, 2)
+    (kept,) = await h.client.scatter([1], workers=[h.worker(victim).address])
+    h.drain(victim)
+    await until(lambda: h.told("DRAIN_DONE") or h.told("DRAIN_REFUSED"), "it ends")
+    assert not h.told("DRAIN_REFUSED")
+    assert await kept == 1
+
+
+@pytest.mark.parametrize("fault", ["fails", "does not answer"])
+async def test_nothing_is_copied_off_who_does_not_say(harbour, monkeypatch, fault):
+    """Futures that tasks have left may be in there, and would be removed with it."""
+    asked = []
+
+    def unreachable(address, **arguments):
+        asked.append(address)
+        raise TimeoutError("timed out")
+
+    async def fails(dask_worker):
+        raise RuntimeError("dictionary changed size during iteration")
+
+    def failing(address, **arguments):
+        asked.append(address)
+        return rpc(address, **arguments)
+
+    monkeypatch.setattr("dask_tide.controller.futures._CLIENT", "Client-")
+    monkeypatch.setattr("dask_tide.controller.futures.rpc", failing if fault == "fails" else unreachable)
+    monkeypatch.setattr("dask_tide.leaving.futures", fails)
+    monkeypatch.setattr("dask_tide.controller.drain._COPY_AGAIN_S", 0.2)
+    h = await harbour(**KEEP)
+    victim, _ = await steady(h, 2)
+    ws = h.worker(victim)
+    (kept,) = await h.client.scatter([1], workers=[ws.address])
+    (running,) = await full(h, victim, 1)
+    h.drain(victim)
+    await until(lambda: len(asked) > 3, "it has been asked again")
+    assert h.scheduler.tasks[kept.key].who_has == {ws}
+    assert not h.told("DRAIN_REFUSED"), "as long as a task runs"
+    gates.let()
+    await until(lambda: h.told("DRAIN_REFUSED"), "it is refused")
+    assert "does not say whether tasks have left futures there: " in str(h.told("DRAIN_REFUSED")[0].why)
+    assert h.scheduler.tasks[kept.key].who_has == {ws}
+    assert await running == 0
+    await works(h, victim)

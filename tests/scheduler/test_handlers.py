@@ -245,3 +245,23 @@ async def test_who_waits_for_workers_gets_them_of_any_pool(harbour):
     await h.running(5)
     with pytest.raises(ConfigError, match="at most 5"):
         raise_for(await scheduler.tide_floor(n=6))
+
+
+async def test_a_controller_that_has_gone_answers_nothing(harbour):
+    h = await harbour()
+    handlers = h.scheduler.handlers
+    assert handlers["scatter"] != h.scheduler.scatter
+    await h.controller.close()
+    assert not [name for name in handlers if name.startswith("tide_")]
+    assert handlers["scatter"] == h.scheduler.scatter
+    assert handlers["ncores_running"] == h.scheduler.get_ncores_running
+
+
+async def test_one_that_has_gone_takes_nothing_from_the_next(harbour):
+    h = await harbour()
+    take_away = register(h.controller)
+    later = register(h.controller)
+    take_away()
+    assert (await h.client.scheduler.tide_status())["cluster"] == "tide-test"
+    later()
+    assert not [name for name in h.scheduler.handlers if name.startswith("tide_")]

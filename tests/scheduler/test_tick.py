@@ -379,6 +379,21 @@ async def test_impossible_work_is_named_once(harbour, caplog):
     await future.cancel()
 
 
+async def test_who_closes_it_again_waits_for_the_first(harbour, monkeypatch):
+    """Else it would seem to have gone, and the next one be refused since it is still there."""
+    h = await harbour()
+    go_on = asyncio.Event()
+    monkeypatch.setattr(h.controller.drains, "close", go_on.wait)
+    first, second = (asyncio.create_task(h.controller.close()) for _ in range(2))
+    await asyncio.wait({second}, timeout=0.1)
+    assert "tide" in h.scheduler.plugins
+    assert not second.done()
+    go_on.set()
+    await second
+    assert "tide" not in h.scheduler.plugins
+    await first
+
+
 async def test_close_ends_everything(harbour):
     h = await harbour(**KEEP)
     await h.scaled(2)

@@ -74,3 +74,11 @@ def test_a_start_lasts_until_the_worker_has_prepared():
     pool.look(6.0)
     pool.look(60.0)
     assert pool.record.boot_s == 6.0
+
+
+def test_the_next_one_knows_what_was_spent():
+    """A budget for the scheduler's life is not another one after each `cluster.adapt`."""
+    earlier, later = Ledger(120.0), Ledger(120.0)
+    earlier.spent = 12.5
+    later.inherit(earlier)
+    assert later.spent == 12.5

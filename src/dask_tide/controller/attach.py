@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -57,13 +58,17 @@ def attach(
     config = replace(config, name=cluster, folder=named, journal=replace(config.journal, path=path))
     alone = getattr(factory, "alone", False)
     named_one = None if config.folder is None else named_folder(config.folder, cluster, alone=alone)
-    private, clean_up = private_folder(cluster)
+    private, remove_private = private_folder(cluster)
+    clean_up = ExitStack()
+    clean_up.callback(remove_private)
     folder = named_one or private
     if config.journal.path is None:
         config = replace(config, journal=replace(config.journal, path=folder / "journal.jsonl"))
     # Of all clusters that have this folder: mostly one after the other, each with a name of its own.
     durations = None if config.folder is None else config.folder / "durations.json"
-    controller = Controller(scheduler, config, shut_down=shut_down, clean_up=clean_up, durations=durations)
+    controller = Controller(
+        scheduler, config, shut_down=shut_down, clean_up=clean_up.close, durations=durations
+    )
     context = ProviderContext(
         cluster=cluster,
         scheduler_address=scheduler.address,
@@ -77,9 +82,9 @@ def attach(
     try:
         controller.start(factory(context))
     except BaseException:
-        clean_up()
+        clean_up.close()
         raise
-    register(controller)
+    clean_up.callback(register(controller))
     logger.info(
         "dask-tide: cluster %s, provider %s, pools %s; logs and journal in %s",
         cluster,

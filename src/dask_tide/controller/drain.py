@@ -274,7 +274,7 @@ class Drains:
     async def _make_sure(self, ws: WorkerState) -> None:
         """Nothing keeps it any more."""
         if not await self._copy(ws):
-            raise self._not_moved(ws)
+            raise DrainRefused(f"worker {ws.name} has tasks again, which have futures")
         self._check_bound(ws)
 
     async def _leave(self, ws: WorkerState) -> bool:
@@ -284,14 +284,14 @@ class Drains:
         return self._nannies.vacate(ws) or retired
 
     async def _copy(self, ws: WorkerState) -> bool:
-        """Copy away what it holds; False: not as long as its tasks have futures.
+        """Copy away what it holds; False: not as long as its tasks have futures, or it does not say.
 
         They may have left them in a result. What is copied is removed here, and what was in it, too.
         """
         results = set(ws.has_what)  # not what comes after the check
         try:
             await self._check_futures(ws)
-        except FuturesLeft:
+        except DrainRefused:
             if ws.processing:
                 return False
             raise

@@ -13,7 +13,7 @@ from distributed.core import rpc
 from distributed.protocol import pickle
 
 from dask_tide import leaving
-from dask_tide.errors import DrainRefused
+from dask_tide.errors import DrainRefused, words
 
 if TYPE_CHECKING:
     from distributed.scheduler import Scheduler, WorkerState
@@ -45,12 +45,14 @@ class FuturesLeft(DrainRefused):
 
 
 async def check(scheduler: Scheduler, ws: WorkerState) -> None:
-    """See that no task has left futures on this worker; none must run there any more.
+    """See that tasks have no futures on this worker. While some run there these may be their own.
 
     Raises
     ------
     FuturesLeft
-        One has, of what nobody else wants.
+        They have, of what nobody else wants.
+    DrainRefused
+        The worker is there and does not say.
     """
     if not any(client.startswith(_CLIENT) for client in scheduler.clients):
         return
@@ -58,11 +60,19 @@ async def check(scheduler: Scheduler, ws: WorkerState) -> None:
         # The scheduler may not have heard yet of what such a task has submitted.
         async with rpc(ws.address, connection_args=scheduler.connection_args) as worker:
             answer = await worker.run(function=pickle.dumps(leaving.futures))
-    except OSError:  # it has ended
+    except OSError as error:
+        if scheduler.workers.get(ws.address) is not ws:
+            return
+        raise _unknown(ws, words(error)) from error
+    except Exception:  # noqa: BLE001 -- whatever is raised there by reading this: it lacks this project
         return
-    if answer["status"] != "OK":  # it lacks this project
-        return
+    if answer["status"] != "OK":
+        raise _unknown(ws, answer["exception_text"])
     tasks = ((key, scheduler.tasks.get(key)) for key in answer["result"])
     left = [key for key, ts in tasks if ts is None or len(ts.who_wants or ()) <= 1]
     if left:
         raise FuturesLeft(scheduler, ws, left)
+
+
+def _unknown(ws: WorkerState, why: str) -> DrainRefused:
+    return DrainRefused(f"worker {ws.name} does not say whether tasks have left futures there: {why}")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 from distributed.comm.core import Comm
@@ -21,8 +22,8 @@ from .loop import Controller
 _DIRECT_S = 10.0
 
 
-def register(controller: Controller) -> None:
-    """Add the handlers to the controller's scheduler."""
+def register(controller: Controller) -> Callable[[], None]:
+    """Add the handlers to the controller's scheduler; returns what takes them away again."""
     handlers = controller.scheduler.handlers
 
     async def tide_status() -> dict[str, Any]:
@@ -45,11 +46,22 @@ def register(controller: Controller) -> None:
     async def tide_notice(worker: str, message: str) -> bool:
         return controller.notice(worker, message)
 
+    ours = {name: _minded(controller, handlers[name]) for name in _ASK_WORKERS}
+    ours["ncores_running"] = _expected(controller, handlers["ncores_running"])
     for handler in (tide_status, tide_explain, tide_scale, tide_adapt, tide_floor, tide_notice):
-        handlers[handler.__name__] = handler
-    for name in _ASK_WORKERS:
-        handlers[name] = _minded(controller, handlers[name])
-    handlers["ncores_running"] = _expected(controller, handlers["ncores_running"])
+        ours[handler.__name__] = handler
+    handlers.update(ours)
+
+    def unregister() -> None:
+        for name, handler in ours.items():
+            if handlers.get(name) is not handler:
+                continue  # somebody else's by now
+            if (stock := getattr(handler, "stock", None)) is None:
+                del handlers[name]
+            else:
+                handlers[name] = stock
+
+    return unregister
 
 
 #: Handlers of Dask's that have workers do something without a task.

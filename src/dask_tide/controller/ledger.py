@@ -230,8 +230,8 @@ class Ledger:
         self._notices[unit] = words
 
     def inherit(self, earlier: Ledger) -> list[str]:
-        """Take over an earlier controller's units; returns the names of those that were told to stop."""
-        self._entries, self.records = earlier._entries, earlier.records
+        """Take over an earlier controller's units, and what was spent; returns who was told to stop."""
+        self._entries, self.records, self.spent = earlier._entries, earlier.records, earlier.spent
         return [name for name, entry in self._entries.items() if entry.released]
 
     def update(

@@ -126,6 +126,7 @@ class Controller:
         self._pace = Pace()
         self._wake = asyncio.Event()
         self._loop: asyncio.Task[None] | None = None
+        self._closing: asyncio.Task[None] | None = None
         self._shutting_down: asyncio.Future[object] | None = None
         self._versions = Versions(scheduler, tell=self._tell)
         self._turned_away = TurnedAway(scheduler, self.ledger.is_going)
@@ -172,7 +173,12 @@ class Controller:
         self._loop = asyncio.create_task(self._run(), name="dask-tide")
 
     async def close(self) -> None:
-        """Stop ticking and every unit. Idempotent."""
+        """Stop ticking and every unit. Idempotent, and whoever calls it waits until that is done."""
+        if self._closing is None:
+            self._closing = asyncio.create_task(self._close(), name="tide-close")
+        await asyncio.shield(self._closing)
+
+    async def _close(self) -> None:
         loop, self._loop = self._loop, None
         if loop is not None:
             loop.cancel()
