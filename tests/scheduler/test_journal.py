@@ -6,6 +6,8 @@ import asyncio
 import os
 import shutil
 import stat
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import gates
@@ -14,6 +16,8 @@ import pytest
 from msgspec.structs import replace
 from waiting import until
 
+from dask_tide.controller import journal as module
+from dask_tide.controller import threads
 from dask_tide.controller.journal import Event, Journal, Line, encode_actions, read
 from dask_tide.errors import JournalError
 from dask_tide.model import Hold, Launch, Memory, Phase, Pool, PoolState, Settings, Snapshot, Unit, why
@@ -112,6 +116,64 @@ async def test_half_a_line_is_taken_back(tmp_path, monkeypatch):
     journal.record(line(3.0, _LAUNCH))
     await journal.close()
     assert [entry.at_s for entry in read(path)] == [1.0, 3.0]
+
+
+async def test_a_line_that_cannot_be_written_is_told_once_and_keeps_no_other_away(tmp_path, caplog):
+    """An error that names a path which is not UTF-8: no line was written any more, and closing failed."""
+    path = tmp_path / "journal.jsonl"
+    journal = Journal(path, 2**20, 2)
+    for at_s, text in enumerate(("first", "/home/J\udcf6rg", "/home/J\udcf6rg", "last")):
+        journal.record(line(float(at_s), events=(Event("default", "", why(Code.PROVIDER, message=text)),)))
+    await journal.close()
+    assert [entry.at_s for entry in read(path)] == [0.0, 3.0]
+    assert caplog.text.count("the cluster goes on") == 1
+
+
+async def test_the_controller_cleans_up_whatever_the_journal_could_not_write(harbour, tmp_path):
+    h = await harbour(journal={"path": str(tmp_path / "journal.jsonl")})
+    cleaned: list[str] = []
+    h.controller._clean_up = lambda: cleaned.append("up")
+    h.controller._tell("default", "", why(Code.PROVIDER, message="/home/J\udcf6rg"))
+    await h.tick()
+    await h.controller.close()
+    assert cleaned == ["up"]
+
+
+async def test_lines_are_written_where_there_are_no_more_threads(tmp_path):
+    """At the interpreter's end; the controller did not clean up then."""
+    path = tmp_path / "journal.jsonl"
+    journal = Journal(path, 2**20, 2)
+    executor = ThreadPoolExecutor()
+    asyncio.get_running_loop().set_default_executor(executor)
+    executor.shutdown()
+    for at_s in (1.0, 2.0):
+        journal.record(line(at_s, _LAUNCH))
+    await journal.close()
+    assert [entry.at_s for entry in read(path)] == [1.0, 2.0]
+
+
+async def test_a_disk_that_hangs_holds_up_nobody_and_takes_no_memory(tmp_path, caplog, monkeypatch):
+    path = tmp_path / "journal.jsonl"
+    journal = Journal(path, 2**20, 2)
+    go_on = threading.Event()
+    monkeypatch.setattr(module, "_end_last_line", lambda _: go_on.wait())
+    monkeypatch.setattr(threads, "_FINISH_S", 0.1)
+    try:
+        for at_s in range(2000):
+            journal.record(line(float(at_s), _LAUNCH))
+            await asyncio.sleep(0)
+        assert len(asyncio.all_tasks()) == 2, "this one, and one that writes"
+        await journal.close()
+        assert caplog.text.count("lines are left out") == 1
+        assert "500 lines are not written yet" in caplog.text
+    finally:
+        go_on.set()
+    await until(lambda: path.exists() and len([*read(path)]) > 500, "those that wait are written")
+    await journal.close()
+    journal.record(line(3000.0, _LAUNCH))
+    await journal.close()
+    assert [entry.at_s for entry in read(path)] == [*range(501), 3000.0]
+    assert caplog.text.count("Journal") == 2
 
 
 async def test_missing_folder(tmp_path, caplog):

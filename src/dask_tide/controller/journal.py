@@ -24,6 +24,8 @@ from dask_tide.errors import JournalError
 from dask_tide.model import Action, Hold, Memory, Snapshot, Why
 from dask_tide.ownership import make
 
+from .threads import aside, finished
+
 logger = logging.getLogger("distributed.tide.journal")
 
 VERSION = 1
@@ -97,7 +99,10 @@ class Journal:
         self._told = 0
         self._shape: object = None
         self._written_s = -_QUIET_S
+        #: Lines that are not written yet.
+        self._waiting: deque[Line] = deque()
         self._writing: asyncio.Task[None] | None = None
+        self._late = False
         self._begun = False
         self._failing = False
 
@@ -114,24 +119,33 @@ class Journal:
             self._told -= _told(self.recent.popleft())
         if self._path is None:
             return
-        previous = self._writing
-        # In a thread: a slow disk must not hold up the scheduler.
-        self._writing = asyncio.create_task(self._write_after(previous, line))
+        if len(self._waiting) >= len(self.recent):  # no more memory than these take
+            if not self._late:
+                logger.warning("Journal %s is not written in time, lines are left out", self._path)
+            self._late = True
+            return
+        self._waiting.append(line)
+        if self._writing is None or self._writing.done():
+            self._writing = asyncio.create_task(self._write_on())
 
     async def close(self) -> None:
-        """Wait until the last line is on disk."""
-        if self._writing is not None:
-            await self._writing
+        """Wait until the last line is on disk, if that does not take too long."""
+        if not await finished(self._writing):
+            logger.warning("Journal %s: %d lines are not written yet", self._path, len(self._waiting))
 
-    async def _write_after(self, previous: asyncio.Task[None] | None, line: Line) -> None:
-        if previous is not None:
-            await previous
-        await asyncio.to_thread(self._write, line)
+    async def _write_on(self) -> None:
+        while self._waiting:
+            await aside(self._write_waiting)
+        self._late = False
+
+    def _write_waiting(self) -> None:
+        while self._waiting:
+            self._write(self._waiting.popleft())
 
     def _write(self, line: Line) -> None:
         assert self._path is not None
-        data = _encoder.encode(line) + b"\n"
         try:
+            data = _encoder.encode(line) + b"\n"
             if not self._begun:
                 _end_last_line(self._path)
                 self._remove_beyond()
@@ -141,7 +155,7 @@ class Journal:
                 _write_all(descriptor, data)
             finally:
                 os.close(descriptor)
-        except OSError as error:
+        except Exception as error:  # noqa: BLE001 -- text that is not UTF-8, say
             if not self._failing:
                 logger.warning("Journal %s cannot be written, the cluster goes on: %s", self._path, error)
             self._failing = True
