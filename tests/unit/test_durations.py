@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import stat
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from waiting import until
 
 from dask_tide.controller import durations as module
+from dask_tide.controller import threads
 from dask_tide.controller.durations import Durations, DurationsFile
 
 
@@ -162,3 +166,48 @@ async def test_a_folder_that_cannot_be_written_to_is_told_once(tmp_path, caplog)
         durations.add("a", 1.0)
         await file.close()
     assert caplog.text.count("is not kept in") == 1
+
+
+async def test_a_name_that_cannot_be_written_is_told_and_keeps_nobody_from_closing(tmp_path, caplog):
+    await kept(tmp_path / "durations.json", measured(**{"J\udcf6rg": 1.0}))
+    assert caplog.text.count("is not kept in") == 1
+    assert not list(tmp_path.iterdir())
+
+
+async def test_they_are_written_where_there_are_no_more_threads(tmp_path):
+    path = tmp_path / "durations.json"
+    executor = ThreadPoolExecutor()
+    asyncio.get_running_loop().set_default_executor(executor)
+    executor.shutdown()
+    durations = measured(a=1.0)
+    file = DurationsFile(path, durations)
+    file.write(1000.0)
+    durations.add("b", 2.0)
+    await file.close()
+    found = Durations()
+    DurationsFile(path, found).read()
+    assert (found.get("a"), found.get("b")) == (1.0, 2.0)
+
+
+@pytest.mark.parametrize("begun", [True, False])
+async def test_a_disk_that_hangs_keeps_nobody_from_closing(tmp_path, caplog, monkeypatch, begun):
+    go_on = threading.Event()
+
+    def hang(_path):
+        go_on.wait(20)
+        return {}
+
+    monkeypatch.setattr(module, "_read", hang)
+    monkeypatch.setattr(threads, "_FINISH_S", 0.1)
+    path = tmp_path / "durations.json"
+    durations = measured(a=1.0)
+    file = DurationsFile(path, durations)
+    if begun:
+        file.write(1000.0)
+        durations.add("b", 1.0)
+    try:
+        await file.close()
+        assert not path.exists()
+        assert caplog.text.count("is not kept in") == 1
+    finally:
+        go_on.set()

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import msgspec
 
+from .threads import aside, finished
+
 __all__ = ["LONGEST_S", "Durations", "DurationsFile"]
 
 logger = logging.getLogger("distributed.tide.durations")
@@ -130,31 +132,32 @@ class DurationsFile:
             return
         if changed := self._durations.take_changed():
             self._written_s = now_s
-            self._writing = asyncio.create_task(asyncio.to_thread(self._write, self._path, changed))
+            self._writing = asyncio.create_task(aside(self._write, self._path, changed))
 
     async def close(self) -> None:
-        """Write what has changed now."""
-        if self._writing is not None:
-            await self._writing
-        if self._path is not None and (changed := self._durations.take_changed()):
-            # Not in a thread: at the interpreter's end there are no more threads to be had.
-            self._write(self._path, changed)
+        """Write what has changed now, if that does not take too long."""
+        done = await finished(self._writing)
+        if done:
+            self.write(math.inf)
+            done = await finished(self._writing)
+        if not done and self._path is not None:
+            self._failed(self._path, TimeoutError("the disk does not answer"))
 
     def _write(self, path: Path, changed: dict[str, tuple[int, float]]) -> None:
         try:
             known = {name: mean for name, mean in _read(path).items() if name not in changed} | changed
-            content = _Content(dict(list(known.items())[-_NAMES:]))
+            data = msgspec.json.encode(_Content(dict(list(known.items())[-_NAMES:])))
             descriptor, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
             new = Path(name)
             try:
                 with os.fdopen(descriptor, "wb") as file:
-                    file.write(msgspec.json.encode(content) + b"\n")
+                    file.write(data + b"\n")
                 new.replace(path)
             except OSError:
                 with contextlib.suppress(OSError):
                     new.unlink()
                 raise
-        except (OSError, _OtherVersionError) as error:
+        except Exception as error:  # noqa: BLE001 -- a name that is not UTF-8, say
             self._durations.put_back(changed)
             self._failed(path, error)
         else:
