@@ -30,19 +30,21 @@ def describe(action: Action) -> str:
 
 def story(lines: Iterable[Line]) -> Iterator[str]:
     """What was done and what happened, oldest first; why nothing was done, where that changed."""
-    last: dict[str, str] = {}
+    before: set[tuple[object, ...]] = set()
     for line in lines:
         when = _time(line.at_s)
         for event in line.events:
             what = f"unit {event.unit}" if event.unit else "provider"
             yield f"{when}  Pool {event.pool}: {what}: {event.why}."
         for action in line.actions:
-            if isinstance(action, Hold):
-                if last.get(action.pool) != action.why.code:
-                    yield f"{when}  {describe(action)}"
-            else:
+            if not isinstance(action, Hold) or _reason(action) not in before:
                 yield f"{when}  {describe(action)}"
-            last[action.pool] = action.why.code
+        before = {_reason(action) for action in line.actions}
+
+
+def _reason(action: Action) -> tuple[object, ...]:
+    """What is told again only when it was not so in between; its other numbers change all the time."""
+    return action.pool, action.why.code, action.why.numbers.get("example")
 
 
 def summary(line: Line) -> Iterator[str]:
