@@ -62,6 +62,8 @@ REACH_S = 5.0
 STARTING_S = 10.0
 #: How long the last two requests, and closing the worker, may take after the deadline.
 CLOSE_S = 2.0
+#: How long a nanny's worker may take then to say of what tasks have left futures on it.
+ANSWER_S = 1.0
 
 Leaver = Nanny | Worker
 
@@ -137,11 +139,14 @@ async def _leave_scheduler(server: Leaver, address: str, timeout_s: float) -> No
         return
     try:
         async with asyncio.timeout(CLOSE_S):
-            await _report_lost(server, address, timeout_s)
+            there = await _report_lost(server, address, timeout_s)
     except (OSError, KeyError):
         logger.warning(
             "Worker %s leaves after %g s; the scheduler does not say what is lost.", address, timeout_s
         )
+    else:
+        if there:
+            await _report_left(server, address)
     try:
         if isinstance(server, Worker):
             # The scheduler will tell it to close, in the way that waits 30 s for a thread at work.
@@ -290,10 +295,11 @@ def _forgotten(left: Collection[Key]) -> str:
     )
 
 
-async def _report_lost(server: Leaver, address: str, timeout_s: float) -> None:
+async def _report_lost(server: Leaver, address: str, timeout_s: float) -> bool:
+    """Say what is lost with the worker, if nobody else has struck it off; whether that is so."""
     scheduler = server.scheduler
     if not await scheduler.ncores(workers=[address]):
-        return  # somebody else has struck it off
+        return False
     tasks = (await scheduler.processing(workers=[address]))[address]
     held = (await scheduler.has_what(workers=[address]))[address]
     holders = await scheduler.who_has(keys=held)
@@ -309,5 +315,15 @@ async def _report_lost(server: Leaver, address: str, timeout_s: float) -> None:
         len(tasks),
         names(tasks),
     )
-    if left := await _ask(server, address, futures):
-        logger.warning("Worker %s: %s", address, _forgotten(left))
+    return True
+
+
+async def _report_left(server: Leaver, address: str) -> None:
+    try:
+        async with asyncio.timeout(ANSWER_S):
+            left = await _ask(server, address, futures)
+    except TimeoutError:
+        logger.warning("Worker %s does not say whether tasks have left futures on it.", address)
+    else:
+        if left:
+            logger.warning("Worker %s: %s", address, _forgotten(left))

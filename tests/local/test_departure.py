@@ -190,6 +190,30 @@ async def test_deadline_passes(processes, scheduler, client, tasks):
     assert set(tasks.starts.values()) == {2}
 
 
+@pytest.mark.parametrize("processes", [True], indirect=True, ids=["nanny"])
+async def test_what_is_lost_at_the_deadline_is_told_once_though_the_worker_does_not_answer(
+    processes, scheduler, client, tasks
+):
+    """That the scheduler did not say it was told, too, when only the worker had not said what it has."""
+
+    def hang(dask_worker):
+        dask_worker.loop.add_callback(signal.pause)
+
+    leaver = processes.worker(scheduler.address, "leaver", timeout="1s")
+    futures = await results(client, tasks)
+    await client.run(hang)
+
+    leaver.send_signal(signal.SIGTERM)
+
+    assert await ended(leaver) == 0
+    log = processes.log("leaver")
+    (sentence,) = [line for line in log.splitlines() if "are lost with it" in line]
+    assert all(future.key in sentence for future in futures)
+    assert "the scheduler does not say" not in log
+    assert log.count("does not say whether tasks have left futures on it") == 1
+    assert not scheduler.workers
+
+
 @pytest.mark.parametrize("in_time", [True, False])
 async def test_p26_a_shuffle_is_waited_for_as_long_as_there_is_time(
     processes, scheduler, client, tasks, in_time
