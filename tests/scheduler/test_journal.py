@@ -6,8 +6,9 @@ import asyncio
 import os
 import shutil
 import stat
+import subprocess
+import sys
 import threading
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import gates
@@ -139,13 +140,15 @@ async def test_the_controller_cleans_up_whatever_the_journal_could_not_write(har
     assert cleaned == ["up"]
 
 
-async def test_lines_are_written_where_there_are_no_more_threads(tmp_path):
+async def test_lines_are_written_where_there_are_no_more_threads(tmp_path, monkeypatch):
     """At the interpreter's end; the controller did not clean up then."""
     path = tmp_path / "journal.jsonl"
     journal = Journal(path, 2**20, 2)
-    executor = ThreadPoolExecutor()
-    asyncio.get_running_loop().set_default_executor(executor)
-    executor.shutdown()
+
+    def refuse(_):
+        raise RuntimeError("can't create new thread at interpreter shutdown")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
     for at_s in (1.0, 2.0):
         journal.record(line(at_s, _LAUNCH))
     await journal.close()
@@ -165,7 +168,7 @@ async def test_a_disk_that_hangs_holds_up_nobody_and_takes_no_memory(tmp_path, c
         assert len(asyncio.all_tasks()) == 2, "this one, and one that writes"
         await journal.close()
         assert caplog.text.count("lines are left out") == 1
-        assert "500 lines are not written yet" in caplog.text
+        assert "lines that are not written yet: 501" in caplog.text
     finally:
         go_on.set()
     await until(lambda: path.exists() and len([*read(path)]) > 500, "those that wait are written")
@@ -174,6 +177,30 @@ async def test_a_disk_that_hangs_holds_up_nobody_and_takes_no_memory(tmp_path, c
     await journal.close()
     assert [entry.at_s for entry in read(path)] == [*range(501), 3000.0]
     assert caplog.text.count("Journal") == 2
+
+
+def test_a_disk_that_hangs_keeps_no_process_from_ending(tmp_path):
+    path = tmp_path / "journal.jsonl"
+    os.mkfifo(path)  # nobody reads it
+    script = f"""
+import asyncio
+from pathlib import Path
+from dask_tide.controller import threads
+from dask_tide.controller.journal import Journal, Line
+from dask_tide.model import Memory, Settings, Snapshot
+
+async def main():
+    journal = Journal(Path({str(path)!r}), 2**20, 2)
+    journal.record(Line(1.0, Snapshot(1.0, Settings(), ()), Memory(), ()))
+    await journal.close()
+
+threads._FINISH_S = 0.1
+asyncio.run(main())
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=30
+    )
+    assert "lines that are not written yet: 1" in ended.stderr
 
 
 async def test_missing_folder(tmp_path, caplog):

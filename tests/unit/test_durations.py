@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import stat
 import threading
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from waiting import until
@@ -174,11 +172,13 @@ async def test_a_name_that_cannot_be_written_is_told_and_keeps_nobody_from_closi
     assert not list(tmp_path.iterdir())
 
 
-async def test_they_are_written_where_there_are_no_more_threads(tmp_path):
+async def test_they_are_written_where_there_are_no_more_threads(tmp_path, monkeypatch):
     path = tmp_path / "durations.json"
-    executor = ThreadPoolExecutor()
-    asyncio.get_running_loop().set_default_executor(executor)
-    executor.shutdown()
+
+    def refuse(_):
+        raise RuntimeError("can't create new thread at interpreter shutdown")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
     durations = measured(a=1.0)
     file = DurationsFile(path, durations)
     file.write(1000.0)

@@ -131,7 +131,8 @@ class Journal:
     async def close(self) -> None:
         """Wait until the last line is on disk, if that does not take too long."""
         if not await finished(self._writing):
-            logger.warning("Journal %s: %d lines are not written yet", self._path, len(self._waiting))
+            late = len(self._waiting) + 1  # the one that is being written
+            logger.warning("Journal %s, lines that are not written yet: %d", self._path, late)
 
     async def _write_on(self) -> None:
         while self._waiting:

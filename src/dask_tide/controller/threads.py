@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import threading
 from collections.abc import Callable
 
 #: How long who closes waits for a disk.
@@ -11,10 +13,20 @@ _FINISH_S = 5.0
 
 async def aside(function: Callable[..., None], *arguments: object) -> None:
     """Call a function that raises nothing in a thread; where there are none (the interpreter ends), here."""
+    loop, done = asyncio.get_running_loop(), asyncio.Event()
+
+    def run() -> None:
+        function(*arguments)
+        with contextlib.suppress(RuntimeError):  # the loop has closed meanwhile
+            loop.call_soon_threadsafe(done.set)
+
     try:
-        await asyncio.to_thread(function, *arguments)
+        # None of asyncio's: at its end, and at the interpreter's, these are waited for without end.
+        threading.Thread(target=run, name="tide-disk", daemon=True).start()
     except RuntimeError:
         function(*arguments)
+    else:
+        await done.wait()
 
 
 async def finished(task: asyncio.Task[None] | None) -> bool:
