@@ -13,7 +13,7 @@ import logging
 import math
 import numbers
 import uuid
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 from dask.utils import parse_timedelta
@@ -23,6 +23,7 @@ from distributed.protocol.pickle import dumps
 from tornado.ioloop import PeriodicCallback
 
 from dask_tide import config as configuration
+from dask_tide.controller import observe
 from dask_tide.controller.attach import attach
 from dask_tide.controller.ledger import Ledger
 from dask_tide.errors import ConfigError
@@ -96,6 +97,7 @@ class TideAdaptive:
         configuration.read(self._overrides())
         self.error: BaseException | None = None
         self._id = uuid.uuid4().hex
+        self._said: set[str] = set()
         self._busy = False
         self._registered = False
         self._loop = cluster.loop
@@ -171,28 +173,51 @@ class TideAdaptive:
     async def _exchange(self) -> None:
         names = self._names()
         units = {name: self._failure(key) for name, key in names.items()}
+        renamed = {str(key): name for name, key in names.items() if str(key) != name}
         orders = await self.cluster.scheduler_comm.tide_exchange(
-            owner=self._id, units=units, **self._template()
+            owner=self._id, units=units, renamed=renamed, **self._template()
         )
         if orders is None:  # what a scheduler that has been restarted replies: it knows no controller
             self._registered = False
             return
         if self._stopped():
             return
+        for name, reason in orders["pinned"].items():
+            if self._started(names[name]):  # until then its worker's name is not known, and may be its own
+                self._say(f"unit {name} and others without a worker are not given back: {reason}")
         release = [names[name] for name in orders["release"] if name in names]
         if release:
             await _maybe_await(self.cluster.scale_down(release))
         elif orders["units"] is not None:
             await _maybe_await(_scale(self.cluster, orders["units"]))
 
+    def _say(self, message: str) -> None:
+        if message not in self._said:
+            self._said.add(message)
+            logger.warning("adapt: %s", message)
+
     def _names(self) -> dict[str, Any]:
-        """The cluster's own keys by unit name: ``LocalCluster``'s are integers."""
+        """The cluster's own keys by unit name: what the workers are called, which is mostly the key."""
         keys = self.cluster.worker_spec if hasattr(self.cluster, "worker_spec") else self.cluster.plan
-        return {str(key): key for key in keys}
+        names: dict[str, Any] = {}
+        for key in keys:
+            name = self._name(key)
+            names[str(key) if name in names else name] = key
+        return names
+
+    def _name(self, key: Any) -> str:
+        # Those of a group are called by the key and a suffix; LocalCluster's keys are integers.
+        if "group" in (getattr(self.cluster, "worker_spec", {}).get(key) or ()):
+            return str(key)
+        return str(getattr(self._started(key), "name", None) or key)
+
+    def _started(self, key: Any) -> Any:
+        """The object behind a key: a ``SpecCluster`` has it when its start has ended; None: not yet."""
+        workers = getattr(self.cluster, "workers", None)
+        return workers.get(key) if isinstance(workers, dict) else None
 
     def _failure(self, key: Any) -> str:
-        workers = getattr(self.cluster, "workers", {})
-        status = getattr(workers.get(key) if isinstance(workers, dict) else None, "status", None)
+        status = getattr(self._started(key), "status", None)
         for ended in (Status.closed, Status.failed):
             if status == ended:
                 return f"the cluster object's worker is {ended.name}"
@@ -236,6 +261,44 @@ async def _maybe_await(result: Any) -> None:
         await result
 
 
+class Names:
+    """Whether a worker's name tells its unit: cluster classes for virtual machines name their workers anew.
+
+    Such a unit is called by its key until its start has ended, and its worker may register before that.
+    Others (``SSHCluster``, ``SubprocessCluster``) do not tell what their workers are called.
+    """
+
+    def __init__(self, scheduler: Scheduler) -> None:
+        self._scheduler = scheduler
+        #: By key, as last reported.
+        self._own: dict[str, str] = {}
+        #: Names may differ from the keys.
+        self._anew = False
+        self.ledger: Ledger | None = None
+
+    def learn(self, renamed: dict[str, str]) -> None:
+        """Take down what units whose name is not their key are called."""
+        self._own = renamed
+        self._anew = self._anew or bool(renamed)
+        if self.ledger is not None:
+            self.ledger.rename(renamed)
+
+    def pinned(self, units: Collection[str]) -> dict[str, str]:
+        """Why some of these units may not be given back: a worker that is nobody's may be theirs."""
+        if not self._anew and self.ledger is not None and self.ledger.records[_POOL].registered:
+            return {}  # others have been found by their keys
+        unsure = set(units).difference(self._own.values())
+        if not unsure:
+            return {}
+        owners = observe.owners(self._scheduler, units)
+        strangers = (
+            ws for ws, unit in zip(self._scheduler.workers.values(), owners, strict=True) if not unit
+        )
+        if (stranger := next(strangers, None)) is None:
+            return {}
+        return dict.fromkeys(unsure, f"worker {stranger.name} belongs to no unit by its name and may be its")
+
+
 class AdaptiveService(SchedulerPlugin):
     """The scheduler's side: a controller whose provider is a cluster object elsewhere.
 
@@ -262,9 +325,10 @@ class AdaptiveService(SchedulerPlugin):
             if not isinstance(old.provider, DelegateProvider):
                 raise RuntimeError("this scheduler has a dask-tide controller of its own")
             await old.close()
-        delegate = DelegateProvider(_POOL)
+        names = Names(scheduler)
+        delegate = DelegateProvider(_POOL, names.pinned)
         controller = attach(scheduler, self._overrides, provider=delegate)
-        self.ledger = controller.ledger
+        self.ledger = names.ledger = controller.ledger
         before = scheduler.plugins.get(_NAME)
         if isinstance(before, AdaptiveService) and before.ledger is not None:
             # `adapt` has been called again. Units that have had their workers must not seem to wait for a
@@ -272,14 +336,22 @@ class AdaptiveService(SchedulerPlugin):
             await delegate.scale_down(self.ledger.inherit(before.ledger))
         template = dict(self._overrides["pools"][_POOL])
 
-        async def tide_exchange(owner: str, units: dict[str, str], **told: Any) -> dict[str, Any]:
+        async def tide_exchange(
+            owner: str, units: dict[str, str], renamed: dict[str, str], **told: Any
+        ) -> dict[str, Any]:
             if owner != self._owner:
                 raise ConfigError("owner", owner, "the last object that cluster.adapt has made")
             if any(template.get(key) != value for key, value in told.items()):
                 template.update(told)
                 controller.reshape(configuration.read({"pools": {_POOL: template}}).pools[_POOL].pool)
-            orders = delegate.exchange(units)
-            return {"units": orders.units, "release": list(orders.release)}
+            names.learn(renamed)
+            orders = delegate.exchange(units, renamed)
+            controller.ledger.stays(orders.pinned)
+            return {
+                "units": orders.units,
+                "release": list(orders.release),
+                "pinned": dict(orders.pinned),
+            }
 
         async def tide_detach(owner: str) -> None:
             if owner == self._owner:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ import psutil
 import pytest
 from distributed import Client, LocalCluster, Nanny, Scheduler, SpecCluster, Status, Worker
 from distributed.deploy import Cluster
+from distributed.deploy.spec import ProcessInterface
 from distributed.deploy.subprocess import SubprocessScheduler, SubprocessWorker
 from known import known
 from marked import Marked, run
@@ -314,6 +316,78 @@ def test_grouped_specs_come_and_go_as_a_whole(marked: Marked) -> None:
     assert set(marked.starts.values()) == {1}
 
 
+# -- workers that are not called by their keys ---------------------------------------------------------------
+
+HERE = {"host": "127.0.0.1", "dashboard": False}
+
+
+@contextmanager
+def spec(kind: type, **options: Any) -> Iterator[tuple[Any, Client]]:
+    """A ``SpecCluster`` without workers, which makes workers of this kind."""
+    scheduler = {"cls": Scheduler, "options": HERE | {"port": 0}}
+    worker = {"cls": kind, "options": HERE | {"nthreads": 1} | options}
+    with (
+        SpecCluster(scheduler=scheduler, worker=worker, silence_logs=logging.CRITICAL) as cluster,
+        Client(cluster, set_as_default=False) as client,
+    ):
+        yield cluster, client
+
+
+class Machine(Worker):
+    """Has a name of its own, as dask-cloudprovider's virtual machines do."""
+
+    def __init__(self, scheduler: str, name: Any = None, **options: Any) -> None:
+        super().__init__(scheduler, name=f"own-{name}-name", **options)
+
+
+def test_a_worker_with_a_name_of_its_own_is_its_units(marked: Marked) -> None:
+    """Its unit seemed to be one that has not started, and was given back under its task."""
+    with spec(Machine) as (cluster, client):
+        cluster.adapt(Adaptive=TideAdaptive, minimum=0, maximum=2, **QUICK)
+        up_and_down(client, marked, 2)
+        wait_until(lambda: not cluster.worker_spec, "no entry is left", detail=explain(client))
+        # The keys come again.
+        future = submit(client, marked, "busy", "busy-end")
+        wait_until(lambda: "1 running; minimum 0" in explain(client)(), "it is seen", detail=explain(client))
+        assert "boot time not measured" not in explain(client)()
+        marked.open("busy-end")
+        assert future.result(timeout=60) == "busy"
+    assert marked.starts["busy"] == 1
+
+
+class Started(ProcessInterface):
+    """Starts a worker, and does not tell it what it is called, as Dask's own SubprocessWorker does."""
+
+    def __init__(self, scheduler: str, name: Any = None, **options: Any) -> None:
+        super().__init__()
+        self.name = name
+        self.worker = Worker(scheduler, **options)
+
+    async def start(self) -> None:
+        await self.worker
+        await super().start()
+
+    async def close(self) -> None:
+        await self.worker.close()
+        await super().close()
+
+
+def test_a_unit_whose_worker_is_not_known_is_not_given_back(marked: Marked, warned: list[str]) -> None:
+    with spec(Started) as (cluster, client):
+        cluster.adapt(Adaptive=TideAdaptive, minimum=0, maximum=1, **QUICK)
+        future = submit(client, marked, "busy", "busy-end")
+        told = "which cannot be drained: worker tcp://"
+        wait_until(
+            lambda: told in str(explain(client)()) or future.done(), "it is told", detail=explain(client)
+        )
+        said = [message for message in warned if "are not given back: worker tcp://" in message]
+        assert len(said) == 1
+        marked.open("busy-end")
+        assert future.result(timeout=60) == "busy"
+        assert len(cluster.worker_spec) == 1
+    assert marked.starts["busy"] == 1
+
+
 # -- a scheduler in another process -------------------------------------------------------------------------
 
 
@@ -327,7 +401,9 @@ class NamedWorker(SubprocessWorker):
 def test_spec_cluster_with_a_scheduler_in_another_process(
     marked: Marked, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))  # where the tasks are found
+    monkeypatch.setenv(
+        "PYTHONPATH", str(Path(__file__).parents[1]), prepend=os.pathsep
+    )  # where the tasks are found
     here = {"host": "127.0.0.1", "dashboard": False}
     scheduler = {"cls": SubprocessScheduler, "options": {"scheduler_kwargs": here | {"port": 0}}}
     worker = {"cls": NamedWorker, "options": here | {"nthreads": 1}}
@@ -475,7 +551,7 @@ def test_a_scheduler_that_ends(served: Served, messages: list[str]) -> None:
 
 def test_dask_jobqueue_with_two_workers_a_job(marked: Marked, monkeypatch: pytest.MonkeyPatch) -> None:
     jobqueue = pytest.importorskip("dask_jobqueue.local")
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]), prepend=os.pathsep)
     job = {
         "cores": 2,
         "processes": 2,

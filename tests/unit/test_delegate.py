@@ -31,3 +31,25 @@ async def test_a_name_that_is_given_again_is_another_unit():
     provider.exchange({"0": ""})
     assert await phases(provider) == {}
     assert await phases(provider) == {"0": Phase.PENDING}
+
+
+async def test_what_is_to_go_and_has_got_another_name_goes_all_the_same():
+    provider = DelegateProvider("cpu")
+    provider.exchange({"0": ""})
+    await provider.scale_down(["0"])
+    assert provider.exchange({"vm-7": ""}, {"0": "vm-7"}).release == ("vm-7",)
+    assert await phases(provider) == {"vm-7": Phase.STOPPING}
+
+
+async def test_what_may_have_a_worker_after_all_does_not_go():
+    """It may have registered between the decision and the order."""
+    pinned: dict[str, str] = {}
+    provider = DelegateProvider("cpu", lambda units: {unit: pinned[unit] for unit in units if unit in pinned})
+    provider.exchange({"0": "", "1": "", "2": "it has failed"})
+    await provider.scale_down(["0", "1", "2"])
+    pinned |= dict.fromkeys("012", "worker x may be its")
+    pinned.pop("1")
+    orders = provider.exchange({"0": "", "1": "", "2": "it has failed"})
+    assert (orders.release, orders.pinned) == (("1", "2"), {"0": "worker x may be its"})
+    units = {unit.name: unit for unit in (await provider.observe()).units}
+    assert (units["0"].phase, units["0"].pinned) == (Phase.PENDING, "worker x may be its")

@@ -82,3 +82,22 @@ def test_the_next_one_knows_what_was_spent():
     earlier.spent = 12.5
     later.inherit(earlier)
     assert later.spent == 12.5
+
+
+def test_a_unit_that_turns_out_to_be_called_otherwise_is_the_same_one():
+    """Its boot time counts from when it was asked for, and there is one unit, not two."""
+    ledger = Ledger(120.0)
+
+    def look(now_s: float, name: str, *registered: str) -> tuple[str, ...]:
+        seen = Observation((ObservedUnit(name, "cpu", Phase.PENDING),))
+        return tuple(
+            unit.name for unit in ledger.update(now_s, seen, {*registered}, set(), {"cpu": Pool("cpu")})
+        )
+
+    ledger.asked("cpu", 1, 0.0)
+    assert look(1.0, "0") == ("0",)
+    ledger.rename({"0": "vm-7"})
+    assert look(9.0, "vm-7", "vm-7") == ("vm-7",)
+    ledger.rename({"0": "vm-7"})
+    assert look(10.0, "vm-7", "vm-7") == ("vm-7",)
+    assert ledger.records["cpu"].boot_s == 9.0

@@ -423,3 +423,9 @@ def test_p17_what_did_not_start_or_has_ended_is_released_first(phase, code):
 def test_a_unit_whose_worker_has_just_left_is_looked_at_again():
     world = snapshot(by_hand(0), units=units(1))
     assert let_go(decided(world)) == set()
+
+
+def test_one_that_may_have_a_worker_after_all_stays_even_by_hand():
+    pinned, free = units(2, PENDING, pinned="worker x may be its"), units(1, PENDING, start=2)
+    assert let_go(decided(snapshot(by_hand(0), units=[*pinned, *free]))) == {"cpu-u2"}
+    assert held(decided(snapshot(by_hand(0), units=pinned))) == Code.PINNED.name

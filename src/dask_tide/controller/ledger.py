@@ -61,6 +61,7 @@ class _Entry:
     doomed: bool = False
     unplaced: bool = False
     price: float | None = None
+    pinned: str = ""
     #: A machine had to come for it, or has to.
     cold: bool = False
     waits: bool = False
@@ -220,6 +221,12 @@ class Ledger:
             if (entry := self._entries.get(name)) is not None:
                 entry.released = True
 
+    def rename(self, names: Mapping[str, str]) -> None:
+        """Units turn out to be called otherwise: new names by those that they had."""
+        for old, new in names.items():
+            if old in self._entries and new not in self._entries:
+                self._entries[new] = self._entries.pop(old)
+
     def is_going(self, worker: str) -> bool:
         """Whether a worker, by its name, belongs to a unit that is to stop, or stops already."""
         entry = self._entries.get(owner_of(worker, self._entries))
@@ -339,12 +346,13 @@ class Ledger:
                 entry.unplaced,
                 entry.waits,
                 entry.price,
+                entry.pinned,
             )
 
     def _step(self, unit: ObservedUnit, entry: _Entry, now_s: float, registered: bool, leaving: bool) -> None:
         entry.machine, entry.message, entry.stale = unit.machine, unit.message, unit.stale
         entry.doomed, entry.unplaced, entry.price = unit.doomed, unit.unplaced, unit.price
-        entry.waits = unit.waits
+        entry.waits, entry.pinned = unit.waits, unit.pinned
         if unit.machine and entry.placed_s is None:
             entry.placed_s = now_s
         entry.cold |= unit.waits

@@ -96,6 +96,8 @@ class Unit(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
         A machine must come for it.
     price
         What it costs for one second, where that is known of its machine; None: what its pool says.
+    pinned
+        Why it may not be given back while it has no worker; empty: it may.
     """
 
     name: str
@@ -109,6 +111,7 @@ class Unit(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     unplaced: bool = False
     waits: bool = False
     price: float | None = None
+    pinned: str = ""
 
 
 def owner_of(worker_name: object, units: Container[str]) -> str:

@@ -349,12 +349,12 @@ class _PoolDecision:
         for candidate in victims.candidates(self.snapshot, self.stock, busy=busy):
             if len(releases) + len(drains) == surplus:
                 break
-            if candidate.booting:
+            if candidate.pinned:
+                kept = kept or why(Code.PINNED, surplus=surplus, message=candidate.pinned)
+            elif candidate.booting:
                 releases.append(candidate.unit.name)
             elif not candidate.workers:
                 continue  # running, and its worker has just left: the next tick sees what became of it
-            elif candidate.pinned:
-                kept = kept or why(Code.PINNED, surplus=surplus, message=candidate.pinned)
             elif self.room.admit(candidate, anywhere=busy):
                 drains.append(candidate)
             else:

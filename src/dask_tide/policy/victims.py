@@ -50,7 +50,8 @@ class Candidate:
 
     @property
     def pinned(self) -> str:
-        return next((w.pinned for w in self.workers if w.pinned), "")
+        pins = (self.unit.pinned,) if self.booting else (w.pinned for w in self.workers)
+        return next(filter(None, pins), "")
 
 
 def candidates(snapshot: Snapshot, stock: Stock, *, busy: bool) -> list[Candidate]:

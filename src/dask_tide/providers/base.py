@@ -49,6 +49,8 @@ class ObservedUnit:
         None is coming either; ``message`` says so in the platform's words.
     price
         What it costs for one second, where that is known of its machine; None: what its pool says.
+    pinned
+        Why it may not be given back while it has no worker (one that works may be its, say); empty: it may.
     """
 
     name: str
@@ -61,6 +63,7 @@ class ObservedUnit:
     waits: bool = False
     unplaced: bool = False
     price: float | None = None
+    pinned: str = ""
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ example, and can be told nothing. So it asks: it reports its units and is given 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from dask_tide.errors import Unavailable
 from dask_tide.model import Phase
@@ -21,20 +21,47 @@ _STALE_S = 10.0
 
 @dataclass(frozen=True)
 class Orders:
-    """What the cluster class is to do: have ``units`` units (None: as many as it has), stop these."""
+    """What the cluster class is to do.
+
+    Attributes
+    ----------
+    units
+        How many units to have; None: as many as it has.
+    release
+        Which ones to stop.
+    pinned
+        Which ones are not given back, and why.
+    """
 
     units: int | None
     release: tuple[str, ...]
+    pinned: Mapping[str, str] = field(default_factory=dict)
 
 
 class DelegateProvider:
-    """Answers from the last report; keeps orders until the next one. Knows one pool."""
+    """Answers from the last report; keeps orders until the next one. Knows one pool.
+
+    Parameters
+    ----------
+    pool
+        Its name.
+    pinned
+        Which of these units may not be given back while they have no worker, and why.
+    clock
+        Seconds since some moment.
+    """
 
     boot_s = 5.0
     closes_workers = True
 
-    def __init__(self, pool: str, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        pool: str,
+        pinned: Callable[[Collection[str]], Mapping[str, str]] = lambda _: {},
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._pool = pool
+        self._pinned_of = pinned
         self._clock = clock
         self._units: dict[str, str] = {}
         self._reported_s: float | None = None
@@ -49,7 +76,7 @@ class DelegateProvider:
         self._wake = context.wake
         return self
 
-    def exchange(self, units: dict[str, str]) -> Orders:
+    def exchange(self, units: dict[str, str], renamed: Mapping[str, str] | None = None) -> Orders:
         """Take a report, give orders.
 
         Parameters
@@ -57,23 +84,37 @@ class DelegateProvider:
         units
             The units that the cluster class has or has asked for, by name; the value says why
             one has failed and is empty otherwise.
+        renamed
+            Names by those that the same units may have had before.
         """
         if units != self._units or self._reported_s is None:
             self._wake()
         self._gone |= self._units.keys() - units.keys()
         self._units = dict(units)
         self._reported_s = self._clock()
-        self._release = {name: None for name in self._release if name in units}
+        release = (renamed.get(name, name) for name in self._release) if renamed else self._release
+        self._release = {name: None for name in release if name in units}
         wanted, self._wanted = self._wanted, None
-        return Orders(wanted if wanted is not None and wanted > len(units) else None, tuple(self._release))
+        pinned = self._pinned()
+        for name in pinned:
+            self._release.pop(name, None)
+        return Orders(
+            wanted if wanted is not None and wanted > len(units) else None, tuple(self._release), pinned
+        )
+
+    def _pinned(self) -> Mapping[str, str]:
+        return self._pinned_of([name for name, failure in self._units.items() if not failure])
 
     async def observe(self) -> Observation:
         if self._reported_s is None or self._clock() - self._reported_s > _STALE_S:
             raise Unavailable("the cluster object has not reported its workers for a while", 0.5)
         gone, self._gone = self._gone, set()
+        pinned = self._pinned()
         return Observation(
             tuple(
-                ObservedUnit(name, self._pool, self._phase(name), message=failure)
+                ObservedUnit(
+                    name, self._pool, self._phase(name), message=failure, pinned=pinned.get(name, "")
+                )
                 for name, failure in self._units.items()
                 if name not in gone
             )
