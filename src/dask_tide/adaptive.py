@@ -343,7 +343,8 @@ class AdaptiveService(SchedulerPlugin):
                 raise ConfigError("owner", owner, "the last object that cluster.adapt has made")
             if any(template.get(key) != value for key, value in told.items()):
                 template.update(told)
-                controller.reshape(configuration.read({"pools": {_POOL: template}}).pools[_POOL].pool)
+                told_so_far = {**self._overrides, "pools": {_POOL: template}}
+                controller.reshape(configuration.read(told_so_far).pools[_POOL].pool)
             names.learn(renamed)
             orders = delegate.exchange(units, renamed)
             controller.ledger.stays(orders.pinned)

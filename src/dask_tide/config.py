@@ -161,7 +161,8 @@ def read(overrides: Mapping[str, Any] | None = None) -> TideConfig:
     ----------
     overrides
         The same nested keys, with or without some of them; they win. Mappings are merged, as
-        Dask does it. Keys may be written with ``_`` for ``-``.
+        Dask does it, but for the pools of the provider ``delegate``, which are these alone. Keys may be
+        written with ``_`` for ``-``.
 
     Raises
     ------
@@ -182,7 +183,11 @@ def read_section(section: Mapping[str, Any]) -> TideConfig:
 
 
 def _read(*layers: Any) -> TideConfig:
-    config = merge(DEFAULTS, *map(spell, layers))
+    spelled = [*map(spell, layers)]
+    config = merge(DEFAULTS, *spelled)
+    if config["provider"] == "delegate":
+        # Whoever has a cluster class tells its one pool; those that are configured are another provider's.
+        config["pools"] = next(filter(None, (layer.get("pools") for layer in reversed(spelled))), {})
     check(config)
     return _build(config)
 

@@ -227,6 +227,19 @@ def test_no_maximum_is_a_finite_one(messages: list[str]) -> None:
         assert cluster.adapt(Adaptive=TideAdaptive, minimum=20).maximum == 20
 
 
+def test_pools_of_the_configuration_are_not_this_clusters(marked: Marked) -> None:
+    """They are another provider's, and stood beside the cluster's: half of the work was for them."""
+    pools = {
+        "cpu": {"maximum": 3, "minimum": 1},
+        "workers": {"price": 9, "resources": {"GPU": 1}, "maximum": 100},
+    }
+    with dask.config.set({"tide.pools": pools}), local(processes=False) as (cluster, client):
+        cluster.adapt(Adaptive=TideAdaptive, minimum=0, maximum=2, limits={"maximum": 2}, **QUICK)
+        up_and_down(client, marked, 2)
+        (pool,) = cluster.scheduler.extensions["tide"].pools.values()
+        assert (pool.name, pool.maximum, pool.price, pool.resources) == ("workers", 2, 1.0, ())
+
+
 def test_a_cluster_that_closes_ends_it_without_a_word(messages: list[str]) -> None:
     with local(processes=False) as (cluster, client):
         adaptive = cluster.adapt(Adaptive=TideAdaptive, minimum=1, maximum=1, **QUICK)
