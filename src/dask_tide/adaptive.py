@@ -55,8 +55,9 @@ class TideAdaptive:
     cluster
         Has ``scale(n)`` and ``scale_down(names)``, and ``worker_spec`` or ``plan``.
     minimum, maximum
-        Bounds on the number of units (entries of ``worker_spec``: workers, or batch jobs). Without a maximum
-        it is 10, or ``minimum`` if that is more.
+        Bounds, in what ``cluster.scale(n)`` counts: entries of ``worker_spec``; dask-jobqueue workers, as
+        its documentation says (several make a job; ``maximum_jobs`` counts jobs). Without a maximum it is 10
+        entries or jobs, or ``minimum`` if that is more. Both are kept as entries or jobs.
     interval
         Time between reports.
     **options
@@ -85,11 +86,17 @@ class TideAdaptive:
         **options: Any,
     ) -> None:
         self.cluster = cluster
-        self.minimum = _count("minimum", minimum or 0)
+        low = _count("minimum", minimum or 0)
+        per_unit = self._template()["workers-per-unit"] if _takes_jobs(cluster) else 1
+        self.minimum = -(-low // per_unit)
         if maximum is None or maximum == math.inf:
-            maximum = max(_MAXIMUM, self.minimum)
-            logger.info("adapt: no maximum was given, %d is taken", maximum)
-        self.maximum = _count("maximum", maximum)
+            self.maximum = max(_MAXIMUM, self.minimum)
+            logger.info("adapt: no maximum was given, %d is taken", self.maximum)
+        else:
+            high = _count("maximum", maximum)
+            self.maximum = high // per_unit or min(1, high)
+            if low <= high:  # both may lie within one job
+                self.minimum = min(self.minimum, self.maximum)
         ours = {key.replace("_", "-"): value for key, value in options.items()}
         known = configuration.top_level_keys() - {"pools", "provider"}
         ignored({key: value for key, value in options.items() if key.replace("_", "-") not in known})
@@ -249,9 +256,14 @@ def _count(key: str, value: Any) -> int:
     return int(number)
 
 
+def _takes_jobs(cluster: Any) -> bool:
+    """Whether a cluster class counts workers unless it is told jobs, as dask-jobqueue's do."""
+    return "jobs" in inspect.signature(cluster.scale).parameters
+
+
 def _scale(cluster: Any, units: int) -> Any:
-    """Ask a cluster class for units; dask-jobqueue counts workers unless it is told jobs."""
-    if "jobs" in inspect.signature(cluster.scale).parameters:
+    """Ask a cluster class for units."""
+    if _takes_jobs(cluster):
         return cluster.scale(jobs=units)
     return cluster.scale(units)
 

@@ -562,6 +562,29 @@ def test_a_scheduler_that_ends(served: Served, messages: list[str]) -> None:
 # -- dask-jobqueue -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("limits", "jobs"),
+    [
+        ({"minimum_jobs": 2, "maximum_jobs": 3}, (2, 3)),
+        ({"minimum": 5, "maximum": 12}, (2, 3)),
+        ({"minimum": 1, "maximum": 2}, (1, 1)),
+        ({"minimum": 5, "maximum": 7}, (1, 1)),
+        ({"maximum": 0}, (0, 0)),
+        ({}, (0, 10)),
+        ({"minimum": 50}, (13, 13)),
+    ],
+)
+def test_dask_jobqueue_counts_workers(limits: dict[str, int], jobs: tuple[int, int]) -> None:
+    """``maximum_jobs=3`` were twelve jobs of four workers: dask-jobqueue passes workers on."""
+    jobqueue = pytest.importorskip("dask_jobqueue.local")
+    scheduler = {"dashboard": False, "host": "127.0.0.1", "port": 0}
+    job = {"cores": 8, "processes": 4, "memory": "8 GiB", "interface": None, "log_directory": None}
+    with jobqueue.LocalCluster(**job, scheduler_options=scheduler) as cluster:
+        # The first report, and with it a job, is an hour away.
+        adaptive = cluster.adapt(Adaptive=TideAdaptive, interval="1h", **limits)
+        assert (adaptive.minimum, adaptive.maximum) == jobs
+
+
 def test_dask_jobqueue_with_two_workers_a_job(marked: Marked, monkeypatch: pytest.MonkeyPatch) -> None:
     jobqueue = pytest.importorskip("dask_jobqueue.local")
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]), prepend=os.pathsep)
