@@ -228,6 +228,9 @@ class TideAdaptive:
         for ended in (Status.closed, Status.failed):
             if status == ended:
                 return f"the cluster object's worker is {ended.name}"
+        for before in (Status.created, Status.init):
+            if status == before:  # its start has ended, and it has not started
+                return "the cluster object's worker could not be started, and the log says why"
         return ""
 
     def _template(self) -> dict[str, Any]:

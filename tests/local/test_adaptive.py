@@ -52,8 +52,8 @@ def registered(client: Client) -> list[Any]:
     return sorted(str(w["name"]) for w in known(client).values())
 
 
-def explain(client: Any) -> Callable[[], str]:
-    return lambda: client.sync(client.scheduler.tide_explain)
+def explain(client: Any, **options: Any) -> Callable[[], str]:
+    return lambda: client.sync(client.scheduler.tide_explain, **options)
 
 
 def up_and_down(client: Client, marked: Marked, n: int, wave: str = "") -> None:
@@ -399,6 +399,34 @@ def test_a_unit_whose_worker_is_not_known_is_not_given_back(marked: Marked, warn
         assert future.result(timeout=60) == "busy"
         assert len(cluster.worker_spec) == 1
     assert marked.starts["busy"] == 1
+
+
+# -- what goes wrong in the cluster object -------------------------------------------------------------------
+
+
+class Refused(Started):
+    """A batch job that is submitted at the third attempt."""
+
+    tries = 0
+
+    async def start(self) -> None:
+        Refused.tries += 1
+        if Refused.tries < 3:
+            raise RuntimeError("sbatch: error: QOSMaxSubmitJobPerUserLimit")
+        await super().start()
+
+
+def test_a_start_that_raised_is_tried_again_after_a_pause(
+    marked: Marked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The cluster object keeps what has not started; it counted as on its way for ever."""
+    monkeypatch.setattr(Refused, "tries", 0)
+    with spec(Refused) as (cluster, client):
+        cluster.adapt(Adaptive=TideAdaptive, minimum=0, maximum=1, start={"backoff": "100ms"}, **QUICK)
+        assert submit(client, marked, "once").result(timeout=60) == "once"
+        told = explain(client, lines=100)()
+        assert "the cluster object's worker could not be started, and the log says why" in told
+    assert Refused.tries == 3
 
 
 # -- a scheduler in another process -------------------------------------------------------------------------
