@@ -53,3 +53,26 @@ async def test_what_may_have_a_worker_after_all_does_not_go():
     assert (orders.release, orders.pinned) == (("1", "2"), {"0": "worker x may be its"})
     units = {unit.name: unit for unit in (await provider.observe()).units}
     assert (units["0"].phase, units["0"].pinned) == (Phase.PENDING, "worker x may be its")
+
+
+async def test_what_was_asked_for_is_on_its_way_until_it_is_reported():
+    """It was asked for again, and said again, in each tick until the next report."""
+    provider = DelegateProvider("cpu")
+    provider.exchange({})
+    await provider.scale_up("cpu", 3)
+    assert (await provider.observe()).requested == {"cpu": 3}
+    assert provider.exchange({}).units == 3
+    # The cluster class is busy, and has no more than one so far.
+    assert provider.exchange({"0": ""}).units == 3
+    assert (await provider.observe()).requested == {"cpu": 2}
+    # One is no longer wanted, and the one that is there goes.
+    await provider.scale_down(["cpu?1"])
+    await provider.scale_down(["0"])
+    assert (await provider.observe()).requested == {"cpu": 1}
+    orders = provider.exchange({"0": ""})
+    assert (orders.units, orders.release) == (None, ("0",))
+    assert provider.exchange({}).units == 1
+    assert provider.exchange({"1": ""}).units is None
+    assert (await provider.observe()).requested == {}
+    # What ends by itself is the controller's matter.
+    assert provider.exchange({}).units is None

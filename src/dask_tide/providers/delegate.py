@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from dask_tide.errors import Unavailable
 from dask_tide.model import Phase
 
-from .base import Observation, ObservedUnit, ProviderContext
+from .base import NAMELESS, Observation, ObservedUnit, ProviderContext
 
 #: A report older than this says nothing about now.
 _STALE_S = 10.0
@@ -65,6 +65,7 @@ class DelegateProvider:
         self._clock = clock
         self._units: dict[str, str] = {}
         self._reported_s: float | None = None
+        #: How many units there are to be once those that are to go have gone; None: as many as there are.
         self._wanted: int | None = None
         self._release: dict[str, None] = {}
         #: Names that have gone since somebody looked: the cluster class may give them to others at once.
@@ -94,13 +95,18 @@ class DelegateProvider:
         self._reported_s = self._clock()
         release = (renamed.get(name, name) for name in self._release) if renamed else self._release
         self._release = {name: None for name in release if name in units}
-        wanted, self._wanted = self._wanted, None
         pinned = self._pinned()
         for name in pinned:
             self._release.pop(name, None)
-        return Orders(
-            wanted if wanted is not None and wanted > len(units) else None, tuple(self._release), pinned
-        )
+        if not self._missing():
+            self._wanted = None
+        more = self._wanted is not None and self._wanted > len(units)
+        return Orders(self._wanted if more else None, tuple(self._release), pinned)
+
+    def _missing(self) -> int:
+        """How many units were asked for that the cluster class does not have yet."""
+        there = sum(not failure and name not in self._release for name, failure in self._units.items())
+        return max(0, (self._wanted or 0) - there)
 
     def _pinned(self) -> Mapping[str, str]:
         return self._pinned_of([name for name, failure in self._units.items() if not failure])
@@ -117,7 +123,8 @@ class DelegateProvider:
                 )
                 for name, failure in self._units.items()
                 if name not in gone
-            )
+            ),
+            requested={self._pool: missing} if (missing := self._missing()) else {},
         )
 
     def _phase(self, name: str) -> Phase:
@@ -131,7 +138,10 @@ class DelegateProvider:
         self._wanted = n - len(self._release)
 
     async def scale_down(self, units: Sequence[str]) -> None:
-        self._release |= dict.fromkeys(units)
+        more = [unit for unit in units if unit not in self._release]
+        if self._wanted is not None:
+            self._wanted -= len(more)
+        self._release |= dict.fromkeys(unit for unit in more if NAMELESS not in unit)
 
     async def close(self) -> None:
         """The units belong to the cluster class: they stay."""
