@@ -7,6 +7,7 @@ scheduler, where the task graph is, by the same controller as everywhere; the ob
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import inspect
 import logging
@@ -14,6 +15,7 @@ import math
 import numbers
 import uuid
 from collections.abc import Collection, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from dask.utils import parse_timedelta
@@ -26,7 +28,7 @@ from dask_tide import config as configuration
 from dask_tide.controller import observe
 from dask_tide.controller.attach import attach
 from dask_tide.controller.ledger import Ledger
-from dask_tide.errors import ConfigError
+from dask_tide.errors import ConfigError, words
 from dask_tide.providers.delegate import DelegateProvider
 
 if TYPE_CHECKING:
@@ -107,6 +109,8 @@ class TideAdaptive:
         self._said: set[str] = set()
         self._busy = False
         self._registered = False
+        #: What does the last orders; a class may take minutes for it.
+        self._acting: asyncio.Task[None] | None = None
         self._loop = cluster.loop
         interval_s = parse_timedelta(interval, default="s")
         self.periodic_callback: PeriodicCallback | None = PeriodicCallback(self._tick, interval_s * 1000)
@@ -193,10 +197,23 @@ class TideAdaptive:
             if self._started(names[name]):  # until then its worker's name is not known, and may be its own
                 self._say(f"unit {name} and others without a worker are not given back: {reason}")
         release = [names[name] for name in orders["release"] if name in names]
+        if not (release or orders["units"] is not None):
+            return
+        if self._acting is None or self._acting.done():  # else they are given again
+            self._acting = asyncio.create_task(self._act(release, orders["units"]))
+            self._acting.add_done_callback(partial(self._acted, "scale_down" if release else "scale"))
+
+    async def _act(self, release: list[Any], units: int | None) -> None:
+        """Do what was ordered, beside the reports. Never cancelled: a ``SpecCluster`` would lose workers."""
         if release:
             await _maybe_await(self.cluster.scale_down(release))
-        elif orders["units"] is not None:
-            await _maybe_await(_scale(self.cluster, orders["units"]))
+        elif units is not None:
+            await _maybe_await(_scale(self.cluster, units))
+
+    def _acted(self, verb: str, task: asyncio.Task[None]) -> None:
+        error = None if task.cancelled() else task.exception()
+        if error is not None:  # a class may raise anything
+            self._say(f"cluster.{verb}: {words(error)}")
 
     def _say(self, message: str) -> None:
         if message not in self._said:

@@ -335,12 +335,12 @@ HERE = {"host": "127.0.0.1", "dashboard": False}
 
 
 @contextmanager
-def spec(kind: type, **options: Any) -> Iterator[tuple[Any, Client]]:
-    """A ``SpecCluster`` without workers, which makes workers of this kind."""
+def spec(kind: type, made: type = SpecCluster, **options: Any) -> Iterator[tuple[Any, Client]]:
+    """A cluster of this class without workers, which makes workers of this kind."""
     scheduler = {"cls": Scheduler, "options": HERE | {"port": 0}}
     worker = {"cls": kind, "options": HERE | {"nthreads": 1} | options}
     with (
-        SpecCluster(scheduler=scheduler, worker=worker, silence_logs=logging.CRITICAL) as cluster,
+        made(scheduler=scheduler, worker=worker, silence_logs=logging.CRITICAL) as cluster,
         Client(cluster, set_as_default=False) as client,
     ):
         yield cluster, client
@@ -427,6 +427,36 @@ def test_a_start_that_raised_is_tried_again_after_a_pause(
         told = explain(client, lines=100)()
         assert "the cluster object's worker could not be started, and the log says why" in told
     assert Refused.tries == 3
+
+
+class Slow(Started):
+    """Starts once it may."""
+
+    may = threading.Event()
+
+    async def start(self) -> None:
+        await until(self.may.is_set, "it may start")
+        await super().start()
+
+
+def test_reports_go_on_while_the_cluster_object_is_busy(
+    marked: Marked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``scale_down`` awaits all that start; meanwhile the provider counted as one that does not answer."""
+    monkeypatch.setattr(Slow, "may", threading.Event())
+    with spec(Slow) as (cluster, client):
+        cluster.adapt(Adaptive=TideAdaptive, minimum=0, maximum=1, **QUICK)
+        first = submit(client, marked, "first")
+        wait_until(lambda: cluster.worker_spec, "it is being started", detail=explain(client))
+        first.cancel()
+        try:
+            wait_until(lambda: not cluster.worker_spec, "it is not wanted", detail=explain(client))
+            delegate = cluster.scheduler.extensions["tide"].provider
+            before_s = delegate._reported_s
+            wait_until(lambda: delegate._reported_s > before_s, "another report", detail=explain(client))
+        finally:
+            Slow.may.set()
+        assert submit(client, marked, "second").result(timeout=60) == "second"
 
 
 # -- a scheduler in another process -------------------------------------------------------------------------
