@@ -13,6 +13,7 @@ import inspect
 import logging
 import math
 import numbers
+import time
 import uuid
 from collections.abc import Collection, Mapping
 from functools import partial
@@ -39,6 +40,8 @@ logger = logging.getLogger("distributed.tide.adaptive")
 _POOL = "workers"
 _MAXIMUM = 10
 _NAME = "tide-adaptive"
+#: After so long what ``scale_down`` has refused is tried again, doubled each time, and the longest pause.
+_PAUSE_S, _LONGEST_PAUSE_S = 0.25, 30.0
 _told: set[str] = set()
 
 
@@ -111,6 +114,9 @@ class TideAdaptive:
         self._registered = False
         #: What does the last orders; a class may take minutes for it.
         self._acting: asyncio.Task[None] | None = None
+        #: What ``scale`` and ``scale_down`` raised last, and how often the latter did in a row.
+        self._refused, self._stuck = "", ""
+        self._failures, self._resume_s = 0, 0.0
         self._loop = cluster.loop
         interval_s = parse_timedelta(interval, default="s")
         self.periodic_callback: PeriodicCallback | None = PeriodicCallback(self._tick, interval_s * 1000)
@@ -185,9 +191,17 @@ class TideAdaptive:
         names = self._names()
         units = {name: self._failure(key) for name, key in names.items()}
         renamed = {str(key): name for name, key in names.items() if str(key) != name}
+        refused = self._refused
         orders = await self.cluster.scheduler_comm.tide_exchange(
-            owner=self._id, units=units, renamed=renamed, **self._template()
+            owner=self._id,
+            units=units,
+            renamed=renamed,
+            refused=refused,
+            stuck=self._stuck,
+            **self._template(),
         )
+        if refused == self._refused:
+            self._refused = ""
         if orders is None:  # what a scheduler that has been restarted replies: it knows no controller
             self._registered = False
             return
@@ -199,7 +213,8 @@ class TideAdaptive:
         release = [names[name] for name in orders["release"] if name in names]
         if not (release or orders["units"] is not None):
             return
-        if self._acting is None or self._acting.done():  # else they are given again
+        idle = self._acting is None or self._acting.done()
+        if idle and time.monotonic() >= self._resume_s:  # else they are given again
             self._acting = asyncio.create_task(self._act(release, orders["units"]))
             self._acting.add_done_callback(partial(self._acted, "scale_down" if release else "scale"))
 
@@ -211,9 +226,17 @@ class TideAdaptive:
             await _maybe_await(_scale(self.cluster, units))
 
     def _acted(self, verb: str, task: asyncio.Task[None]) -> None:
-        error = None if task.cancelled() else task.exception()
-        if error is not None:  # a class may raise anything
-            self._say(f"cluster.{verb}: {words(error)}")
+        error = None if task.cancelled() else task.exception()  # a class may raise anything
+        text = "" if error is None else f"cluster.{verb}: {words(error)}"
+        if text:
+            self._say(text)
+        if verb == "scale":
+            self._refused = text  # the controller pauses
+            return
+        self._stuck = text
+        self._failures = self._failures + 1 if text else 0
+        pause_s = min(_PAUSE_S * 2**self._failures, _LONGEST_PAUSE_S) if text else 0.0
+        self._resume_s = time.monotonic() + pause_s
 
     def _say(self, message: str) -> None:
         if message not in self._said:
@@ -369,7 +392,12 @@ class AdaptiveService(SchedulerPlugin):
         template = dict(self._overrides["pools"][_POOL])
 
         async def tide_exchange(
-            owner: str, units: dict[str, str], renamed: dict[str, str], **told: Any
+            owner: str,
+            units: dict[str, str],
+            renamed: dict[str, str],
+            refused: str,
+            stuck: str,
+            **told: Any,
         ) -> dict[str, Any]:
             if owner != self._owner:
                 raise ConfigError("owner", owner, "the last object that cluster.adapt has made")
@@ -378,7 +406,7 @@ class AdaptiveService(SchedulerPlugin):
                 told_so_far = {**self._overrides, "pools": {_POOL: template}}
                 controller.reshape(configuration.read(told_so_far).pools[_POOL].pool)
             names.learn(renamed)
-            orders = delegate.exchange(units, renamed)
+            orders = delegate.exchange(units, renamed, refused=refused, stuck=stuck)
             controller.ledger.stays(orders.pinned)
             return {
                 "units": orders.units,

@@ -429,6 +429,48 @@ def test_a_start_that_raised_is_tried_again_after_a_pause(
     assert Refused.tries == 3
 
 
+class Unwilling(SpecCluster):
+    """Raises where it is asked for a second worker, as dask_cuda's does, or to stop one."""
+
+    raises = True
+
+    def new_worker_spec(self) -> Any:
+        if self.raises and self.worker_spec:
+            raise ValueError("cannot scale beyond visible devices")
+        return super().new_worker_spec()
+
+    async def scale_down(self, workers: Any) -> None:
+        if self.raises:
+            raise RuntimeError("scancel: error: Socket timed out")
+        await super().scale_down(workers)
+
+
+def test_what_scale_raises_is_told_and_tried_again_after_a_pause(marked: Marked, warned: list[str]) -> None:
+    """It was raised again with each report, and told nobody but the event loop."""
+    with spec(Worker, Unwilling) as (cluster, client):
+        cluster.adapt(Adaptive=TideAdaptive, minimum=2, maximum=2, start={"backoff": "100ms"}, **QUICK)
+        refused = "cluster.scale: cannot scale beyond visible devices"
+        told = explain(client, lines=100)
+        wait_until(lambda: "2 starts in a row came to nothing" in str(told()), "it pauses", detail=told)
+        assert refused in told()
+        cluster.raises = False
+        wait_until(lambda: len(registered(client)) == 2, "another one after all", detail=told)
+        assert warned.count(f"adapt: {refused}") == 1
+
+
+def test_what_scale_down_raises_is_told_and_tried_again(marked: Marked, warned: list[str]) -> None:
+    with spec(Worker, Unwilling) as (cluster, client):
+        cluster.adapt(Adaptive=TideAdaptive, minimum=0, maximum=1, **QUICK)
+        assert submit(client, marked, "once").result(timeout=60) == "once"
+        stuck = "cluster.scale_down: scancel: error: Socket timed out"
+        wait_until(
+            lambda: f"0 (stopping): {stuck}" in explain(client)(), "it is told", detail=explain(client)
+        )
+        cluster.raises = False
+        wait_until(lambda: not cluster.worker_spec, "it goes", detail=explain(client))
+        assert warned.count(f"adapt: {stuck}") == 1
+
+
 class Slow(Started):
     """Starts once it may."""
 

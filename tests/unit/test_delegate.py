@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pytest
+
+from dask_tide.errors import LaunchRejected
 from dask_tide.model import Phase
 from dask_tide.providers.delegate import DelegateProvider
 
@@ -65,6 +68,10 @@ async def test_what_was_asked_for_is_on_its_way_until_it_is_reported():
     # The cluster class is busy, and has no more than one so far.
     assert provider.exchange({"0": ""}).units == 3
     assert (await provider.observe()).requested == {"cpu": 2}
+    # One has failed, and is to be forgotten.
+    provider.exchange({"0": "", "x": "out of memory"})
+    await provider.scale_down(["x"])
+    assert (await provider.observe()).requested == {"cpu": 2}
     # One is no longer wanted, and the one that is there goes.
     await provider.scale_down(["cpu?1"])
     await provider.scale_down(["0"])
@@ -76,3 +83,30 @@ async def test_what_was_asked_for_is_on_its_way_until_it_is_reported():
     assert (await provider.observe()).requested == {}
     # What ends by itself is the controller's matter.
     assert provider.exchange({}).units is None
+
+
+async def test_what_was_refused_is_told_to_whoever_asks_for_it_next():
+    """The class is asked later, and elsewhere: that it could not is known only then."""
+    provider = DelegateProvider("cpu")
+    provider.exchange({})
+    await provider.scale_up("cpu", 2)
+    assert provider.exchange({}).units == 2
+    assert provider.exchange({}, refused="no more devices").units is None
+    assert (await provider.observe()).requested == {}
+    with pytest.raises(LaunchRejected, match="no more devices"):
+        await provider.scale_up("cpu", 2)
+    await provider.scale_up("cpu", 2)
+    assert provider.exchange({}).units == 2
+    # Who has no use for it any more is not told later, when it says nothing.
+    provider.exchange({}, refused="no more devices")
+    await provider.observe()
+    await provider.observe()
+    await provider.scale_up("cpu", 1)
+
+
+async def test_why_a_unit_does_not_stop_is_told():
+    provider = DelegateProvider("cpu")
+    provider.exchange({"0": "", "1": ""})
+    await provider.scale_down(["0"])
+    assert provider.exchange({"0": "", "1": ""}, stuck="not now").release == ("0",)
+    assert [unit.message for unit in (await provider.observe()).units] == ["not now", ""]

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from dask_tide.errors import Unavailable
+from dask_tide.errors import LaunchRejected, Unavailable
 from dask_tide.model import Phase
 
 from .base import NAMELESS, Observation, ObservedUnit, ProviderContext
@@ -68,6 +68,9 @@ class DelegateProvider:
         #: How many units there are to be once those that are to go have gone; None: as many as there are.
         self._wanted: int | None = None
         self._release: dict[str, None] = {}
+        #: Why the last order for more came to nothing: as told, and as the last look has found it.
+        self._refused, self._refusal = "", ""
+        self._stuck = ""
         #: Names that have gone since somebody looked: the cluster class may give them to others at once.
         self._gone: set[str] = set()
         self._wake: Callable[[], None] = lambda: None
@@ -77,7 +80,14 @@ class DelegateProvider:
         self._wake = context.wake
         return self
 
-    def exchange(self, units: dict[str, str], renamed: Mapping[str, str] | None = None) -> Orders:
+    def exchange(
+        self,
+        units: dict[str, str],
+        renamed: Mapping[str, str] | None = None,
+        *,
+        refused: str = "",
+        stuck: str = "",
+    ) -> Orders:
         """Take a report, give orders.
 
         Parameters
@@ -87,7 +97,15 @@ class DelegateProvider:
             one has failed and is empty otherwise.
         renamed
             Names by those that the same units may have had before.
+        refused
+            Why it could not do what it was asked for since the last report; empty: it could.
+        stuck
+            Why it could not stop what it was to stop, the last time; empty: it could.
         """
+        if refused:
+            self._refused, self._wanted = refused, None
+            self._wake()
+        self._stuck = stuck
         if units != self._units or self._reported_s is None:
             self._wake()
         self._gone |= self._units.keys() - units.keys()
@@ -115,13 +133,18 @@ class DelegateProvider:
         if self._reported_s is None or self._clock() - self._reported_s > _STALE_S:
             raise Unavailable("the cluster object has not reported its workers for a while", 0.5)
         gone, self._gone = self._gone, set()
+        self._refusal, self._refused = self._refused, ""
         pinned = self._pinned()
         return Observation(
             tuple(
                 ObservedUnit(
-                    name, self._pool, self._phase(name), message=failure, pinned=pinned.get(name, "")
+                    name,
+                    self._pool,
+                    self._phase(name),
+                    message=self._message(name),
+                    pinned=pinned.get(name, ""),
                 )
-                for name, failure in self._units.items()
+                for name in self._units
                 if name not in gone
             ),
             requested={self._pool: missing} if (missing := self._missing()) else {},
@@ -133,14 +156,22 @@ class DelegateProvider:
         # Whether it waits in a queue or starts is not known here: it must not expire.
         return Phase.FAILED if self._units[name] else Phase.PENDING
 
+    def _message(self, name: str) -> str:
+        return (self._stuck if name in self._release else "") or self._units[name]
+
     async def scale_up(self, pool: str, n: int) -> None:
+        # What became of the last order is known only now.
+        refusal, self._refusal = self._refusal, ""
+        if refusal:
+            raise LaunchRejected(refusal)
         # Those that are to go count in `n`, and have gone by the time that this is done.
         self._wanted = n - len(self._release)
 
     async def scale_down(self, units: Sequence[str]) -> None:
         more = [unit for unit in units if unit not in self._release]
         if self._wanted is not None:
-            self._wanted -= len(more)
+            # A failed one was no part of it.
+            self._wanted -= sum(NAMELESS in unit or self._units.get(unit) == "" for unit in more)
         self._release |= dict.fromkeys(unit for unit in more if NAMELESS not in unit)
 
     async def close(self) -> None:
