@@ -223,7 +223,12 @@ class TideAdaptive:
         if release:
             await _maybe_await(self.cluster.scale_down(release))
         elif units is not None:
-            await _maybe_await(_scale(self.cluster, units))
+            try:
+                await _maybe_await(_scale(self.cluster, units))
+            except Exception:
+                # A SpecCluster that could not have all has noted some, and begun none.
+                await _maybe_await(_scale(self.cluster, len(self._names())))
+                raise
 
     def _acted(self, verb: str, task: asyncio.Task[None]) -> None:
         error = None if task.cancelled() else task.exception()  # a class may raise anything

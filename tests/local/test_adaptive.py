@@ -453,6 +453,7 @@ def test_what_scale_raises_is_told_and_tried_again_after_a_pause(marked: Marked,
         told = explain(client, lines=100)
         wait_until(lambda: "2 starts in a row came to nothing" in str(told()), "it pauses", detail=told)
         assert refused in told()
+        wait_until(lambda: registered(client) == ["0"], "the one that it may have starts", detail=told)
         cluster.raises = False
         wait_until(lambda: len(registered(client)) == 2, "another one after all", detail=told)
         assert warned.count(f"adapt: {refused}") == 1
