@@ -279,7 +279,7 @@ class ProviderContract:
         one, two = await platform.up("one", 1), await platform.up("two", 1)
         assert not set(one) & set(two)
         await platform.registered(*one, *two)
-        await platform.provider.scale_down(one)
+        await platform.down(one)
         await platform.gone(*one)
         assert sorted(await platform.units()) == two
         assert await platform.up("one", 1) != one
@@ -341,7 +341,7 @@ class ProviderContract:
             return unit is None
 
         await platform.drained(going)
-        await platform.provider.scale_down([going])
+        await platform.down([going])
         await platform.until(gone, f"unit {going} has ended")
         assert Phase.FAILED not in phases
 
