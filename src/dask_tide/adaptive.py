@@ -15,31 +15,22 @@ import math
 import numbers
 import time
 import uuid
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dask.utils import parse_timedelta
 from distributed.core import Status
-from distributed.diagnostics.plugin import SchedulerPlugin
 from distributed.protocol.pickle import dumps
 from tornado.ioloop import PeriodicCallback
 
 from dask_tide import config as configuration
-from dask_tide.controller import observe
-from dask_tide.controller.attach import attach
-from dask_tide.controller.ledger import Ledger
+from dask_tide.adaptive_service import NAME, POOL, AdaptiveService
 from dask_tide.errors import ConfigError, words
-from dask_tide.providers.delegate import DelegateProvider
-
-if TYPE_CHECKING:
-    from distributed.scheduler import Scheduler
 
 logger = logging.getLogger("distributed.tide.adaptive")
 
-_POOL = "workers"
 _MAXIMUM = 10
-_NAME = "tide-adaptive"
 #: After so long what ``scale_down`` has refused is tried again, doubled each time, and the longest pause.
 _PAUSE_S, _LONGEST_PAUSE_S = 0.25, 30.0
 _told: set[str] = set()
@@ -124,7 +115,7 @@ class TideAdaptive:
 
     def _overrides(self) -> dict[str, Any]:
         pool = {"minimum": self.minimum, "maximum": self.maximum, "memory": 0, **self._template()}
-        return {**self._settings, "provider": "delegate", "pools": {_POOL: pool}}
+        return {**self._settings, "provider": "delegate", "pools": {POOL: pool}}
 
     def stop(self, reason: str = "unknown") -> None:
         """Stop deciding; the workers stay. Synchronous; may be called again."""
@@ -172,7 +163,7 @@ class TideAdaptive:
         service = AdaptiveService(self._id, self._overrides())
         try:
             await self.cluster.scheduler_comm.register_scheduler_plugin(
-                plugin=dumps(service), name=_NAME, idempotent=False
+                plugin=dumps(service), name=NAME, idempotent=False
             )
         except OSError:
             raise
@@ -319,109 +310,3 @@ def _scale(cluster: Any, units: int) -> Any:
 async def _maybe_await(result: Any) -> None:
     if inspect.isawaitable(result):
         await result
-
-
-class Names:
-    """Whether a worker's name tells its unit: cluster classes for virtual machines name their workers anew.
-
-    Such a unit is called by its key until its start has ended, and its worker may register before that.
-    Others (``SSHCluster``, ``SubprocessCluster``) do not tell what their workers are called.
-    """
-
-    def __init__(self, scheduler: Scheduler) -> None:
-        self._scheduler = scheduler
-        #: By key, as last reported.
-        self._own: dict[str, str] = {}
-        #: Names may differ from the keys.
-        self._anew = False
-        self.ledger: Ledger | None = None
-
-    def learn(self, renamed: dict[str, str]) -> None:
-        """Take down what units whose name is not their key are called."""
-        self._own = renamed
-        self._anew = self._anew or bool(renamed)
-        if self.ledger is not None:
-            self.ledger.rename(renamed)
-
-    def pinned(self, units: Collection[str]) -> dict[str, str]:
-        """Why some of these units may not be given back: a worker that is nobody's may be theirs."""
-        if not self._anew and self.ledger is not None and self.ledger.records[_POOL].registered:
-            return {}  # others have been found by their keys
-        unsure = set(units).difference(self._own.values())
-        if not unsure:
-            return {}
-        owners = observe.owners(self._scheduler, units)
-        strangers = (
-            ws for ws, unit in zip(self._scheduler.workers.values(), owners, strict=True) if not unit
-        )
-        if (stranger := next(strangers, None)) is None:
-            return {}
-        return dict.fromkeys(unsure, f"worker {stranger.name} belongs to no unit by its name and may be its")
-
-
-class AdaptiveService(SchedulerPlugin):
-    """The scheduler's side: a controller whose provider is a cluster object elsewhere.
-
-    Parameters
-    ----------
-    owner
-        Identifies the TideAdaptive that made it; a later one takes over.
-    overrides
-        The configuration.
-    """
-
-    name = _NAME
-
-    def __init__(self, owner: str, overrides: dict[str, Any]) -> None:
-        self._owner = owner
-        self._overrides = overrides
-        #: Once it has started: what is known of the cluster object's units.
-        self.ledger: Ledger | None = None
-
-    async def start(self, scheduler: Scheduler) -> None:
-        """Called by the scheduler when the plugin arrives there."""
-        old = scheduler.extensions.get("tide")
-        if old is not None:
-            if not isinstance(old.provider, DelegateProvider):
-                raise RuntimeError("this scheduler has a dask-tide controller of its own")
-            await old.close()
-        names = Names(scheduler)
-        delegate = DelegateProvider(_POOL, names.pinned)
-        controller = attach(scheduler, self._overrides, provider=delegate)
-        self.ledger = names.ledger = controller.ledger
-        before = scheduler.plugins.get(_NAME)
-        if isinstance(before, AdaptiveService) and before.ledger is not None:
-            # `adapt` has been called again. Units that have had their workers must not seem to wait for a
-            # place, and those that were being given back still have to be.
-            await delegate.scale_down(self.ledger.inherit(before.ledger))
-        template = dict(self._overrides["pools"][_POOL])
-
-        async def tide_exchange(
-            owner: str,
-            units: dict[str, str],
-            renamed: dict[str, str],
-            refused: str,
-            stuck: str,
-            **told: Any,
-        ) -> dict[str, Any]:
-            if owner != self._owner:
-                raise ConfigError("owner", owner, "the last object that cluster.adapt has made")
-            if any(template.get(key) != value for key, value in told.items()):
-                template.update(told)
-                told_so_far = {**self._overrides, "pools": {_POOL: template}}
-                controller.reshape(configuration.read(told_so_far).pools[_POOL].pool)
-            names.learn(renamed)
-            orders = delegate.exchange(units, renamed, refused=refused, stuck=stuck)
-            controller.ledger.stays(orders.pinned)
-            return {
-                "units": orders.units,
-                "release": list(orders.release),
-                "pinned": dict(orders.pinned),
-            }
-
-        async def tide_detach(owner: str) -> None:
-            if owner == self._owner:
-                await controller.close()
-
-        for handler in (tide_exchange, tide_detach):
-            scheduler.handlers[handler.__name__] = handler

@@ -26,7 +26,7 @@ from served import Served
 from waiting import until, wait_until
 
 from dask_tide import TideAdaptive
-from dask_tide.adaptive import AdaptiveService
+from dask_tide.adaptive_service import AdaptiveService
 from dask_tide.errors import ConfigError
 
 QUICK = {"interval": "50ms", "release": {"keep": "200ms", "tail": "200ms"}}
