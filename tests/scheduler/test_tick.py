@@ -404,6 +404,30 @@ async def test_close_ends_everything(harbour):
     assert h.provider.called("close") == [()]
 
 
+async def test_what_cannot_be_closed_keeps_nothing_else_from_it(harbour, monkeypatch):
+    h = await harbour()
+    closed = []
+
+    def failing(name, close):
+        async def fail():
+            await close()
+            closed.append(name)
+            raise RuntimeError(f"{name} is away")
+
+        return fail
+
+    parts = {"drains": h.controller.drains, "provider": h.provider, "journal": h.controller.journal}
+    for name, part in parts.items():
+        monkeypatch.setattr(part, "close", failing(name, part.close))
+    monkeypatch.setattr(h.controller, "_clean_up", lambda: closed.append("rest"))
+    with pytest.raises(RuntimeError, match="is away"):
+        await h.controller.close()
+    assert closed == [*parts, "rest"]
+    assert "tide" not in h.scheduler.plugins
+    assert "tide" not in h.scheduler.extensions
+    h.controller._closing = None  # the fixture closes it, too
+
+
 async def test_close_while_a_unit_cannot_be_given_back(harbour, caplog):
     h = await harbour(**KEEP)
     unit, _ = await h.scaled(2)

@@ -180,18 +180,21 @@ class Controller:
 
     async def _close(self) -> None:
         loop, self._loop = self._loop, None
-        if loop is not None:
-            loop.cancel()
-            await asyncio.gather(loop, return_exceptions=True)
-            await self.drains.close()
-            self._turned_away.stop()
-            self.scheduler.plugins.pop(Tally.name, None)
-            self.scheduler.extensions.pop("tide", None)
-        if self.supply.provider is not None:
-            await self.supply.close()
-            await self.journal.close()
-            await self._durations_file.close()
-            self._clean_up()
+        async with contextlib.AsyncExitStack() as rest:  # the last one first, and all of it if one fails
+            if self.supply.provider is not None:
+                rest.callback(self._clean_up)
+                for part in (self._durations_file, self.journal, self.supply):
+                    rest.push_async_callback(part.close)
+            if loop is not None:
+                rest.callback(self._detach)
+                rest.push_async_callback(self.drains.close)
+                loop.cancel()
+                await asyncio.gather(loop, return_exceptions=True)
+
+    def _detach(self) -> None:
+        self._turned_away.stop()
+        self.scheduler.plugins.pop(Tally.name, None)
+        self.scheduler.extensions.pop("tide", None)
 
     @property
     def provider(self) -> Provider | None:
