@@ -150,6 +150,14 @@ async def test_no_node_for_it_limits_the_pool_in_the_platforms_words(plane, pool
 
         await until(limited, "it is a limit")
 
+        async def told() -> bool:
+            observed = units(await provider.observe(), Phase.PENDING)
+            return all("FailedScheduling" in provider._words.get(name, "") for name in observed)
+
+        await until(told, "the scheduler says the same in an event")
+        for unit in units(await provider.observe(), Phase.PENDING).values():
+            assert unit.message.count("nodes are available") == 1
+
 
 @pytest.mark.parametrize("cause", ["limit range", "pod security"])
 async def test_a_refusal_is_in_the_platforms_words(plane, pool, cause):

@@ -362,9 +362,11 @@ class KubernetesProvider:
         if node is not None and node.silent and unit.phase in (Phase.PENDING, Phase.STARTING):
             unit = replace(unit, phase=Phase.UNKNOWN, message=f"its node does not answer ({node.silent})")
         said = [unit.message]
-        if words not in unit.message and words.startswith(EVICTED):
+        if _repeats(unit.message, words):
+            pass
+        elif words.startswith(EVICTED):
             said.insert(0, words)
-        elif words not in unit.message and unit.phase is Phase.PENDING:
+        elif unit.phase is Phase.PENDING:
             said.append(words)
         if pod.unschedulable_since is not None:
             said.append(self._places[unit.pool].words(unit.name))
@@ -415,6 +417,11 @@ def _size(node: NodeView) -> str:
     """What pods may have of a node, to two digits: nodes of one type differ by some MB. Else its type."""
     sizes = ", ".join(f"{name} {amount:.2g}" for name, amount in node.allocatable.items())
     return sizes or node.kind.partition("/")[0]
+
+
+def _repeats(status: str, words: str) -> bool:
+    """Whether an event says what the status does, which may have another reason before it."""
+    return (words.partition(": ")[2] or words) in status
 
 
 def _is_parked(pod: PodView) -> bool:
