@@ -142,13 +142,15 @@ class _Metadata:
 
         Raises
         ------
-        OSError, HTTPClientError
-            It does not answer, or not as it should.
+        Exception
+            It does not answer, or not as it should; what the HTTP client raises then may be of any kind.
         """
         if not self._token:
             self._token = await self._fetch(
                 _TOKEN, "PUT", "X-aws-ec2-metadata-token-ttl-seconds", str(_VALID_S)
             )
+            if not (self._token.isascii() and self._token.isprintable()):
+                raise self._other(self._token)
         try:
             answer = await self._fetch(_ACTION, "GET", "X-aws-ec2-metadata-token", self._token)
         except HTTPClientError as error:
@@ -157,7 +159,16 @@ class _Metadata:
             if error.code in (_NOT_FOUND, _UNAUTHORIZED):
                 return None
             raise
+        if not answer or answer.startswith("<"):
+            raise self._other(answer)
         return _Notice.read(answer)
+
+    def _other(self, answer: str) -> ValueError:
+        return ValueError(f"something else answers at {self._url}: {answer[:60]!r}")
+
+    def forget(self) -> None:
+        """Ask for another token: this one may be none."""
+        self._token = ""
 
     async def _fetch(self, path: str, method: str, header: str, value: str) -> str:
         request = HTTPRequest(
@@ -196,7 +207,8 @@ async def _noticed(metadata: _Metadata, interval_s: float) -> _Notice:
         try:
             if (notice := await metadata.notice()) is not None:
                 return notice
-        except (OSError, HTTPClientError) as error:
+        except Exception as error:  # noqa: BLE001 - of any kind, and whoever stops asking hears of no notice
+            metadata.forget()
             if str(error) != trouble:  # once, not every five seconds
                 logger.warning("The instance's metadata cannot be read: %s", error)
             trouble = str(error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
 import subprocess
@@ -39,6 +40,7 @@ class Metadata:
 
     def __init__(self) -> None:
         self.notice: object = None
+        self.token = "token-{}"
         self.tokens: list[str] = []
         self.asked = 0
         outer = self
@@ -46,7 +48,7 @@ class Metadata:
         class Token(RequestHandler):
             def put(self) -> None:
                 assert int(self.request.headers["X-aws-ec2-metadata-token-ttl-seconds"]) > 0
-                outer.tokens.append(f"token-{len(outer.tokens)}")
+                outer.tokens.append(outer.token.format(len(outer.tokens)))
                 self.write(outer.tokens[-1])
 
         class Action(RequestHandler):
@@ -216,6 +218,27 @@ async def test_who_does_not_answer_is_complained_of_once(metadata, scheduler, ca
             await until(lambda: len(attempts) >= 3, "it asks again and again")
             interruption.leave(nanny)
     assert caplog.text.count("cannot be read") == 1
+
+
+@pytest.mark.parametrize(
+    ("field", "said"),
+    [("token", "Log in.\nYour proxy"), ("notice", "<html>Log in.</html>"), ("notice", "")],
+    ids=["token", "page", "nothing"],
+)
+async def test_p11_what_is_no_answer_of_ec2s_is_no_notice_and_does_not_end_the_watch(
+    metadata, caplog, field, said
+):
+    """A proxy in between answers 200 to anything, and may be gone a minute later."""
+    right = getattr(metadata, field)
+    setattr(metadata, field, said)
+    watch = asyncio.create_task(interruption._noticed(interruption._Metadata(metadata.url), 0.02))
+    await until(lambda: len(metadata.tokens) >= 3, "it asks again and again, for a token, too")
+    assert caplog.text.count("cannot be read") == 1
+    assert not watch.done()
+    setattr(metadata, field, right)
+    metadata.notice = notice()
+    async with asyncio.timeout(10):
+        assert "EC2 will terminate" in (await watch).words
 
 
 @pytest.fixture
