@@ -44,6 +44,7 @@ def mend(faults: Faults) -> None:
     _know_eks_images()
     _rest_addresses()
     _keep_groups_that_are_out_of_stock()
+    _keep_what_is_not_updated()
 
 
 def _offer_few_types() -> None:
@@ -167,3 +168,22 @@ def _keep_groups_that_are_out_of_stock() -> None:
 
     replace(FakeAutoScalingGroup, "replace_autoscaling_group_instances", tried)
     replace(AutoScalingResponse, "describe_scaling_activities", activities)
+
+
+def _keep_what_is_not_updated() -> None:
+    """A group keeps its mixed instances where an update says nothing of what they are launched from."""
+    update = FakeAutoScalingGroup.update
+
+    def updated(self: Any, **told: Any) -> None:
+        kept = self.mixed_instances_policy
+        launched_from = ("launch_config_name", "launch_template", "mixed_instances_policy")
+        if kept is not None and not any(told[name] for name in launched_from):
+            template = kept["LaunchTemplate"]
+            named = template["LaunchTemplateSpecification"]
+            by_id = {key: named[key] for key in ("LaunchTemplateId", "Version")}
+            told["mixed_instances_policy"] = kept | {
+                "LaunchTemplate": template | {"LaunchTemplateSpecification": by_id}
+            }
+        update(self, **told)
+
+    replace(FakeAutoScalingGroup, "update", updated)

@@ -92,17 +92,20 @@ def fleet(install: Callable[..., Fleet]) -> Fleet:
     return install()
 
 
-@pytest.fixture
-def grouped_fleet(tmp_path: Path) -> Iterator[Fleet]:
-    """The same with cluster-autoscaler and an Auto Scaling group, in a cloud of its own."""
+@pytest.fixture(scope="module")
+def grouped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Fleet]]:
+    """As ``install``, with cluster-autoscaler and an Auto Scaling group, in a cloud of the module's own."""
     if reason := missing("cluster-autoscaler"):
         pytest.skip(reason)
+    folder = tmp_path_factory.mktemp("grouped")
     sky = Sky(autoscaler="cluster-autoscaler")
-    with (
-        Cloud.start(sky=sky, tars=[image_build.build()]) as cloud,
-        fleets(cloud, tmp_path) as make,
-    ):
-        # Its group is there already: it would boot a machine for the pool's first pod.
-        with cloud.autoscaler_away():
-            fleet = make(share=Fleet(cloud, "", "", tmp_path, "workers", GROUP))
-        yield fleet
+    with Cloud.start(sky=sky, tars=[image_build.build()]) as cloud, fleets(cloud, folder) as make:
+        group = Fleet(cloud, "", "", folder, "workers", GROUP)
+
+        def install(*values: Any) -> Fleet:
+            group.no_machines("of the test before are left")
+            # The group is there already: it would boot a machine for the pool's first pod.
+            with cloud.autoscaler_away():
+                return make(*values, share=group)
+
+        yield install

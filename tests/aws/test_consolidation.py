@@ -12,9 +12,20 @@ from waiting import wait_until
 pytestmark = [pytest.mark.xdist_group("nodes"), pytest.mark.timeout(400, func_only=True)]
 
 
+#: Nobody goes but whom the autoscaler evicts.
+KEPT = {"cpu": {"maximum": 4}}, {"tide": {"release": {"keep": "3s"}}}
+
+
 def test_p31_karpenter_moves_the_idle_worker_and_never_the_busy_one(install: Callable[..., Fleet]) -> None:
-    # Nobody goes but whom Karpenter evicts.
-    fleet = install({"cpu": {"maximum": 4}}, {"tide": {"release": {"keep": "3s"}}})
+    the_idle_is_moved(install(*KEPT))
+
+
+def test_p31_cluster_autoscaler_does(grouped: Callable[..., Fleet]) -> None:
+    the_idle_is_moved(grouped(*KEPT))
+
+
+def the_idle_is_moved(fleet: Fleet) -> None:
+    """Of two machines with one worker each, the busy one's stays, and the idle one begins anew beside it."""
 
     def wait(condition: Callable[[], object], what: str) -> None:
         wait_until(condition, what, DEADLINE_S, fleet.situation)

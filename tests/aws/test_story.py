@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 from distributed import Client, Event, Future
 from fleet import DEADLINE_S, PER_MACHINE, POOL, Fleet, most_at_once
@@ -36,8 +38,8 @@ def test_machines_rise_and_ebb_with_the_work(fleet: Fleet) -> None:
     tell(fleet)
 
 
-def test_they_do_with_cluster_autoscaler(grouped_fleet: Fleet) -> None:
-    tell(grouped_fleet)
+def test_they_do_with_cluster_autoscaler(grouped: Callable[..., Fleet]) -> None:
+    tell(grouped())
 
 
 def tell(fleet: Fleet) -> None:

@@ -299,12 +299,17 @@ def test_an_auto_scaling_group_does_what_cluster_autoscaler_asks_of_it(cloud: Cl
     def want(count: int) -> None:
         cloud.aws("autoscaling", "set_desired_capacity", AutoScalingGroupName=GROUP, DesiredCapacity=count)
 
-    def wanted() -> int:
-        (group,) = cloud.aws("autoscaling", "describe_auto_scaling_groups", AutoScalingGroupNames=[GROUP])[
-            "AutoScalingGroups"
-        ]
-        return int(group["DesiredCapacity"])
+    def group() -> Any:
+        said = cloud.aws("autoscaling", "describe_auto_scaling_groups", AutoScalingGroupNames=[GROUP])
+        (ours,) = said["AutoScalingGroups"]
+        return ours
 
+    def wanted() -> int:
+        return int(group()["DesiredCapacity"])
+
+    mixed = group()["MixedInstancesPolicy"]
+    cloud.aws("autoscaling", "update_auto_scaling_group", AutoScalingGroupName=GROUP, MaxSize=40)
+    assert (group()["MaxSize"], group()["MixedInstancesPolicy"]) == (40, mixed)
     assert not instances()
     want(1)
     wait_until(lambda: set(instances()) & cloud.ready_nodes(), "its node is Ready", COMING_S)
