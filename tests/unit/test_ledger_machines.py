@@ -249,6 +249,18 @@ def test_the_dearest_is_remembered_for_some_minutes():
     assert cluster.cpu.dearest == 0.2
 
 
+def test_what_units_cost_is_no_news_after_some_minutes_without_any():
+    """The next one gets another machine, of another market perhaps; a budget expects the dearest still."""
+    cluster = Cluster()
+    cluster.units["a"] = ObservedUnit("a", "cpu", Phase.STARTING, "m1", price=0.2)
+    cluster.look(after_s=2000.0)
+    del cluster.units["a"]
+    cluster.look(after_s=500.0)
+    assert cluster.cpu.price_lately(cluster.now_s) == 0.2
+    cluster.look(after_s=500.0)
+    assert (cluster.cpu.price_lately(cluster.now_s), cluster.cpu.dearest) == (None, 0.2)
+
+
 def test_units_show_that_they_are_doomed_or_have_no_place():
     cluster = Cluster()
     cluster.units["a"] = ObservedUnit("a", "cpu", Phase.STARTING, "m1", "spot notice", doomed=True)

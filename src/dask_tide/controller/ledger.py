@@ -20,7 +20,7 @@ logger = logging.getLogger("distributed.tide.ledger")
 _YOUNG_S = 5.0
 #: Learned from this many of the last starts.
 _BOOTS = 8
-#: For how long another one may cost as much as the dearest that was seen.
+#: For how long another one may cost as much as the dearest that was seen, and as all did.
 _DEAR_S = 600.0
 #: Units that were asked for have a name within so long; others were made by somebody else, as a pod's
 #: replacement is by its ReplicaSet.
@@ -117,6 +117,7 @@ class PoolRecord:
     _placed_boots: deque[float] = field(default_factory=lambda: deque(maxlen=_BOOTS))
     _drains: int = 0
     _dearest_s: float = 0.0
+    _priced_s: float = 0.0
 
     def learn_boot(self, boot_s: float, *, cold: bool = False) -> None:
         # Not the mean: the very first start also pays for what is warm ever after.
@@ -135,9 +136,13 @@ class PoolRecord:
 
     def learn_prices(self, prices: list[float], now_s: float) -> None:
         """Learn what the units cost at this moment."""
-        self.price, dearest = fmean(prices), max(prices)
+        self.price, self._priced_s, dearest = fmean(prices), now_s, max(prices)
         if self.dearest is None or dearest >= self.dearest or now_s - self._dearest_s > _DEAR_S:
             self.dearest, self._dearest_s = dearest, now_s
+
+    def price_lately(self, now_s: float) -> float | None:
+        """What the units cost if that was seen within the last minutes: others will get other machines."""
+        return self.price if now_s - self._priced_s <= _DEAR_S else None
 
     def learn_drain(self, drain_s: float) -> None:
         self._drains = min(self._drains + 1, _BOOTS)

@@ -85,10 +85,13 @@ class PoolState(msgspec.Struct, frozen=True, omit_defaults=True):
     room
         Units for which the machines that are there have room; None: that is not known.
     price
-        What a unit costs for one second as far as seen of the machines, on the average, or at the most before
-        any was; None: what the pool says.
+        What a unit costs for one second, on the average, as seen of machines within the last minutes; None:
+        none was.
     dearest
-        What the dearest of the last ones cost; None: none was seen.
+        What the dearest of the last ones cost, however long ago; None: none was ever seen.
+    bound
+        What one can cost at the most, a whole machine; None: the platform does not say, and the pool's own
+        price counts.
     drain_s
         Learned time of a drain of an idle unit, seconds.
     capacity
@@ -113,6 +116,7 @@ class PoolState(msgspec.Struct, frozen=True, omit_defaults=True):
     room: int | None = None
     price: float | None = None
     dearest: float | None = None
+    bound: float | None = None
     drain_s: float = 0.1
     capacity: int | None = None
     capacity_message: str = ""
@@ -123,8 +127,9 @@ class PoolState(msgspec.Struct, frozen=True, omit_defaults=True):
 
     @property
     def unit_price(self) -> float:
-        """What one more unit costs for one second."""
-        return self.pool.price if self.price is None else self.price
+        """What one more unit costs for one second, as far as that is known."""
+        known = self.bound if self.price is None else self.price
+        return self.pool.price if known is None else known
 
     @property
     def unit_boot_s(self) -> float:

@@ -27,7 +27,7 @@ from dask_tide.model import (
     why,
 )
 
-from . import limits, victims
+from . import limits, prices, victims
 from .demand import Demand, assign
 from .need import NONE, Homeless, Need
 from .stock import Stock, take_stock
@@ -73,7 +73,8 @@ def decide(snapshot: Snapshot, memory: Memory) -> tuple[tuple[Action, ...], Memo
         allowance.reserve(
             state, min(_least(state, stocks[name], demands[name]), reach[name] - stocks[name].taking)
         )
-    for state in sorted(snapshot.pools, key=_decided_first):
+    compared = prices.compared(snapshot.pools)
+    for state in sorted(snapshot.pools, key=lambda each: _decided_first(each, compared)):
         name = state.pool.name
         allowance.reserve(state, 0)
         before = memory.pools.get(name, PoolMemory())
@@ -150,9 +151,9 @@ def _least(state: PoolState, stock: Stock, demand: Demand) -> int:
     return max(int(first), state.pool.minimum - stock.existing, state.floor - stock.existing)
 
 
-def _decided_first(state: PoolState) -> tuple[bool, float]:
+def _decided_first(state: PoolState, compared: dict[str, float]) -> tuple[bool, float]:
     """Spot first: what they hold may need another place. Then the cheapest, whatever the order."""
-    return not state.pool.spot, state.unit_price / state.pool.threads_per_unit
+    return not state.pool.spot, compared[state.pool.name] / state.pool.threads_per_unit
 
 
 def _haven(snapshot: Snapshot, stocks: dict[str, Stock], reach: dict[str, int]) -> str:
@@ -160,14 +161,15 @@ def _haven(snapshot: Snapshot, stocks: dict[str, Stock], reach: dict[str, int]) 
 
     Whoever is on the way already stays the one.
     """
+    safe = [state for state in snapshot.pools if not state.pool.spot and state.pool.maximum]
+    compared = prices.compared(safe)
 
     def order(state: PoolState) -> tuple[bool, bool, bool, float]:
         stock, name = stocks[state.pool.name], state.pool.name
         coming = bool(stock.coming_later)
         may = coming or reach[name] > stock.taking
-        return bool(state.pool.resources), not may, not coming, state.unit_price
+        return bool(state.pool.resources), not may, not coming, compared[name]
 
-    safe = [state for state in snapshot.pools if not state.pool.spot and state.pool.maximum]
     return min(safe, key=order).pool.name if safe else ""
 
 
@@ -255,7 +257,7 @@ class _PoolDecision:
         if over > 0 and self.state.manual is None:
             self._remember(self.need.units())
             dear = why(Code.OVER_BUDGET, want=self.live - over, have=self.live)
-            return _together(ended, self._let_go(over, dear, busy=True))
+            return _together(ended, self._let_go(over, dear, busy=True, dearest=True))
         target, reason = self.need.target()
         if reason and target > self.live and self.live <= self.pool.maximum:
             if ended:
@@ -342,11 +344,14 @@ class _PoolDecision:
             return []
         return [self._drain(ready, why(Code.STALE, message=ready[0].unit.message))]
 
-    def _let_go(self, surplus: int, reason: Why, *, busy: bool) -> list[Action]:
+    def _let_go(self, surplus: int, reason: Why, *, busy: bool, dearest: bool = False) -> list[Action]:
         releases: list[str] = []
         drains: list[victims.Candidate] = []
         kept: Why | None = None
-        for candidate in victims.candidates(self.snapshot, self.stock, busy=busy):
+        candidates = victims.candidates(self.snapshot, self.stock, busy=busy)
+        if dearest:
+            candidates = sorted(candidates, key=lambda each: -limits.known_price(each.unit, self.state))
+        for candidate in candidates:
             if len(releases) + len(drains) == surplus:
                 break
             if candidate.pinned:

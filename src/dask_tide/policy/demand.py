@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from dask_tide.model import LIVE, Pool, Resources, Snapshot, Work
 
+from . import prices
 from .stock import Stock
 
 #: For so much longer than measured a task may take before its like are taken to have changed: the first one
@@ -376,12 +377,12 @@ def _cheapest_first(
     reach: Mapping[str, int],
 ) -> list[str]:
     """These pools by what so many tasks would cost there: a large unit is not cheap for one of them."""
-    prices = {state.pool.name: state.unit_price for state in snapshot.pools}
+    compared = prices.compared(state for state in snapshot.pools if state.pool.name in pools)
 
     def price(name: str) -> float:
         demand = demands[name]
         fitting = min(tasks, demand.room(work, reach[name]))
-        return prices[name] * demand.more_units(work, fitting) / fitting if fitting else math.inf
+        return compared[name] * demand.more_units(work, fitting) / fitting if fitting else math.inf
 
     return sorted(pools, key=price)
 
@@ -400,15 +401,13 @@ def _eligible(snapshot: Snapshot, needs: Resources) -> list[str]:
     plain pool is configured: a GPU is not bought to add two numbers.
     """
     wanted = {name for name, _ in needs}
-    able = [
-        (state.unit_price / slots, index, state.pool)
-        for index, state in enumerate(snapshot.pools)
-        if (slots := state.pool.slots_per_unit(needs)) and state.pool.maximum > 0
-    ]
-    fitting = [entry for entry in able if {name for name, _ in entry[2].resources} <= wanted]
-    serving = [entry for entry in able if {name for name, _ in entry[2].resources} & wanted]
+    able = [state for state in snapshot.pools if state.pool.slots_per_unit(needs) and state.pool.maximum > 0]
+    fitting = [state for state in able if {name for name, _ in state.pool.resources} <= wanted]
+    serving = [state for state in able if {name for name, _ in state.pool.resources} & wanted]
     chosen = (serving if wanted else fitting) or able
-    return [pool.name for _, _, pool in sorted(chosen, key=lambda entry: entry[:2])]
+    compared = prices.compared(chosen)
+    slots = {state.pool.name: state.pool.slots_per_unit(needs) for state in chosen}
+    return sorted(slots, key=lambda name: compared[name] / slots[name])
 
 
 def _missing(snapshot: Snapshot, work: Work) -> str:

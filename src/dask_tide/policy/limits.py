@@ -36,15 +36,16 @@ class Allowance:
     def __init__(self, snapshot: Snapshot) -> None:
         settings = snapshot.settings
         self._spent = snapshot.spent
-        prices = {state.pool.name: state.unit_price for state in snapshot.pools}
+        prices = {state.pool.name: _at_most(state) for state in snapshot.pools}
         existing = [unit for unit in snapshot.units if unit.phase in EXISTING]
         self._units = math.inf if settings.maximum is None else settings.maximum - len(existing)
         self._rate = math.inf
         if settings.budget_per_hour is not None:
+            # Who takes the place of a unit whose machine is about to go comes before that has gone.
             self._rate = settings.budget_per_hour / 3600 - sum(
-                prices.get(u.pool, 0.0) if u.price is None else u.price for u in existing
+                prices.get(u.pool, 0.0) if u.price is None else u.price for u in existing if not u.doomed
             )
-        self._some = bool(existing)
+        self._pools = {unit.pool for unit in existing}
         self._reserved: dict[str, tuple[int, float]] = {}
         self.over = _over(snapshot)
         self._exhausted = settings.budget_total is not None and snapshot.spent >= settings.budget_total
@@ -63,7 +64,8 @@ class Allowance:
         rate = self._rate - sum(rate for _, rate in others)
         if self._rate < math.inf and price > 0:
             affordable = math.floor(rate / price + 1e-9)
-            if rate > 0 and not self._some and state.dearest is None and state.price is not None:
+            unseen = state.dearest is None and state.bound is not None
+            if rate > 0 and unseen and state.pool.name not in self._pools:
                 # Else nobody would ever learn what one costs of which only the most is known.
                 affordable = max(1, affordable)
         more = max(0, min(units, affordable))
@@ -72,7 +74,7 @@ class Allowance:
     def draw(self, count: int, state: PoolState) -> None:
         self._units -= count
         self._rate -= count * _at_most(state)
-        self._some = True
+        self._pools.add(state.pool.name)
 
     @property
     def spent(self) -> float:
@@ -84,21 +86,20 @@ def _at_most(state: PoolState) -> float:
     return state.unit_price if state.dearest is None else state.dearest
 
 
+def known_price(unit: Unit, state: PoolState) -> float:
+    """What a unit costs for one second: 0 where only its machine tells, and has not yet."""
+    if unit.price is not None:
+        return unit.price
+    return state.pool.price if state.price is None and state.bound is None else 0.0
+
+
 def _over(snapshot: Snapshot) -> Counter[str]:
     budget_per_hour = snapshot.settings.budget_per_hour
     if budget_per_hour is None:
         return Counter()
     states = {state.pool.name: state for state in snapshot.pools}
-
-    def known(unit: Unit) -> float:
-        state = states[unit.pool]
-        if unit.price is not None:
-            return unit.price
-        # What only a machine tells nobody knows before there is one.
-        return state.pool.price if state.price is None else 0.0
-
-    live = [unit for unit in snapshot.units if unit.phase in LIVE and unit.pool in states]
-    dearest_first = sorted(((known(unit), unit.pool) for unit in live), reverse=True)
+    live = [u for u in snapshot.units if u.phase in LIVE and u.pool in states and not u.doomed]
+    dearest_first = sorted(((known_price(unit, states[unit.pool]), unit.pool) for unit in live), reverse=True)
     excess = sum(price for price, _ in dearest_first) * 3600 - budget_per_hour
     may_go = Counter(unit.pool for unit in live if states[unit.pool].manual is None)
     may_go.subtract({name: states[name].pool.minimum for name in may_go})
