@@ -156,7 +156,7 @@ async def test_no_node_for_it_limits_the_pool_in_the_platforms_words(plane, pool
 
         await until(told, "the scheduler says the same in an event")
         for unit in units(await provider.observe(), Phase.PENDING).values():
-            assert unit.message.count("nodes are available") == 1
+            assert unit.message.count("didn't match Pod's node") == 1
 
 
 @pytest.mark.parametrize("cause", ["limit range", "pod security"])
