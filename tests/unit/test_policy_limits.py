@@ -23,10 +23,25 @@ from builders import (
     work,
 )
 
-from dask_tide.model import Code, Hold, Memory, Phase, PoolMemory
+from dask_tide.model import Code, Drain, Hold, Memory, Phase, PoolMemory
 from dask_tide.policy import decide
 
 MUCH = work(ready=1000, duration_s=600.0)
+
+
+def test_a_maximum_of_all_pools_that_was_lowered_is_kept_to():
+    """As a pool's own is: the dearest pool first, idle ones first, and none below the minimum."""
+    pools = pool("cpu", minimum=2), pool("safe", minimum=1, price=3.0)
+    there = together(busy(4), idle(1, start=4), busy(2, of="safe"))
+    world = snapshot(*pools, **there, work=[work(processing=6)], maximum=4)
+    actions = decided(world)
+    assert len(let_go(actions, of="safe")) == 1
+    gone = let_go(actions, of="cpu")
+    assert len(gone) == 2
+    assert "cpu-u4" in gone
+    assert the(actions, Drain, "cpu").why.code == "ABOVE_SHARED"
+    enough = decided(snapshot(*pools, **there, work=[work(processing=6)], maximum=7))
+    assert the(enough, Drain, "cpu").why.code == "SURPLUS"
 
 
 def test_p20_never_above_the_maximum():

@@ -27,7 +27,9 @@ class Code(enum.Enum):
     )
     ABOVE_MAXIMUM = "the pool has {have:units} and its maximum is {want}"
     OVER_BUDGET = "{have:units} cost more than the budget allows, which is for {want}"
+    ABOVE_SHARED = "all pools have more units than `limits.maximum`; of {have:units} here it leaves {want}"
     STALE = "the unit was made from an older template and is idle: {message}"
+    STALE_WAITING = "the unit was made from an older template and waits in vain: {message}"
     FULL = "the unit's memory is full of what is no result, so it takes no more tasks"
     BLOCKED = "the unit's threads run tasks that were cancelled, and others wait for them"
     DOOMED = "the unit has to go: {message}"

@@ -250,14 +250,16 @@ class _PoolDecision:
             return [self._hold(why(Code.BLIND, message=self.state.blind))]
         if self.state.frozen:
             return [self._hold(why(Code.FROZEN, message=self.state.frozen))]
-        ended = self._ended()
+        ended = self._ended() + self._never_started()
         if gone := self._evacuate() + self._replace() + self._give_way():
             return ended + gone
         over = min(self.allowance.over[self.pool.name], self.live - self.pool.minimum)
         if over > 0 and self.state.manual is None:
             self._remember(self.need.units())
-            dear = why(Code.OVER_BUDGET, want=self.live - over, have=self.live)
-            return _together(ended, self._let_go(over, dear, busy=True, dearest=True))
+            dear = self.allowance.dear
+            code = Code.OVER_BUDGET if dear else Code.ABOVE_SHARED
+            too_many = why(code, want=self.live - over, have=self.live)
+            return _together(ended, self._let_go(over, too_many, busy=True, dearest=dear))
         target, reason = self.need.target()
         if reason and target > self.live and self.live <= self.pool.maximum:
             if ended:
@@ -332,9 +334,11 @@ class _PoolDecision:
 
         Those that are to be there all the same go one after the other, each when the one before is replaced.
         """
-        if self.demand.runnable or not any(unit.stale for unit in self.stock.units):
+        if not any(unit.stale for unit in self.stock.units):
             return []
         stay = max(self.pool.minimum, self.state.floor, self.state.manual or 0)
+        if self.demand.runnable and not self.demand.usable < self.live <= stay:
+            return []
         whole = self.live >= stay and not self.stock.booting
         count = max(self.live - stay, int(whole))
         stale = [c for c in victims.candidates(self.snapshot, self.stock, busy=False) if c.unit.stale]
@@ -425,6 +429,17 @@ class _PoolDecision:
                 reason = why(code, limit_s=limit_s, message=message)
                 actions.append(Release(self.pool.name, tuple(unit.name for unit in ended), reason))
         return actions
+
+    def _never_started(self) -> list[Action]:
+        """Give back units of an older template that wait in vain: it may have been mended since."""
+        limit_s = self.snapshot.settings.start_timeout_s
+        waiting = (u for u in self.stock.units if u.stale and u.phase is Phase.PENDING and not u.doomed)
+        names = sorted(u.name for u in waiting if u.unplaced or u.age_s > limit_s)
+        names = [name for name in names if name not in self.spare]
+        if not names:
+            return []
+        message = next(unit.message for unit in self.stock.units if unit.name == names[0])
+        return [Release(self.pool.name, tuple(names), why(Code.STALE_WAITING, message=message))]
 
     def _drain(self, going: list[victims.Candidate], reason: Why, *, busy: bool = False) -> Drain:
         units = tuple(candidate.unit.name for candidate in going)

@@ -29,8 +29,10 @@ class Allowance:
     Attributes
     ----------
     over
-        By pool, how many units are more than an hour's budget pays for, counted from the dearest on that may
-        go: it was lowered, or machines have turned out to be dearer.
+        By pool, how many units are more than an hour's budget pays for, or than all pools may have, counted
+        from the dearest on that may go: it was lowered, or machines have turned out to be dearer.
+    dear
+        Whether it is the budget.
     """
 
     def __init__(self, snapshot: Snapshot) -> None:
@@ -47,7 +49,7 @@ class Allowance:
             )
         self._pools = {unit.pool for unit in existing}
         self._reserved: dict[str, tuple[int, float]] = {}
-        self.over = _over(snapshot)
+        self.over, self.dear = _over(snapshot)
         self._exhausted = settings.budget_total is not None and snapshot.spent >= settings.budget_total
 
     def reserve(self, state: PoolState, units: int) -> None:
@@ -93,25 +95,29 @@ def known_price(unit: Unit, state: PoolState) -> float:
     return state.pool.price if state.price is None and state.bound is None else 0.0
 
 
-def _over(snapshot: Snapshot) -> Counter[str]:
-    budget_per_hour = snapshot.settings.budget_per_hour
-    if budget_per_hour is None:
-        return Counter()
+def _over(snapshot: Snapshot) -> tuple[Counter[str], bool]:
+    settings = snapshot.settings
+    budget_per_hour = math.inf if settings.budget_per_hour is None else settings.budget_per_hour
+    maximum = math.inf if settings.maximum is None else settings.maximum
+    over: Counter[str] = Counter()
+    if budget_per_hour == maximum == math.inf:
+        return over, False
     states = {state.pool.name: state for state in snapshot.pools}
     live = [u for u in snapshot.units if u.phase in LIVE and u.pool in states and not u.doomed]
     dearest_first = sorted(((known_price(unit, states[unit.pool]), unit.pool) for unit in live), reverse=True)
     excess = sum(price for price, _ in dearest_first) * 3600 - budget_per_hour
+    more, dear = len(live) - maximum, excess > 1e-9 * budget_per_hour
     may_go = Counter(unit.pool for unit in live if states[unit.pool].manual is None)
     may_go.subtract({name: states[name].pool.minimum for name in may_go})
-    over: Counter[str] = Counter()
     for price, pool in dearest_first:
-        if excess <= 1e-9 * budget_per_hour or not price:
+        if more <= 0 and (excess <= 1e-9 * budget_per_hour or not price):
             break
         if over[pool] >= may_go[pool]:
             continue
         over[pool] += 1
         excess -= price * 3600
-    return over
+        more -= 1
+    return over, dear
 
 
 def ceiling(state: PoolState, existing: int, allowance: Allowance, want: int) -> Ceiling:
