@@ -16,10 +16,14 @@ from dask import config as dask_config
 from dask_tide import config as configuration
 from dask_tide.controller import journal as journals
 from dask_tide.controller.explain import describe, story, summary
-from dask_tide.errors import ConfigError, JournalError
+from dask_tide.errors import ConfigError, JournalError, words
 from dask_tide.policy import decide
 from dask_tide.providers.kubernetes.manifests.command import manifests_command
 from dask_tide.validation import check, check_names
+
+#: For the connection and the answer.
+_ANSWER_S = 60.0
+_TLS = "TLS takes an address tls://HOST:PORT, and distributed.comm.tls: ca-file, client.cert, client.key"
 
 _scheduler = click.option(
     "--scheduler",
@@ -116,7 +120,7 @@ def replay(file: Path) -> None:
 
 @tide.command()
 @click.option("--provider", default="local", show_default=True)
-@click.option("--maximum", type=click.IntRange(min=1), help="At most so many units.")
+@click.option("--maximum", type=click.IntRange(min=2), help="At most so many units.")
 @click.option("--size", type=click.Choice(["small", "full"]), default="full", show_default=True)
 @click.option(
     "--out",
@@ -175,12 +179,16 @@ def _ask(address: str | None, question: Callable[[Any], Any]) -> Any:
 
     async def ask() -> Any:
         async with rpc(address, connection_args=Security().get_connection_args("client")) as remote:
-            return await question(remote)
+            # Whoever listens there may be no scheduler, and say nothing.
+            return await asyncio.wait_for(question(remote), _ANSWER_S)
 
     try:
         answer = asyncio.run(ask())
-    except (OSError, CommClosedError, ValueError) as error:
-        raise click.ClickException(f"no scheduler answers at {address}: {error}") from error
+    except (RuntimeError, TypeError) as error:  # of what is configured
+        raise click.ClickException(f"{address} cannot be asked: {error}. {_TLS}") from error
+    except (OSError, CommClosedError, MemoryError, ValueError) as error:
+        hint = f". {_TLS}" if isinstance(error, CommClosedError) else ""
+        raise click.ClickException(f"no scheduler answers at {address}: {words(error)}{hint}") from error
     if answer is None:  # what a scheduler replies to an operation that it does not know
         raise click.ClickException(
             f"the scheduler at {address} runs no dask-tide: start it with --preload dask_tide.preload"

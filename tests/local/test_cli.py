@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +19,7 @@ from click.testing import CliRunner, Result
 from distributed import Client, LocalCluster
 from waiting import wait_until
 
-from dask_tide import TideCluster
+from dask_tide import TideCluster, cli
 from dask_tide.cli import tide as command
 from dask_tide.controller import journal as journals
 from dask_tide.model import Launch
@@ -79,6 +82,43 @@ def test_no_scheduler(address: str) -> None:
     assert result.exit_code == 1
     assert f"no scheduler answers at {address}" in result.output
     assert "Traceback" not in result.output
+
+
+@pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 400 Bad Request\r\n"], ids=["silent", "other"])
+def test_who_listens_there_is_no_scheduler(answer: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The dashboard's port, as likely as not."""
+    monkeypatch.setattr(cli, "_ANSWER_S", 1.0)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        taken: list[socket.socket] = []
+
+        def serve() -> None:
+            with suppress(OSError):  # the end
+                while True:
+                    connection, _ = server.accept()
+                    taken.append(connection)
+                    connection.sendall(answer)
+
+        threading.Thread(target=serve, daemon=True).start()
+        address = f"tcp://127.0.0.1:{server.getsockname()[1]}"
+        result = ask("status", "--scheduler", address)
+        server.shutdown(socket.SHUT_RDWR)
+        for connection in taken:
+            connection.close()
+    assert (result.exit_code, type(result.exception)) == (1, SystemExit)
+    assert f"no scheduler answers at {address}: " in result.output
+
+
+@pytest.mark.parametrize(
+    ("address", "configured"),
+    [("tls://127.0.0.1:1", {}), ("tcp://127.0.0.1:1", {"distributed.comm.require-encryption": True})],
+    ids=["no certificate", "no encryption"],
+)
+def test_what_tls_takes_is_told(address: str, configured: dict[str, Any]) -> None:
+    with dask.config.set(configured):
+        result = ask("status", "--scheduler", address)
+    assert (result.exit_code, type(result.exception)) == (1, SystemExit)
+    assert f"{address} cannot be asked: " in result.output
+    assert "distributed.comm.tls: ca-file" in result.output
 
 
 @pytest.mark.parametrize("subcommand", ["explain", "status"])
