@@ -127,10 +127,21 @@ def begin(demo: Callable[[argparse.Namespace], int], parser: argparse.ArgumentPa
         raise SystemExit(130) from None
 
 
+def at_least(least: int) -> Callable[[str], int]:
+    """A type of arguments: whole numbers that are not smaller."""
+
+    def number(given: str) -> int:
+        if not given.isdecimal() or int(given) < least:
+            raise argparse.ArgumentTypeError(f"got {given!r}, expected a whole number, {least} or more")
+        return int(given)
+
+    return number
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m rig.demo", description="The demo on a real Kubernetes.")
-    parser.add_argument("--nodes", type=int, default=3, help="how many (%(default)s)")
-    parser.add_argument("--maximum", type=int, default=4, help="workers at the most (%(default)s)")
+    parser.add_argument("--nodes", type=at_least(1), default=3, help="how many (%(default)s)")
+    parser.add_argument("--maximum", type=at_least(2), default=4, help="workers at the most (%(default)s)")
     parser.add_argument("--size", choices=STUDIED, default="full", help="of the job (%(default)s)")
     parser.add_argument(
         "--out", type=Path, default=Path("demo-kubernetes"), help="the pictures' name without its ending"

@@ -17,6 +17,7 @@ from rig.cloud import AUTOSCALERS, Cloud, Sky, missing
 from rig.folders import RigError
 
 #: Two workers fit on a machine of four CPUs, beside what that keeps for itself.
+PER_MACHINE = 2
 POOL: dict[str, Any] = {
     "memory": "1Gi",
     "resources": {"requests": {"cpu": "1700m", "memory": "300Mi"}},
@@ -85,7 +86,9 @@ def main() -> None:
     parser.add_argument(
         "--boot-s", type=float, default=8.0, help="how long machines boot, on average (%(default)s)"
     )
-    parser.add_argument("--maximum", type=int, default=6, help="workers at the most (%(default)s)")
+    parser.add_argument(
+        "--maximum", type=demo.at_least(PER_MACHINE + 1), default=6, help="workers at the most (%(default)s)"
+    )
     parser.add_argument("--size", choices=STUDIED, default="long", help="of the job (%(default)s)")
     parser.add_argument(
         "--out", type=Path, default=Path("demo-aws"), help="the pictures' name without ending"

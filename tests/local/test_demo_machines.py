@@ -11,12 +11,13 @@ from dataclasses import replace
 from types import SimpleNamespace
 from typing import cast
 
+import dask
 import pytest
 from distributed import Client
 
 from dask_tide import TideCluster
 from dask_tide.demo.recorder import Fleet, Recorder, Recording
-from dask_tide.demo.run import Patience, _second_job, run
+from dask_tide.demo.run import JobError, Patience, _new_cluster, _same_for_everybody, _second_job, run
 from dask_tide.demo.screen import PlainScreen
 from dask_tide.demo.story import Act, Report, Story
 from dask_tide.providers.base import Observation
@@ -26,6 +27,40 @@ from dask_tide.providers.local import LocalProvider
 BOOTS = 2
 PATIENCE = Patience(job_s=120.0, settle_s=60.0, look_s=0.1)
 SECOND = "a second job booted no machine"
+
+
+def fail() -> list[str]:
+    raise KeyError("no such file")
+
+
+def test_a_job_that_fails_ends_the_story_at_once(tide: Callable[..., TideCluster], monkeypatch) -> None:
+    monkeypatch.setattr("dask_tide.demo.run.find_sources", lambda size: fail())
+    with pytest.raises(JobError, match="KeyError: 'no such file'"):
+        run(lambda: tide(maximum=2), size="small", screen=PlainScreen(io.StringIO()), patience=PATIENCE)
+
+
+def test_who_gives_up_says_why(tide: Callable[..., TideCluster]) -> None:
+    told = io.StringIO()
+    impatient = Patience(job_s=2.0, settle_s=60.0, look_s=0.1)
+    with pytest.raises(TimeoutError):
+        run(lambda: tide(maximum=0), size="small", screen=PlainScreen(told), patience=impatient)
+    assert "maximum" in told.getvalue()
+
+
+def test_the_demo_is_the_same_for_everybody() -> None:
+    mine = {
+        "provider": "kubernetes",
+        "pools": {"a": {"maximum": 1}, "b": {}},
+        "options": {"namespace": "lab"},
+        "limits": {"maximum": 1},
+    }
+    with dask.config.set({"tide": mine}):
+        with _new_cluster("local", 3) as cluster:
+            config = cluster.scheduler.extensions["tide"].config
+            assert [(name, each.pool.maximum) for name, each in config.pools.items()] == [("default", 3)]
+            assert config.settings.maximum is None
+        with _same_for_everybody("kubernetes"):
+            assert dask.config.get("tide") == {"provider": "kubernetes", "options": {"namespace": "lab"}}
 
 
 class Machines:

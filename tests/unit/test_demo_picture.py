@@ -15,7 +15,7 @@ from dask_tide.demo.job import Answer
 from dask_tide.demo.recorder import Decision, Facts, Fleet, Recording, Sample, Tasks, Worker, stages_after
 from dask_tide.demo.screen import LiveScreen, PlainScreen, Screen, screen_for, spark, throughput
 from dask_tide.demo.source import Measure, Study
-from dask_tide.demo.story import Act, Promise, Report, Story
+from dask_tide.demo.story import Act, Promise, Report, Story, empty, kept_by_one, one_machine
 
 HELD = "held"
 
@@ -223,11 +223,16 @@ def test_plain_lines_where_a_live_view_is_not_wanted(variable, monkeypatch):
         def isatty(self):
             return True
 
+    class Latin(Terminal):
+        encoding = "iso-8859-1"
+
     for name in ("NO_COLOR", "CI"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("TERM", "xterm")
     assert isinstance(screen_for(Terminal()), LiveScreen)
     assert isinstance(screen_for(io.StringIO()), PlainScreen)
+    # What it draws with is not in every encoding.
+    assert isinstance(screen_for(Latin()), PlainScreen)
     monkeypatch.setenv(variable, "dumb")
     assert isinstance(screen_for(Terminal()), PlainScreen)
 
@@ -273,6 +278,17 @@ def test_without_matplotlib_it_says_what_to_install(report, monkeypatch, tmp_pat
     assert not list(tmp_path.iterdir())
 
 
+def test_a_picture_that_cannot_be_written_is_a_message(report, monkeypatch, tmp_path, capsys):
+    """The story came true all the same."""
+    pytest.importorskip("matplotlib")
+    monkeypatch.setattr(run, "run", lambda factory, **options: report)
+    (tmp_path / "file").touch()
+    assert run.main(out=tmp_path / "file" / "demo") == int(not report.ok)
+    assert "No picture: " in capsys.readouterr().out
+    assert run.main(out="/") == 2
+    assert "out: got '/', expected a file's name without its ending" in capsys.readouterr().err
+
+
 def test_giving_up_is_a_message_and_exit_code_1(monkeypatch, capsys):
     def give_up(factory, **options):
         raise TimeoutError
@@ -297,12 +313,28 @@ def test_facts_of_a_controller_count_starting_units_and_tell_each_decision_once(
     assert facts.waiting(status, {"cpu-running"}) == 1
     # One worker, or the second of its unit, has come after the controller's last tick.
     assert facts.starting(status, {"cpu-starting", "cpu-pending-1"}) == 1
+    assert facts.ending(status, {"cpu-running"}) == 1
+    assert facts.ending(status, {"cpu-running", "cpu-draining"}) == 0
+    # What was before is no part of it: a release may have been in use.
+    recording = Recording()
+    assert facts.new_decisions(status | {"decisions": [launch | {"at_s": 0.5}]}, 4.0) == []
+    facts.account(status, recording, SAMPLES[0])
+    assert (recording.spent_s, recording.starts) == (0.0, 0)
+    status |= {"spent": 12, "starts": 5}
     assert facts.new_decisions(status, 5.0) == [Decision(5.0, "launch", "Two.")]
     status["decisions"].append(drain)
     assert facts.new_decisions(status, 6.0) == [Decision(6.0, "drain", "drain 1: idle")]
-    recording = Recording()
     facts.account(status, recording, SAMPLES[1])
-    assert (recording.spent_s, recording.starts) == (7.0, 3)
+    assert (recording.spent_s, recording.starts) == (5.0, 2)
+
+
+def test_what_still_ends_is_not_nothing():
+    assert empty(Sample(1.0))
+    assert not empty(Sample(1.0, ending=1))
+    done = {"summarise": Tasks(done=1)}
+    assert kept_by_one(Sample(1.0, done, (Worker("1", "idle", 1),)))
+    assert not kept_by_one(Sample(1.0, done, (Worker("1", "idle", 1),), ending=1))
+    assert not one_machine(Sample(1.0, fleet=Fleet(booting=1)))
 
 
 def test_facts_of_another_cluster_come_from_its_plan_and_the_samples():

@@ -16,7 +16,7 @@ from distributed.comm.core import connect
 from distributed.security import Security
 from distributed.utils import LoopRunner, sync
 
-from dask_tide.errors import LaunchRejected, Unauthorized, Unavailable
+from dask_tide.errors import ConfigError, LaunchRejected, Unauthorized, Unavailable
 from dask_tide.providers.kubernetes.api import Api
 from dask_tide.providers.kubernetes.options import Options
 from dask_tide.providers.kubernetes.patience import Patience
@@ -38,6 +38,8 @@ TIMEOUT_S = 600.0
 
 _COMM = 8786
 _CONNECT_S, _SETTLE_S, _LOOK_S = 5.0, 120.0, 0.5
+#: Rights that were just given need so long until they hold.
+_FORBIDDEN_S = 15.0
 _REPELS = ("NoSchedule", "NoExecute")
 
 
@@ -140,6 +142,10 @@ class Installed:
         ------
         Unavailable
             Nothing listens there within the time limit.
+        Unauthorized
+            The user may not reach it.
+        ConfigError
+            A pool of it keeps workers that nobody needs.
         """
         address = sync(self._runner.loop, self._reach)
         with Client(address, security=self._security, loop=self._runner.loop) as client:
@@ -151,6 +157,8 @@ class Installed:
         end_s = time.monotonic() + _SETTLE_S
         while time.monotonic() < end_s:
             status: Any = client.sync(client.scheduler.tide_status)  # type: ignore[union-attr]
+            if kept := {name: pool["minimum"] for name, pool in status["pools"].items() if pool["minimum"]}:
+                raise ConfigError("release", self.name, f"one whose pools have minimum 0, not {kept}")
             # Before its first decision it knows of none yet.
             if status["decisions"] and not status["units"]:
                 return
@@ -176,11 +184,16 @@ class Installed:
         protocol = "tls" if self._security.require_encryption else "tcp"
         address = f"{protocol}://127.0.0.1:{self._forward.port}"
         arguments = self._security.get_connection_args("client")
-        end_s = time.monotonic() + TIMEOUT_S
+        begun_s = time.monotonic()
+        end_s = begun_s + TIMEOUT_S
         while True:
             try:
                 comm = await connect(address, timeout=_CONNECT_S, **arguments)
             except (OSError, TimeoutError) as error:
+                if self._forward.forbidden and time.monotonic() > begun_s + _FORBIDDEN_S:
+                    raise Unauthorized(
+                        f"release {self.name}: you may not create pods/portforward ({self._forward.error})"
+                    ) from error
                 if time.monotonic() > end_s:
                     why = self._forward.error or str(error)
                     raise Unavailable(

@@ -83,14 +83,15 @@ class Fleet:
 class Sample:
     """What there was at one moment, ``at_s`` seconds after the recording began.
 
-    Of the ``starting`` workers some may be ``waiting`` for a place on a machine. Without a ``fleet`` nobody
-    looks at machines.
+    Of the ``starting`` workers some may be ``waiting`` for a place on a machine. Units without a worker any
+    more that are still there are ``ending``. Without a ``fleet`` nobody looks at machines.
     """
 
     at_s: float
     stages: Mapping[str, Tasks] = field(default_factory=dict)
     workers: tuple[Worker, ...] = ()
     starting: int = 0
+    ending: int = 0
     busy_s: float = 0.0
     waiting: int = 0
     fleet: Fleet | None = None
@@ -226,12 +227,18 @@ class Facts:
         self._cluster = cluster
         self._known: set[tuple[object, ...]] = set()
         self._names: set[str] = set()
+        #: What was spent and started before the recording began.
+        self._before: tuple[float, int] | None = None
 
     def starting(self, status: Mapping[str, Any], registered: Collection[str]) -> int:
         """Count the units that have none of the ``registered`` workers, by name."""
         if "units" in status:
             return self._count(status, registered, ("requested", "pending", "starting"))
         return max(0, len(getattr(self._cluster, "plan", ())) - len(registered))
+
+    def ending(self, status: Mapping[str, Any], registered: Collection[str]) -> int:
+        """Count the units whose workers have gone, and which the platform still has."""
+        return self._count(status, registered, ("running", "draining", "stopping", "expired", "unknown"))
 
     def waiting(self, status: Mapping[str, Any], registered: Collection[str]) -> int:
         """Of these, count those that the platform has no place for yet."""
@@ -248,12 +255,17 @@ class Facts:
         return {unit["name"]: unit["machine"] for unit in status.get("units", ())}
 
     def new_decisions(self, status: Mapping[str, Any], at_s: float) -> list[Decision]:
-        """Those not seen before, at this recorder's time: no two clocks need to agree."""
-        new = []
+        """Those not seen before, at this recorder's time: no two clocks need to agree.
+
+        The first time there are none: what was decided before the recording began is no part of it.
+        """
+        new, first = [], self._before is None
         for each in status.get("decisions", ()):
             key = (each["at_s"], each["action"], each["pool"], each["count"], each["why"])
             if key not in self._known:
                 self._known.add(key)
+                if first:
+                    continue
                 sentence = each.get("sentence") or f"{each['action']} {each['count']}: {each['why']}"
                 if len(status.get("pools", ())) == 1:
                     # Then it need not be named, and the reason has more room.
@@ -265,10 +277,11 @@ class Facts:
         """Keep ``recording.spent_s`` and ``recording.starts`` up to date."""
         self._names.update(worker.name for worker in sample.workers)
         before = recording.samples[-1].at_s if recording.samples else sample.at_s
-        recording.spent_s = float(
-            status.get("spent", recording.spent_s + sample.units * (sample.at_s - before))
-        )
-        recording.starts = int(status.get("starts", len(self._names)))
+        if self._before is None:
+            self._before = float(status.get("spent", 0.0)), int(status.get("starts", 0))
+        spent_s = float(status.get("spent", recording.spent_s + sample.units * (sample.at_s - before)))
+        starts = int(status.get("starts", len(self._names)))
+        recording.spent_s, recording.starts = spent_s - self._before[0], starts - self._before[1]
 
 
 class Recorder(AbstractContextManager["Recorder"]):
@@ -352,9 +365,12 @@ class Recorder(AbstractContextManager["Recorder"]):
         self.wait_until(lambda _: False, seconds)
 
     def _record(self) -> None:
+        busy_before_s: float | None = None
         while not self._stop.is_set():
             seen = self._client.run_on_scheduler(observe)
             status = seen["tide"]
+            if busy_before_s is None:
+                busy_before_s = seen["busy_s"]
             at_s = self.now_s()
             samples = self.recording.samples
             machines = self._facts.machines(status)
@@ -369,13 +385,14 @@ class Recorder(AbstractContextManager["Recorder"]):
                 stages=stages_after(samples[-1].stages if samples else {}, seen["stages"]),
                 workers=tuple(sorted(workers, key=lambda worker: worker.name)),
                 starting=self._facts.starting(status, registered),
-                busy_s=seen["busy_s"],
+                ending=self._facts.ending(status, registered),
+                busy_s=seen["busy_s"] - busy_before_s,
                 waiting=self._facts.waiting(status, registered),
                 fleet=self._fleet(),
             )
             with self._changed:
-                self._facts.account(status, self.recording, sample)
                 self.recording.decisions += self._facts.new_decisions(status, at_s)
+                self._facts.account(status, self.recording, sample)
                 samples.append(sample)
                 self._changed.notify_all()
             self._show(self.recording)

@@ -9,12 +9,14 @@ import time
 import warnings
 from collections.abc import Callable
 from concurrent.futures import CancelledError
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
-from distributed import Client, wait
+import dask
+from distributed import Client, Future, wait
 from distributed.versions import VersionMismatchWarning
 
 from dask_tide.errors import ConfigError, ProviderError, words
@@ -28,6 +30,8 @@ from .story import Promise, Report, Story, empty, kept_by_one, nothing, one_mach
 
 #: The usual port is often another cluster's; the demo does without the warning.
 ANY_PORT = "127.0.0.1:0"
+#: So many of the last decisions are told where the story does not come to its end.
+_EXPLAINED = 5
 #: Even on a small machine the story needs a few workers to be told.
 LEAST_MAXIMUM = 4
 
@@ -91,6 +95,8 @@ def run(
     ------
     TimeoutError
         The job was not done within ``patience.job_s``.
+    JobError
+        A task of the job has failed.
     """
     story = Story()
 
@@ -109,18 +115,25 @@ def run(
 
         submitted_s = recorder.now_s()
         deadline = time.monotonic() + patience.job_s
-        found = client.submit(find_sources, size, pure=False)
-        paths = found.result(timeout=patience.job_s)
-        answered = client.compute(build(paths, STUDIED[size]))
-        # Not before: without any task in between, the policy would see a job that is over.
-        found.release()
-        wait(answered, timeout=max(0.0, deadline - time.monotonic()))
+        try:
+            found = client.submit(find_sources, size, pure=False)
+            paths = _finished(found, deadline).result()
+            answered = client.compute(build(paths, STUDIED[size]))
+            # Not before: without any task in between, the policy would see a job that is over.
+            found.release()
+            _finished(answered, deadline)
+        except TimeoutError:
+            with suppress(OSError):
+                if why := client.sync(client.scheduler.tide_explain, lines=_EXPLAINED):
+                    screen.say(why)
+            raise
         finished_s = recorder.now_s()
 
         kept = recorder.wait_until(kept_by_one, patience.settle_s)
         machine_kept = recorder.wait_until(one_machine, patience.settle_s)
         recorder.watch(patience.look_s)
         kept = kept and kept_by_one(recorder.recording.samples[-1])
+        machine_kept = machine_kept and one_machine(recorder.recording.samples[-1])
 
         answer = answered.result(timeout=patience.settle_s)
         story.fetched = True
@@ -141,7 +154,7 @@ def run(
     if fleet:
         promises["and on each machine that came"] = recording.most_machines <= len(recording.machines)
     promises |= {
-        f"all {len(paths):,} files were measured": answer.total.files == len(paths),
+        f"all {len(paths):,} files were measured": 0 < len(paths) == answer.total.files,
         "one worker stayed, with the answer, and no other": kept,
     }
     if fleet:
@@ -155,6 +168,19 @@ def run(
         finished_s=finished_s,
         answer=answer,
     )
+
+
+class JobError(Exception):
+    """A task of the demo's job has failed."""
+
+
+def _finished(future: Future[Any], deadline: float) -> Future[Any]:
+    """The future, once its task is done."""
+    wait(future, timeout=max(0.0, deadline - time.monotonic()))
+    if future.status == "error":
+        error = future.exception()
+        raise JobError(f"{type(error).__name__}: {words(error)}") from error
+    return future
 
 
 def _second_job(client: Client, recorder: Recorder, story: Story, patience: Patience) -> bool:
@@ -203,14 +229,19 @@ def main(
     int
         Exit code: 0 if the story came true, 1 if not or if the platform refused, 2 for wrong arguments.
     """
-    screen = screen_for(sys.stdout)
+    screen, out = screen_for(sys.stdout), Path(out)
     try:
+        if not out.name:
+            raise ConfigError("out", str(out), "a file's name without its ending")
         if provider == "kubernetes":
             report = _run_on_kubernetes(place or Place(), maximum, size, screen, fleet)
         else:
             report = run(lambda: _new_cluster(provider, maximum), size=size, screen=screen)
     except TimeoutError:
         screen.say("The demo gave up: the job took too long, or no worker came.")
+        return 1
+    except JobError as error:
+        click.echo(f"Error: the job has failed: {error}", err=True)
         return 1
     except ConfigError as error:
         click.echo(f"Error: {error}", err=True)
@@ -224,22 +255,33 @@ def main(
     except ModuleNotFoundError as error:
         screen.say(f"No picture, as {error.name} is missing: {installing('demo')}.")
     else:
-        screen.say("Picture: " + ", ".join(str(path) for path in draw(report, Path(out))))
+        try:
+            screen.say("Picture: " + ", ".join(map(str, draw(report, out))))
+        except OSError as error:
+            screen.say(f"No picture: {words(error)}")
     return 0 if report.ok else 1
+
+
+def _same_for_everybody(provider: str) -> AbstractContextManager[object]:
+    """Leave the user's own pools, limits and times out of it; how to reach a platform stays."""
+    own = dask.config.get("tide", {})
+    options = own.get("options") if own.get("provider") == provider else None
+    return dask.config.set({"tide": {"provider": provider, "options": options or {}}})
 
 
 def _new_cluster(provider: str, maximum: int | None) -> Any:
     from dask_tide import TideCluster
 
-    return TideCluster(
-        provider=provider,
-        minimum=0,
-        maximum=maximum or max(LEAST_MAXIMUM, os.cpu_count() or 1),
-        threads_per_worker=1,
-        dashboard_address=ANY_PORT,
-        # Lines in the middle of the live view would tear it.
-        silence_logs=logging.ERROR,
-    )
+    with _same_for_everybody(provider):
+        return TideCluster(
+            provider=provider,
+            minimum=0,
+            maximum=maximum or max(LEAST_MAXIMUM, os.cpu_count() or 1),
+            threads_per_worker=1,
+            dashboard_address=ANY_PORT,
+            # Lines in the middle of the live view would tear it.
+            silence_logs=logging.ERROR,
+        )
 
 
 def _run_on_kubernetes(
@@ -258,9 +300,11 @@ def _run_on_kubernetes(
 
     def cluster() -> Any:
         if place.release is not None:
+            screen.say(f"Reaching the scheduler of release {place.release} ...")
             return Installed(place)
         screen.say("Starting a scheduler in the cluster ...")
-        return new_cluster(place, maximum or LEAST_MAXIMUM)
+        with _same_for_everybody("kubernetes"):
+            return new_cluster(place, maximum or LEAST_MAXIMUM)
 
     with warnings.catch_warnings():
         # The job's results are the same whatever the patch release of the Python in the image.

@@ -161,6 +161,7 @@ def screen_for(stream: TextIO) -> Screen:
     """A live screen if ``stream`` is a terminal for people and rich is there; else a plain one."""
     if (
         not stream.isatty()
+        or not (stream.encoding or "utf-8").lower().startswith("utf")
         or os.environ.get("NO_COLOR")
         or os.environ.get("CI")
         or os.environ.get("TERM") == "dumb"

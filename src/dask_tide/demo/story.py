@@ -118,13 +118,14 @@ def finished(sample: Sample) -> bool:
 
 
 def kept_by_one(sample: Sample) -> bool:
-    """Whether the job is done, and one worker is there, none on its way, and that one holds a result."""
-    return finished(sample) and sample.units == 1 and any(worker.results for worker in sample.workers)
+    """Whether the job is done, and one unit is there, none on its way, and that one holds a result."""
+    alone = sample.units == 1 and not sample.ending
+    return finished(sample) and alone and any(worker.results for worker in sample.workers)
 
 
 def empty(sample: Sample) -> bool:
-    """Whether there is no worker, and none on its way."""
-    return sample.units == 0
+    """Whether there is no worker, none on its way, and nothing left of one."""
+    return sample.units == 0 and not sample.ending
 
 
 def nothing(sample: Sample) -> bool:
@@ -133,8 +134,8 @@ def nothing(sample: Sample) -> bool:
 
 
 def one_machine(sample: Sample) -> bool:
-    """Whether there is one, as far as anybody looks."""
-    return sample.fleet is None or sample.fleet.total == 1
+    """Whether there is one, and none boots, as far as anybody looks."""
+    return sample.fleet is None or (sample.fleet.ready, sample.fleet.booting) == (1, 0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -156,7 +156,7 @@ class Belongings:
             await _all([self._delete_beyond(one) for one in self._beyond])
         except ProviderError as error:
             names = ", ".join(f"{one['kind']} {one['metadata']['name']}" for one in self._beyond)
-            logger.warning("%s is deleted, but perhaps not all of %s: %s", self._called, names, error)
+            logger.error("%s is deleted, but perhaps not all of %s: %s", self._called, names, error)
         if self._begun:
             with suppress(Unauthorized, Unavailable):
                 await self._resources.delete_pods(self._selector, _GRACE_S)

@@ -287,7 +287,7 @@ class KubernetesHost:
                 if self.idle_timeout_s is None
                 else " It ends by itself when it has been idle for long enough."
             )
-            logger.warning("%s could not be deleted; %s does it.%s (%s)", self._called(), left, ends, error)
+            logger.error("%s could not be deleted; %s does it.%s (%s)", self._called(), left, ends, error)
         finally:
             await asyncio.gather(*(forward.close() for forward in forwards), return_exceptions=True)
             await self._api.close()
