@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from rig import binaries, image_build, images, packages
 from rig.aws import karpenter
@@ -261,8 +262,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    def add(name: str, does: Callable[[argparse.Namespace], None], text: str) -> argparse.ArgumentParser:
-        command = commands.add_parser(name, help=text, description=text)
+    def add(
+        name: str, does: Callable[[argparse.Namespace], None], text: str, **options: Any
+    ) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=text, description=text, **options)
         command.set_defaults(does=does)
         return command
 
@@ -310,7 +313,7 @@ def _parser() -> argparse.ArgumentParser:
         ("kubectl", _kubectl, "kubectl with this cluster"),
         ("in", _in, "run a command in the cluster's network: Services and pods by address"),
     ):
-        add(name, does, text).add_argument("words", nargs=argparse.REMAINDER)
+        add(name, does, text, add_help=False).set_defaults(words=[])
     prepare = add(
         "prepare",
         _prepare,
@@ -342,7 +345,13 @@ def _add_faults(add: Callable[..., argparse.ArgumentParser]) -> None:
 
 
 def main() -> None:
-    arguments = _parser().parse_args()
+    # What others are told is theirs, options included.
+    parser = _parser()
+    arguments, words = parser.parse_known_args()
+    if hasattr(arguments, "words"):
+        arguments.words = words[words[:1] == ["--"] :]
+    elif words:
+        parser.error(f"unrecognized arguments: {' '.join(words)}")
     try:
         arguments.does(arguments)
     except RigError as error:

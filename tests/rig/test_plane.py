@@ -160,6 +160,8 @@ def test_by_hand(tmp_path: Path) -> None:
         said = rig("up", "--level", "plane", "--nodes", "2")
         assert f"export KUBECONFIG={runs() / name / 'kubeconfig'}" in said
         assert "kwok-1" in rig("kubectl", "get", "nodes", "--no-headers")
+        # Options are kubectl's, wherever they are.
+        assert "service/kubernetes" in rig("kubectl", "-n", "default", "get", "services", "--output=name")
         assert f"{name} (this checkout's): KUBECONFIG=" in rig("status")
         attached = Plane.attach(name)
         attached.restart_apiserver()
