@@ -458,6 +458,9 @@ def test_what_was_said_of_our_environment_is_taken_back(helm: Helm) -> None:
 def test_the_notebooks_token_is_kept_over_upgrades(helm: Helm) -> None:
     helm.install("r", {"notebook": {"enabled": True}})
     token = helm.secret("r-notebook")["token"]
+    with pytest.raises(HelmError, match=r"existingSecret: got r-notebook.*Helm would delete it now"):
+        helm.upgrade("r", {"notebook": {"enabled": True, "existingSecret": "r-notebook"}})
+    assert helm.secret("r-notebook")["token"] == token
     assert len(token) >= 32
     helm.upgrade("r", {"notebook": {"enabled": True}, "tide": {"interval": "1s"}})
     assert helm.secret("r-notebook")["token"] == token

@@ -82,6 +82,12 @@
     {{- fail "networkPolicy.apiServer: expected rules by which the scheduler reaches the API server, since networkPolicy.egress shuts it in: addresses and ports are what `kubectl --namespace default get service,endpoints kubernetes` shows (docs/chart.md, \"Networks\")" }}
   {{- end }}
 {{- end }}
+{{- with .Values.notebook.existingSecret }}
+  {{- $annotations := lookup "v1" "Secret" $.Release.Namespace . | dig "metadata" "annotations" dict }}
+  {{- if and (eq . (printf "%s-notebook" $.Release.Name)) (eq (get $annotations "meta.helm.sh/release-name") $.Release.Name) }}
+    {{- fail (printf "notebook.existingSecret: got %s, expected a Secret that is not this release's own: Helm would delete it now. Copy it under another name" .) }}
+  {{- end }}
+{{- end }}
 {{- with .Values.security.tls }}
   {{- if and .enabled (eq .source "secret") .secretName }}
     {{- $annotations := lookup "v1" "Secret" $.Release.Namespace .secretName | dig "metadata" "annotations" dict }}
