@@ -259,19 +259,6 @@ def test_those_that_wait_in_vain_are_not_left_to_an_older_template(how, more):
     assert not let_go(decided(msgspec.structs.replace(world, units=mended)))
 
 
-def test_of_those_that_stay_idle_stale_ones_are_renewed_beside_work_one_at_a_time():
-    """One task that runs for days kept all others on an image that was to be patched."""
-    parts = [stale(idle(3), 3), stale(busy(1, start=3), 1)]
-    one = [work(processing=1)]
-    drain = the(decided(snapshot(pool(minimum=4), **together(*parts), work=one)), Drain)
-    assert len(drain.units) == 1
-    assert not drain.busy
-    assert "cpu-u3" not in drain.units
-    booting = units(1, Phase.PENDING, start=4)
-    less = together(stale(idle(2), 2), stale(busy(1, start=3), 1), (booting, ()))
-    assert not let_go(decided(snapshot(pool(minimum=4), **less, work=one))), "its replacement is on its way"
-
-
 def test_for_how_long_the_platform_has_shown_none_of_those_that_were_asked_for():
     """However long that is, and anew with each that it shows."""
     ledger = Ledger(120.0)

@@ -334,11 +334,9 @@ class _PoolDecision:
 
         Those that are to be there all the same go one after the other, each when the one before is replaced.
         """
-        if not any(unit.stale for unit in self.stock.units):
+        if self.demand.runnable or not any(unit.stale for unit in self.stock.units):
             return []
         stay = max(self.pool.minimum, self.state.floor, self.state.manual or 0)
-        if self.demand.runnable and not self.demand.usable < self.live <= stay:
-            return []
         whole = self.live >= stay and not self.stock.booting
         count = max(self.live - stay, int(whole))
         stale = [c for c in victims.candidates(self.snapshot, self.stock, busy=False) if c.unit.stale]
