@@ -21,11 +21,15 @@ def test_p31_karpenter_moves_the_idle_worker_and_never_the_busy_one(install: Cal
 
 
 def test_p31_cluster_autoscaler_does(grouped: Callable[..., Fleet]) -> None:
-    the_idle_is_moved(grouped(*KEPT))
+    # As long as the evicted pod is there it counts that one and the next as two that need a place.
+    the_idle_is_moved(grouped(*KEPT), bought=1)
 
 
-def the_idle_is_moved(fleet: Fleet) -> None:
-    """Of two machines with one worker each, the busy one's stays, and the idle one begins anew beside it."""
+def the_idle_is_moved(fleet: Fleet, bought: int = 0) -> None:
+    """Of two machines with one worker each, the busy one's stays, and the idle one begins anew beside it.
+
+    So many machines may be ``bought`` for it, at the most.
+    """
 
     def wait(condition: Callable[[], object], what: str) -> None:
         wait_until(condition, what, DEADLINE_S, fleet.situation)
@@ -57,7 +61,7 @@ def the_idle_is_moved(fleet: Fleet) -> None:
             "another worker has come, beside the busy one",
         )
         assert len(workers(client)) == 2
-        assert len(fleet.bill()) == 2, f"no machine was bought for it:\n{fleet.situation()}"
+        assert len(fleet.bill()) <= 2 + bought, f"no machine was bought for it:\n{fleet.situation()}"
         assert idle not in fleet.all_pods()
         assert fleet.pods()[busy]["metadata"]["uid"] == uid
         held.tell()
