@@ -21,7 +21,7 @@ def test_p31_karpenter_moves_the_idle_worker_and_never_the_busy_one(install: Cal
 
 
 def test_p31_cluster_autoscaler_does(grouped: Callable[..., Fleet]) -> None:
-    # As long as the evicted pod is there it counts that one and the next as two that need a place.
+    # Until the pod that it evicts is told to go it counts that one and the next as two that need a place.
     the_idle_is_moved(grouped(*KEPT), bought=1)
 
 
