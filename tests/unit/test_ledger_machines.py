@@ -270,6 +270,16 @@ def test_units_show_that_they_are_doomed_or_have_no_place():
     assert (b.doomed, b.unplaced) == (False, True)
 
 
+def test_a_unit_that_was_given_back_lingers_until_the_platform_stops_it():
+    cluster = Cluster()
+    cluster.units["a"] = ObservedUnit("a", "cpu", Phase.RUNNING, "m1", doomed=True)
+    assert [(unit.phase, unit.lingers) for unit in cluster.look()] == [(Phase.RUNNING, False)]
+    cluster.ledger.released(["a"])
+    assert [(unit.phase, unit.lingers) for unit in cluster.look()] == [(Phase.STOPPING, True)]
+    cluster.units["a"] = ObservedUnit("a", "cpu", Phase.STOPPING, "m1", doomed=True)
+    assert [(unit.phase, unit.lingers) for unit in cluster.look()] == [(Phase.STOPPING, False)]
+
+
 def test_a_pod_that_its_replicaset_has_replaced_took_as_long_as_it_took():
     """An hour after the last launch: nobody has asked for it."""
     cluster = Cluster()

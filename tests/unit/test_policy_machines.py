@@ -183,6 +183,18 @@ def test_p31_one_that_is_taken_away_empty_is_followed_by_one_and_not_by_two(leas
     }
 
 
+@pytest.mark.parametrize("least", [{"minimum": 2}, {"state": {"floor": 2}}], ids=str)
+def test_p31_nobody_follows_it_before_the_platform_stops_it(least):
+    """A node autoscaler counts it among those that need a place until then, and would buy a machine for two."""
+    there = busy(1)
+    for lingers, more in (True, {}), (False, {"cpu": 1}):
+        going = units(1, Phase.STOPPING, start=1, doomed=True, lingers=lingers)
+        for jobs, wanted in ([work(processing=1)], more), ([work(processing=1, ready=1)], {"cpu": 1}):
+            jobs = [msgspec.structs.replace(job, duration_s=60.0) for job in jobs]
+            world = snapshot(pool(**least), **together(there, (going, ())), work=jobs)
+            assert launched(decided(world)) == wanted
+
+
 def test_what_starts_on_a_doomed_machine_is_given_back():
     world = snapshot(units=units(2, STARTING, doomed=True), work=[work(ready=2, duration_s=60.0)])
     assert the(decided(world), Release).units == ("cpu-u0", "cpu-u1")

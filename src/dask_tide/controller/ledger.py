@@ -55,8 +55,9 @@ class _Entry:
     #: Its start counts as one that succeeded, and what it took has been learned.
     counted: bool = False
     learned: bool = False
-    #: It was told to stop.
+    #: It was told to stop; and the platform does not show that it does.
     released: bool = False
+    lingers: bool = False
     stale: bool = False
     doomed: bool = False
     unplaced: bool = False
@@ -352,12 +353,14 @@ class Ledger:
                 entry.waits,
                 entry.price,
                 entry.pinned,
+                entry.lingers,
             )
 
     def _step(self, unit: ObservedUnit, entry: _Entry, now_s: float, registered: bool, leaving: bool) -> None:
         entry.machine, entry.message, entry.stale = unit.machine, unit.message, unit.stale
         entry.doomed, entry.unplaced, entry.price = unit.doomed, unit.unplaced, unit.price
         entry.waits, entry.pinned = unit.waits, unit.pinned
+        entry.lingers = entry.released and unit.phase is not Phase.STOPPING
         if unit.machine and entry.placed_s is None:
             entry.placed_s = now_s
         entry.cold |= unit.waits

@@ -98,6 +98,8 @@ class Unit(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
         What it costs for one second, where that is known of its machine; None: what its pool says.
     pinned
         Why it may not be given back while it has no worker; empty: it may.
+    lingers
+        It was given back, and the platform has not begun to stop it.
     """
 
     name: str
@@ -112,6 +114,7 @@ class Unit(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     waits: bool = False
     price: float | None = None
     pinned: str = ""
+    lingers: bool = False
 
 
 def owner_of(worker_name: object, units: Container[str]) -> str:

@@ -41,8 +41,9 @@ class Stock:
     working
         Units that take tasks, and have some.
     vacating
-        Units on machines that are about to go, which are being drained and have neither tasks nor results: it
-        takes them no time, and the platform may make up for them by itself.
+        Units on machines that are about to go, which leave and have neither tasks nor results, until the
+        platform stops them: it takes them no time, the platform may make up for them by itself, and a node
+        autoscaler would buy a machine for two.
     workers
         Registered workers.
     held_bytes
@@ -99,7 +100,7 @@ def take_stock(snapshot: Snapshot) -> dict[str, Stock]:
     working: set[str] = set()
     at_work: Counter[str] = Counter()
     draining = {unit.name for unit in snapshot.units if unit.phase is Phase.DRAINING}
-    empty = {unit.name for unit in snapshot.units if unit.doomed} & draining
+    empty = {u.name for u in snapshot.units if u.doomed and (u.name in draining or u.lingers)}
     limits: dict[str, list[int]] = defaultdict(list)
     for worker in snapshot.workers:
         pool = pool_of.get(worker.unit)
