@@ -362,6 +362,8 @@ def _place(
 ) -> int:
     """Put as many tasks into so many units of these pools as fit; how many are left."""
     for name in pools:
+        if not tasks:
+            break
         taken = min(tasks, demands[name].room(work, limits[name]))
         demands[name].take(work, taken, stranded=stranded)
         tasks -= taken
@@ -377,6 +379,8 @@ def _cheapest_first(
     reach: Mapping[str, int],
 ) -> list[str]:
     """These pools by what so many tasks would cost there: a large unit is not cheap for one of them."""
+    if len(pools) == 1:
+        return pools
     compared = prices.compared(state for state in snapshot.pools if state.pool.name in pools)
 
     def price(name: str) -> float:
