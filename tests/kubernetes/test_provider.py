@@ -171,6 +171,15 @@ async def test_a_pod_that_somebody_relabels_is_no_longer_one_of_the_pool(plane, 
         assert not any(odd in pods for pods in provider._by_pool.values())
 
 
+async def test_what_is_left_of_a_pool_that_is_no_longer_configured_is_told(plane, pool, said):
+    """As `kubectl apply` leaves it: its ReplicaSet and its pods stay, and are nobody's."""
+    PoolSet(plane.api(), pool.namespace, pool="old").create(replicas=1)
+    async with provided(plane, pool.namespace) as provider:
+        assert not units(await provider.observe())
+        assert said("r-old is of pool old, which is not configured: its pods (1) stay") == 1
+        assert said("kubectl delete replicaset r-old") == 1
+
+
 # -- fewer -------------------------------------------------------------------------------------------------
 
 

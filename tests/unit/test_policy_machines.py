@@ -185,13 +185,13 @@ def test_p31_one_that_is_taken_away_empty_is_followed_by_one_and_not_by_two(leas
 
 @pytest.mark.parametrize("least", [{"minimum": 2}, {"state": {"floor": 2}}], ids=str)
 def test_p31_nobody_follows_it_before_the_platform_stops_it(least):
-    """A node autoscaler counts it among those that need a place until then, and would buy a machine for two."""
+    """Node autoscalers count it among those that need a place until then, and buy a machine for two."""
     there = busy(1)
     for lingers, more in (True, {}), (False, {"cpu": 1}):
         going = units(1, Phase.STOPPING, start=1, doomed=True, lingers=lingers)
-        for jobs, wanted in ([work(processing=1)], more), ([work(processing=1, ready=1)], {"cpu": 1}):
-            jobs = [msgspec.structs.replace(job, duration_s=60.0) for job in jobs]
-            world = snapshot(pool(**least), **together(there, (going, ())), work=jobs)
+        for ready, wanted in (0, more), (1, {"cpu": 1}):
+            jobs = work(processing=1, ready=ready, duration_s=60.0)
+            world = snapshot(pool(**least), **together(there, (going, ())), work=[jobs])
             assert launched(decided(world)) == wanted
 
 

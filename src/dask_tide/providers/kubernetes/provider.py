@@ -299,8 +299,18 @@ class KubernetesProvider:
         self, name: str, before: ReplicaSetView | None, now: ReplicaSetView | None
     ) -> None:
         scale = self.scales.get((now or before).pool)  # type: ignore[union-attr]
-        if scale is not None and scale.replicaset == name:
-            scale.seen(now)
+        if scale is not None:
+            if scale.replicaset == name:
+                scale.seen(now)
+        elif now is not None and now.replicas and (before is None or not before.replicas):
+            logger.warning(
+                "ReplicaSet %s is of pool %s, which is not configured: its pods (%d) stay until somebody "
+                "deletes it (kubectl delete replicaset %s)",
+                name,
+                now.pool,
+                now.replicas,
+                name,
+            )
 
     def _node_changed(self, name: str, before: NodeView | None, now: NodeView | None) -> None:
         doom = now.doom if now is not None else ""
