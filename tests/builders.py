@@ -36,9 +36,7 @@ def pool(name="cpu", *, maximum=100, boot_s=1.0, state=None, **fields) -> PoolSt
     for key, value in fields.items():
         if key == "resources":
             fields[key] = tuple(sorted(value.items()))
-    return PoolState(
-        Pool(name, maximum=maximum, **fields), **({"boot_s": boot_s, "drain_s": 0.0} | (state or {}))
-    )
+    return PoolState(Pool(name, maximum=maximum, **fields), **({"boot_s": boot_s} | (state or {})))
 
 
 def units(n, phase=RUNNING, *, of="cpu", start=0, **fields) -> tuple[Unit, ...]:

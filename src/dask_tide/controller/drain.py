@@ -62,7 +62,6 @@ class DrainEnd:
     unit: str
     pool: str
     done: bool
-    took_s: float
     why: Why
     blocked: bool = False
 
@@ -186,7 +185,7 @@ class Drains:
         elif (error := task.exception()) is not None:
             logger.error("The drain of unit %s failed", unit, exc_info=error)
             self._back_to_work(workers)
-            self._end(unit, pool, False, now_s(), why(Code.DRAIN_REFUSED, message=repr(error)))
+            self._end(unit, pool, False, why(Code.DRAIN_REFUSED, message=repr(error)))
         self._blocked.difference_update(workers)
         self._paused.difference_update(workers)
         self._wake()
@@ -206,11 +205,11 @@ class Drains:
             tasks, keys = sum(len(ws.processing) for ws in workers), sum(len(ws.has_what) for ws in workers)
             reason = why(Code.DRAIN_TIMED_OUT, limit_s=self.timeout_s, tasks=tasks, keys=keys)
             self._back_to_work(workers)
-            self._end(unit, pool, False, started_s, reason)
+            self._end(unit, pool, False, reason)
         except DrainRefused as error:
             self._back_to_work(workers)
             reason = why(Code.DRAIN_REFUSED, message=str(error))
-            self._end(unit, pool, False, started_s, reason)
+            self._end(unit, pool, False, reason)
             if isinstance(error, NotFetched | FuturesLeft):
                 self._standing[unit] = error, str(reason)
             if isinstance(error, NotFetched):
@@ -219,12 +218,10 @@ class Drains:
             # Of one that has ended by itself its nanny may have started the next already.
             reason = why(Code.DRAIN_DONE, took_s=now_s() - started_s) if all(left) else why(Code.LEFT)
             blocked = not self._blocked.isdisjoint(workers)
-            self._end(unit, pool, all(left), started_s, reason, blocked=blocked)
+            self._end(unit, pool, all(left), reason, blocked=blocked)
 
-    def _end(
-        self, unit: str, pool: str, done: bool, started_s: float, reason: Why, *, blocked: bool = False
-    ) -> None:
-        self._ended.append(DrainEnd(unit, pool, done, now_s() - started_s, reason, blocked))
+    def _end(self, unit: str, pool: str, done: bool, reason: Why, *, blocked: bool = False) -> None:
+        self._ended.append(DrainEnd(unit, pool, done, reason, blocked))
         (logger.info if done else logger.warning)("Unit %s: %s", unit, reason)
 
     async def _empty(self, ws: WorkerState) -> None:

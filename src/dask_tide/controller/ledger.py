@@ -86,8 +86,6 @@ class PoolRecord:
         What its units cost on the average when that was last known of their machines; None: never.
     dearest
         What the dearest of them cost that was seen within the last minutes, or the last time.
-    drain_s
-        Mean time of a drain.
     registered
         Units that ever registered a worker.
     started, failed
@@ -106,7 +104,6 @@ class PoolRecord:
     room: int | None = None
     price: float | None = None
     dearest: float | None = None
-    drain_s: float = 0.1
     registered: int = 0
     started: int = 0
     failed: int = 0
@@ -116,7 +113,6 @@ class PoolRecord:
     _boots: deque[float] = field(default_factory=lambda: deque(maxlen=_BOOTS))
     _cold_boots: deque[float] = field(default_factory=lambda: deque(maxlen=_BOOTS))
     _placed_boots: deque[float] = field(default_factory=lambda: deque(maxlen=_BOOTS))
-    _drains: int = 0
     _dearest_s: float = 0.0
     _priced_s: float = 0.0
 
@@ -144,10 +140,6 @@ class PoolRecord:
     def price_lately(self, now_s: float) -> float | None:
         """What the units cost if that was seen within the last minutes: others will get other machines."""
         return self.price if now_s - self._priced_s <= _DEAR_S else None
-
-    def learn_drain(self, drain_s: float) -> None:
-        self._drains = min(self._drains + 1, _BOOTS)
-        self.drain_s += (drain_s - self.drain_s) / self._drains
 
     def learn_baseline(self, used_bytes: int) -> None:
         self.baseline_bytes = min(self.baseline_bytes or used_bytes, used_bytes)

@@ -391,7 +391,6 @@ class Controller:
                 # Restarted by its nanny, or the last of several to start: it may have tasks.
                 self._tell(end.pool, end.unit, why(Code.NEW_ADDRESS))
             else:
-                self.ledger.records[end.pool].learn_drain(end.took_s)
                 # Neither a machine that is about to go nor a thread that does not end is waited for.
                 empty[end.pool, end.unit not in doomed and not end.blocked].append(end.unit)
         for (pool, closing), units in empty.items():

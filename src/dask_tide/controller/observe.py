@@ -127,7 +127,6 @@ def pool_state(
         price=record.price_lately(now_s),
         dearest=record.dearest,
         bound=supply.prices.get(name),
-        drain_s=record.drain_s,
         capacity=None if limit is None else limit.maximum,
         capacity_message="" if limit is None else limit.message,
         started=record.started,

@@ -92,8 +92,6 @@ class PoolState(msgspec.Struct, frozen=True, omit_defaults=True):
     bound
         What one can cost at the most, a whole machine; None: the platform does not say, and the pool's own
         price counts.
-    drain_s
-        Learned time of a drain of an idle unit, seconds.
     capacity
         Units that the platform has room for; None: no limit was met.
     capacity_message
@@ -117,7 +115,6 @@ class PoolState(msgspec.Struct, frozen=True, omit_defaults=True):
     price: float | None = None
     dearest: float | None = None
     bound: float | None = None
-    drain_s: float = 0.1
     capacity: int | None = None
     capacity_message: str = ""
     started: int = 0
