@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from rig import binaries, image_build, images, packages
+from rig.arguments import at_least, gibibytes, pair, seconds
 from rig.aws import karpenter
 from rig.buildah import Workshop
 from rig.ci import in_ci
@@ -248,13 +249,6 @@ def _forgiven_elsewhere_than_in_ci() -> Iterator[None]:
         print(f"rig: {error}", file=sys.stderr)
 
 
-def _pair(text: str) -> tuple[str, str]:
-    key, equals, value = text.partition("=")
-    if not equals:
-        raise argparse.ArgumentTypeError(f"{text!r} is not KEY=VALUE")
-    return key, value
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m rig", description="A real Kubernetes on this machine.")
     parser.add_argument(
@@ -275,7 +269,7 @@ def _parser() -> argparse.ArgumentParser:
         choices=("plane", "nodes", "cloud"),
         help="plane: fake nodes; nodes: real ones (for root, the default); cloud: machines come and go",
     )
-    up.add_argument("--nodes", type=int, default=3, help="how many (%(default)s)")
+    up.add_argument("--nodes", type=at_least(0), default=3, help="how many (%(default)s)")
     up.add_argument(
         "--image",
         type=Path,
@@ -293,13 +287,13 @@ def _parser() -> argparse.ArgumentParser:
     up.add_argument(
         "--machines", choices=("real", "kwok"), default="real", help="cloud: real nodes or objects only"
     )
-    up.add_argument("--boot-s", type=float, default=5.0, help="cloud: how long they boot (%(default)s)")
+    up.add_argument("--boot-s", type=seconds, default=5.0, help="cloud: how long they boot (%(default)s)")
     add("down", _down, "end it; nothing is left")
     node_up = add("node-up", _node_up, "boot a machine")
     node_up.add_argument("node")
-    node_up.add_argument("--cpus", type=int, help="what it says to have")
-    node_up.add_argument("--memory-gib", type=float, help="what it says to have")
-    node_up.add_argument("--label", type=_pair, action="append", default=[], metavar="KEY=VALUE")
+    node_up.add_argument("--cpus", type=at_least(1), help="what it says to have")
+    node_up.add_argument("--memory-gib", type=gibibytes, help="what it says to have")
+    node_up.add_argument("--label", type=pair, action="append", default=[], metavar="KEY=VALUE")
     node_up.add_argument("--taint", action="append", default=[], metavar="KEY=VALUE:EFFECT")
     node_up.add_argument("--provider-id", help="what a cloud would call it")
     node_up.add_argument("--policies", action="store_true", help="have it enforce NetworkPolicies")
@@ -328,7 +322,7 @@ def _add_faults(add: Callable[..., argparse.ArgumentParser]) -> None:
     instances.add_argument("--all", action="store_true", help="those that were, too")
     interrupt = add("interrupt", _interrupt, "cloud: EC2 takes a spot instance back")
     interrupt.add_argument("instance", help="or its node")
-    interrupt.add_argument("--notice-s", type=float, default=120.0, help="how long before (%(default)s)")
+    interrupt.add_argument("--notice-s", type=seconds, default=120.0, help="how long before (%(default)s)")
     terminate = add("terminate", _terminate, "cloud: an instance dies, with no notice")
     terminate.add_argument("instance", help="or its node")
     stock_out = add("stock-out", _stock_out, "cloud: EC2 runs out of instances")
@@ -338,7 +332,7 @@ def _add_faults(add: Callable[..., argparse.ArgumentParser]) -> None:
     throttle.add_argument("state", choices=("on", "off"))
     throttle.add_argument("--operations", default="ec2:*", help="a glob of SERVICE:OPERATION (%(default)s)")
     boots = add("boots", _boots, "cloud: how instances launched from now on boot")
-    boots.add_argument("--delay-s", type=float, help="how long it takes")
+    boots.add_argument("--delay-s", type=seconds, help="how long it takes")
     boots.add_argument("--joins", choices=("yes", "no"), help="whether they become nodes")
     add("faults", _faults, "cloud: what goes wrong now")
     add("restart-autoscaler", _restart_autoscaler, "cloud: kill the autoscaler and start it again")

@@ -16,6 +16,7 @@ from dask_tide.demo.job import STUDIED
 from dask_tide.demo.place import Place
 from dask_tide.demo.run import main as play
 from rig import binaries, image_build, packages
+from rig.arguments import at_least
 from rig.folders import CHECKOUT, RigError
 from rig.nodes import Cluster
 
@@ -125,17 +126,6 @@ def begin(demo: Callable[[argparse.Namespace], int], parser: argparse.ArgumentPa
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)
         raise SystemExit(130) from None
-
-
-def at_least(least: int) -> Callable[[str], int]:
-    """A type of arguments: whole numbers that are not smaller."""
-
-    def number(given: str) -> int:
-        if not given.isdecimal() or int(given) < least:
-            raise argparse.ArgumentTypeError(f"got {given!r}, expected a whole number, {least} or more")
-        return int(given)
-
-    return number
 
 
 def main() -> None:

@@ -11,6 +11,7 @@ from dask_tide.demo.job import STUDIED
 from dask_tide.demo.recorder import Fleet
 from dask_tide.demo.run import main as play
 from rig import demo
+from rig.arguments import at_least, seconds
 from rig.aws.account import PURPOSE
 from rig.aws.cluster_autoscaler import GROUP
 from rig.cloud import AUTOSCALERS, Cloud, Sky, missing
@@ -84,10 +85,10 @@ def main() -> None:
     )
     parser.add_argument("--autoscaler", choices=AUTOSCALERS, default="karpenter", help="(%(default)s)")
     parser.add_argument(
-        "--boot-s", type=float, default=8.0, help="how long machines boot, on average (%(default)s)"
+        "--boot-s", type=seconds, default=8.0, help="how long machines boot, on average (%(default)s)"
     )
     parser.add_argument(
-        "--maximum", type=demo.at_least(PER_MACHINE + 1), default=6, help="workers at the most (%(default)s)"
+        "--maximum", type=at_least(PER_MACHINE + 1), default=6, help="workers at the most (%(default)s)"
     )
     parser.add_argument("--size", choices=STUDIED, default="long", help="of the job (%(default)s)")
     parser.add_argument(
