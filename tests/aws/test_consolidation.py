@@ -21,15 +21,11 @@ def test_p31_karpenter_moves_the_idle_worker_and_never_the_busy_one(install: Cal
 
 
 def test_p31_cluster_autoscaler_does(grouped: Callable[..., Fleet]) -> None:
-    # Until the pod that it evicts is told to go it counts that one and the next as two that need a place.
-    the_idle_is_moved(grouped(*KEPT), bought=1)
+    the_idle_is_moved(grouped(*KEPT))
 
 
-def the_idle_is_moved(fleet: Fleet, bought: int = 0) -> None:
-    """Of two machines with one worker each, the busy one's stays, and the idle one begins anew beside it.
-
-    So many machines may be ``bought`` for it, at the most.
-    """
+def the_idle_is_moved(fleet: Fleet) -> None:
+    """Of two machines with one worker each, the busy one's stays, and the idle one begins anew beside it."""
 
     def wait(condition: Callable[[], object], what: str) -> None:
         wait_until(condition, what, DEADLINE_S, fleet.situation)
@@ -61,7 +57,7 @@ def the_idle_is_moved(fleet: Fleet, bought: int = 0) -> None:
             "another worker has come, beside the busy one",
         )
         assert len(workers(client)) == 2
-        assert len(fleet.bill()) <= 2 + bought, f"no machine was bought for it:\n{fleet.situation()}"
+        assert len(fleet.bill()) == 2, f"no machine was bought for it:\n{fleet.situation()}"
         assert idle not in fleet.all_pods()
         assert fleet.pods()[busy]["metadata"]["uid"] == uid
         held.tell()
