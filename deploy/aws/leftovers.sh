@@ -8,8 +8,13 @@ region=${2:-${AWS_REGION:?a region, as second argument or in AWS_REGION}}
 found=
 # Volumes of claims and load balancers outlive a cluster that is deleted in a hurry; the volumes bear only a claim's name.
 filters=("dask-tide/cluster,Values=$cluster" "KubernetesCluster,Values=$cluster" kubernetes.io/created-for/pvc/name)
-# EKS's names have no dots, and the EKS cluster itself stays, with all that bears this tag.
-if [[ $cluster == *.* ]]; then filters+=("kubernetes.io/cluster/$cluster"); fi
+# EKS's names have no dots, and the EKS cluster itself stays, with all that bears kOps's tag. Of load balancers there
+# one controller names the cluster, the other one only the Service.
+if [[ $cluster == *.* ]]; then
+    filters+=("kubernetes.io/cluster/$cluster")
+else
+    filters+=("elbv2.k8s.aws/cluster,Values=$cluster" kubernetes.io/service-name)
+fi
 for filter in "${filters[@]}"; do
     found+=$(aws resourcegroupstaggingapi get-resources --region "$region" --tag-filters "Key=$filter" \
         --query 'ResourceTagMappingList[].ResourceARN' --output text)$'\n' || exit 2
@@ -28,6 +33,6 @@ if [ -z "$left" ]; then
     echo "Nothing of $cluster is left in $region."
     exit 0
 fi
-echo "Left in $region (volumes of claims may be another cluster's; terminated instances are listed for an hour):"
+echo "Left in $region (volumes of claims and load balancers of Services may be another cluster's; terminated instances are listed for an hour):"
 printf %s "$left"
 exit 1

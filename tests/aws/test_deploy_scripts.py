@@ -46,7 +46,11 @@ def test_nothing_left_is_said_and_succeeds(tmp_path: Path, cluster: str) -> None
         f"dask-tide/cluster,Values={cluster}",
         f"KubernetesCluster,Values={cluster}",
         "kubernetes.io/created-for/pvc/name",
-        *([f"kubernetes.io/cluster/{cluster}"] if "." in cluster else []),
+        *(
+            [f"kubernetes.io/cluster/{cluster}"]
+            if "." in cluster
+            else [f"elbv2.k8s.aws/cluster,Values={cluster}", "kubernetes.io/service-name"]
+        ),
     ]
 
 
