@@ -48,14 +48,13 @@ def _values(workers: int) -> dict[str, Any]:
 
 
 def keep_s(client: Client) -> float:
-    """What it costs to let a worker go and start it again: so long the policy keeps one that is idle."""
+    """What it costs to start a worker again: so long the policy keeps one that is idle."""
 
     def read(dask_scheduler: Any) -> float:
         tide = dask_scheduler.extensions["tide"]
         records = tide.ledger.records
         # Where no machine had room yet, that start was not measured.
-        boots_s = {name: records[name].boot_s or pool.boot_s for name, pool in tide.pools.items()}
-        return float(max(boot_s + records[name].drain_s for name, boot_s in boots_s.items()))
+        return float(max(records[name].boot_s or pool.boot_s for name, pool in tide.pools.items()))
 
     return float(client.run_on_scheduler(read))
 
